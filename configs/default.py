@@ -1,0 +1,76 @@
+"""Every field of a run, with its default. The other files of this folder change a few."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the fields of a run; `settings.check` holds the rules that values must meet."""
+    config = ConfigDict()
+
+    config.seed = 0  # of initial weights, data order and augmentation
+    config.num_epochs = 40  # passes over the training images; may grow when a run is resumed
+    config.batch_size = 32  # images per step, over all devices
+    config.steps_per_call = 11  # steps per jitted call: how often the run can log, save or stop
+    config.compute_dtype = "auto"  # auto (bfloat16 on accelerators), float32 or bfloat16
+    config.compilation_cache = True  # keep compiled programs in the user's cache folder
+
+    config.data = data = ConfigDict()
+    data.name = "signs"  # signs or rendered
+    data.dir = ""  # folder of the files; empty: $SIGNS_DIR, else data/signs
+    data.seed = 0  # of rendered images
+    data.train_size = 1080  # rendered images for training
+    data.test_size = 120  # rendered images for the test
+    data.image_size = 64  # pixels along a side
+    data.val_fraction = 0.0  # share of the training images held out for validation
+    data.folds = 0  # k of k-fold validation; 0: off
+    data.fold = 0  # which of the k folds is held out
+    data.split_seed = 0  # of the validation split or folds
+    data.mean = (0.5, 0.5, 0.5)  # subtracted from pixels in [0, 1], per channel
+    data.std = (0.25, 0.25, 0.25)  # divides them afterwards
+
+    config.augment = augment = ConfigDict()  # every strength: 0 switches it off
+    augment.flip = 0.5  # probability of a horizontal flip
+    augment.rotation = 15.0  # degrees, at most, either way
+    augment.scale = 0.15  # relative change of size, at most, either way
+    augment.translation = 0.1  # share of the image's side, at most, either way
+    augment.brightness = 0.15  # added to pixels in [0, 1], at most, either way
+    augment.contrast = 0.2  # relative change of contrast, at most, either way
+    augment.channel_gain = 0.1  # relative change of each channel, at most, either way
+    augment.cutout = 0.0  # side of a square set to grey, as a share of the image's side
+
+    config.model = model = ConfigDict()
+    model.depth = 50  # 18, 34, 50, 101 or 152
+    model.width = 64  # channels of the first stage
+    model.variant = "v1.5"  # bottleneck stride: v1 in the 1x1, v1.5 in the 3x3
+    model.residual = True  # False: the plain network of the same depth
+    model.zero_init_last = True  # start the last scale of each block at zero
+    model.convolution = "auto"  # auto (matmul on CPU, lax elsewhere), lax or matmul
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "adamw"  # sgd (Nesterov momentum), adam or adamw
+    optimizer.learning_rate = 1e-3  # at the end of the warm-up
+    optimizer.schedule = "cosine"  # cosine (to zero at the last step) or constant
+    optimizer.warmup_epochs = 2.0  # linear, from zero
+    optimizer.momentum = 0.9  # of sgd
+    optimizer.b1 = 0.9  # of adam and adamw
+    optimizer.b2 = 0.999  # of adam and adamw
+    optimizer.epsilon = 1e-8  # of adam and adamw
+    optimizer.weight_decay = 0.05  # decoupled in adamw, coupled in sgd; on kernels only
+    optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
+    optimizer.l2_stem_and_head = 0.0  # loss term: this times the squares of both kernels
+    config.label_smoothing = 0.1  # share of the target spread evenly over the classes
+    config.ema_decay = 0.99  # of the moving average of weights and statistics; 0: none
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every_epochs = 5.0  # 0: only at the end
+    checkpoint.every_minutes = 10.0  # 0: by epochs alone
+    checkpoint.keep = 2  # newest checkpoints to keep, beside the best by validation
+
+    config.gpu = gpu = ConfigDict()
+    gpu.memory_fraction = 0.75  # of the GPU's memory that JAX may take
+    gpu.preallocate = True  # take it at once
+    gpu.visible_devices = ""  # comma-separated indices; empty: all
+    gpu.deterministic = False  # the same bits on every run, more slowly
+    gpu.matmul_precision = "default"  # default, high or highest
+
+    return config

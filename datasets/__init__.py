@@ -1,0 +1,83 @@
+"""Where images come from: `load` gets a data set by name, `train_val_split` holds out validation.
+
+`config` is the `data` part of an experiment's config throughout.
+"""
+
+import difflib
+from typing import TYPE_CHECKING
+
+from datasets.splits import stratified_fold, stratified_split
+from datasets.types import Dataset, Split
+from errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from ml_collections import ConfigDict
+
+__all__ = ["NAMES", "Dataset", "Split", "load", "train_val_split"]
+
+NAMES = ("signs", "rendered")
+
+
+def load(config: "ConfigDict") -> Dataset:
+    """Loads the data set that `config.name` names.
+
+    "signs" reads `config.dir` ("" for the default places); "rendered" takes `config.seed`,
+    `config.train_size`, `config.test_size` and `config.image_size` (pixels).
+
+    Returns: images uint8 `[N, H, W, 3]`, labels int32 `[N]`, class names.
+
+    Raises: UserError for an unknown name and for whatever the source cannot read or make.
+    """
+    # Each source is imported when asked for, as each brings libraries that the other does without.
+    match config.name:
+        case "signs":
+            from datasets import signs
+
+            return signs.load(config.dir)
+        case "rendered":
+            from datasets import rendered
+
+            return rendered.load(
+                seed=config.seed,
+                train_size=config.train_size,
+                test_size=config.test_size,
+                image_size=config.image_size,
+            )
+    nearest = difflib.get_close_matches(str(config.name), NAMES, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "choose one of these"
+    raise UserError(f"data.name: found {config.name!r}; expected {' or '.join(map(repr, NAMES))}; {hint}")
+
+
+def train_val_split(split: Split, config: "ConfigDict") -> tuple[Split, Split | None]:
+    """Splits training images into those to train on and those to validate on.
+
+    `config.val_fraction` holds out that share of each class; `config.folds` instead cuts the images
+    into so many folds and holds out number `config.fold`. Both draw by `config.split_seed`; with
+    both 0 there is no validation split.
+
+    Returns: the training split and the validation split, or `split` itself and None.
+
+    Raises: UserError where both are set, or one is out of its range.
+    """
+    if config.val_fraction and config.folds:
+        raise UserError(
+            f"data.val_fraction and data.folds: found {config.val_fraction} and {config.folds}; "
+            "expected one of them at most; set the other to 0"
+        )
+    if config.fold and not config.folds:
+        raise UserError(
+            f"data.fold: found {config.fold} while data.folds is 0; expected data.folds to say how "
+            "many folds there are; set it, or set data.fold to 0"
+        )
+    if config.folds:
+        kept, held_out = stratified_fold(split.labels, config.fold, config.folds, config.split_seed)
+    elif config.val_fraction:
+        kept, held_out = stratified_split(split.labels, config.val_fraction, config.split_seed)
+    else:
+        return split, None
+    return _take(split, kept), _take(split, held_out)
+
+
+def _take(split: Split, indices: "np.ndarray") -> Split:
+    return Split(split.images[indices], split.labels[indices])

@@ -1,0 +1,12 @@
+"""The one exception type for what a user gets wrong (DESIGN D8)."""
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one line.
+
+    The message names the file, field or value, what was found, what was expected and what to do.
+    `main.py` prints that line and exits with code 2; a program error keeps its traceback instead.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

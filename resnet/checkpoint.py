@@ -1,0 +1,197 @@
+"""Checkpoints of a run: saved by Orbax in the background, sealed by checksums, read back when whole."""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from errors import UserError
+from resnet.network import Weights
+
+FOLDER = "checkpoints"
+# In the format of the sha256sum command. Orbax itself does not notice a flipped bit.
+CHECKSUMS = "SHA256SUMS"
+
+Which = Literal["best", "last"]
+
+
+class Checkpoints:
+    """The checkpoints in `workdir`, each named by its step; a context manager that ends with all written."""
+
+    def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
+        """Keeps the newest `keep` checkpoints and the one of the best validation accuracy.
+
+        Raises:
+            UserError: `read_only` and there are none.
+        """
+        self.folder = (workdir / FOLDER).absolute()
+        if read_only and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no checkpoints; train first, or name another --workdir")
+        seal = ocp.options.AsyncOptions(post_finalization_callback=self._seal_new)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=("state", "progress"),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_accuracy,
+                preservation_policy=AnyPreservationPolicy(
+                    [LatestN(keep), BestN(get_metric_fn=_accuracy, n=1)]
+                ),
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+                async_options=seal,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._manager.close()
+        if not self._manager._options.read_only:
+            self._seal_new()
+
+    def save(self, step: int, state: Any, progress: dict[str, Any], accuracy: float | None) -> None:
+        """Starts to save `state` and `progress` (JSON) as `step`; `accuracy` is that of validation."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
+            metrics=None if accuracy is None else {"accuracy": accuracy},
+        )
+
+    def wait(self) -> None:
+        """Waits until what is being saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def newest(self) -> Path | None:
+        """The folder of the newest checkpoint, None if there is none."""
+        step = self._manager.latest_step()
+        return None if step is None else self.folder / str(step)
+
+    def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
+        """The newest whole checkpoint's (state, progress), None where there is none at all.
+
+        Damaged ones are named on stderr and moved out of the way, to `checkpoints/damaged`.
+
+        Raises:
+            UserError: there are checkpoints, but every one is damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state), progress=ocp.args.JsonRestore()
+        )
+        damaged = []
+        try:
+            for step in steps:
+                try:
+                    _check_whole(self.folder / str(step))
+                    restored = self._manager.restore(step, args=args)
+                    return restored.state, restored.progress
+                except Exception as error:
+                    _warn_damaged(self.folder / str(step), error)
+                    damaged.append(step)
+        finally:
+            if len(damaged) < len(steps):
+                self._set_aside(damaged)
+        if damaged:
+            raise UserError(
+                f"{self.folder}: every checkpoint is damaged ({', '.join(map(str, damaged))}); restore"
+                " the folder from a copy, or train again in another --workdir"
+            )
+        return None
+
+    def restore_weights(self, which: Which, ema: bool) -> tuple[Weights, int]:
+        """The weights, in host memory, of the best or last whole checkpoint, and its step.
+
+        `ema` asks for the moving average. `best` is the best by validation, the last where there was no
+        validation. A damaged one is named on stderr, and the newest whole one taken.
+
+        Raises:
+            UserError: there is no whole checkpoint.
+        """
+        newest_first = sorted(self._manager.all_steps(), reverse=True)
+        best = self._manager.best_step() if which == "best" else None
+        for step in [best, *newest_first] if best is not None else newest_first:
+            try:
+                _check_whole(self.folder / str(step))
+                return _read_weights(self.folder / str(step) / "state", ema), step
+            except Exception as error:
+                _warn_damaged(self.folder / str(step), error)
+        found = "every checkpoint is damaged" if newest_first else "no finished checkpoint"
+        raise UserError(f"{self.folder}: {found}; train again, or name another --workdir")
+
+    def _set_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            target = self.folder / "damaged" / str(step)
+            target.parent.mkdir(exist_ok=True)
+            if not target.exists():
+                (self.folder / str(step)).rename(target)
+        if steps:
+            self._manager.reload()
+
+    def _seal_new(self) -> None:
+        """Writes the checksums of finished checkpoints that have none yet."""
+        for folder in self.folder.iterdir():
+            if folder.name.isdigit() and not (folder / CHECKSUMS).exists():
+                sums = "".join(f"{_sha256(file)}  {name}\n" for name, file in _files(folder))
+                temporary = folder / (CHECKSUMS + ".tmp")
+                temporary.write_text(sums)
+                temporary.replace(folder / CHECKSUMS)
+
+
+def _accuracy(metrics: dict[str, float]) -> float:
+    return metrics["accuracy"]
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [(str(file.relative_to(folder)), file) for file in files if CHECKSUMS not in file.name]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises ValueError if a file of a sealed checkpoint is missing or changed."""
+    sums = folder / CHECKSUMS
+    if not sums.exists():
+        return  # Killed between the end of saving and the seal: Orbax' own checks must do.
+    for line in sums.read_text().splitlines():
+        digest, name = line.split("  ", 1)
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{name} is missing")
+        if _sha256(file) != digest:
+            raise ValueError(f"{name} has changed since it was saved")
+
+
+def _warn_damaged(folder: Path, error: Exception) -> None:
+    reason = str(error).split("\n")[0][:200]
+    print(f"checkpoint {folder} is damaged ({reason}); trying an older one", file=sys.stderr)
+
+
+def _read_weights(state: Path, ema: bool) -> Weights:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(state).item_metadata.tree
+        tree = tree["ema"] if ema else tree
+        wanted = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
+        wanted = {"ema": wanted} if ema else wanted
+        as_numpy = _map_leaves(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        restored = checkpointer.restore(
+            state,
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True),
+        )
+    return Weights(**(restored["ema"] if ema else restored))
+
+
+def _map_leaves(function: Any, tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _map_leaves(function, branch) for name, branch in tree.items()}
+    return function(tree)

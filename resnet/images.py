@@ -1,0 +1,291 @@
+"""From a user's image files to the network's input: find, decode, resize and crop."""
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+
+from errors import UserError
+
+MAX_PIXELS = 100_000_000
+
+# EPS starts Ghostscript, IPTC opens whatever is embedded in it (EPS too), WMF calls the system's
+# renderer. The others are recognised by Pillow but have no decoder in it.
+_EXCLUDED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+_GREY_MODES = {"L", "LA", "La"}
+_DEEP_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_pillow_lock = threading.Lock()
+
+
+def find_images(paths: Sequence[str | PathLike]) -> list[Path]:
+    """Lists the image files that `paths` name, in the order given, each once.
+
+    A file is taken as it is, whatever its name. A folder stands for all files below it, sorted,
+    whose extension belongs to a format that `read_image` accepts; hidden files and folders are
+    skipped and links to folders are not followed.
+
+    Raises:
+      UserError: a path does not exist, a folder cannot be listed, or a folder has no images.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if os.path.isdir(path):
+            files = _images_in_folder(path)
+        elif os.path.lexists(path):
+            files = [path]
+        else:
+            raise UserError(f"{_printable(path)}: no such file or folder; check the path")
+        for file in files:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
+
+
+def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes an image file of any format, mode and size that Pillow reads.
+
+    EXIF orientation is applied, a valid embedded ICC profile is converted to sRGB, transparent
+    images are composited on white, animations give their first frame. 16-bit grey is scaled from
+    0..65535, and so are 32-bit integers (clipped to that range first). 32-bit floats are scaled
+    from 0..1 if all of them lie in it, else taken as 0..255 and clipped; NaN is black.
+
+    Formats that need another program (EPS, WMF) are not accepted. Images are decoded one at a
+    time, also when several threads call, because Pillow's safety settings are process-wide.
+
+    Args:
+      source: a path, or a binary stream, which is read from its position to its end.
+      max_pixels: limit on width x height, checked from the header before anything is decoded.
+
+    Returns:
+      uint8 `[H, W, 3]`, sRGB.
+
+    Raises:
+      UserError: the file is missing, unreadable, a folder, empty, not an image, truncated or
+        damaged, or has more than `max_pixels` pixels.
+    """
+    if not isinstance(source, str | PathLike):
+        name = getattr(source, "name", None)
+        name = _printable(name) if isinstance(name, str) else "image data"
+        return _decode(io.BytesIO(source.read()), name, max_pixels)
+    name = _printable(source)
+    if os.path.isdir(source):
+        raise UserError(f"{name}: is a folder, expected an image file; name a file inside it")
+    if os.path.exists(source) and not os.path.isfile(source):
+        # Opening a pipe or a device could block for ever.
+        raise UserError(f"{name}: is a pipe or device, expected an image file")
+    try:
+        file = open(source, "rb")  # noqa: SIM115 (only a failure to open is handled here)
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name}: cannot be read ({reason}); check its permissions") from None
+    with file:
+        return _decode(file, name, max_pixels)
+
+
+def resize_and_crop(image: np.ndarray | Image.Image, size: int) -> np.ndarray:
+    """Scales the shorter side to `size` (antialiased bicubic) and cuts out the centre square.
+
+    Only the central square is resampled, so extreme aspect ratios cost nothing. An image whose
+    shorter side is `size` already is cropped and otherwise bit-identical.
+
+    Args:
+      image: uint8 `[H, W, 3]`, or a Pillow image, converted as `read_image` does.
+      size: side of the result in pixels, at least 1.
+
+    Returns:
+      uint8 `[size, size, 3]`.
+
+    Raises:
+      UserError: the array has another shape or dtype or no pixels, or the Pillow image cannot be
+        decoded.
+    """
+    if isinstance(image, Image.Image):
+        name = getattr(image, "filename", "")
+        with _pillow_errors(_printable(name) if name else "image", MAX_PIXELS):
+            image = np.array(_to_rgb(image))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise UserError(
+            f"image array: found {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3] "
+            "with at least one pixel; convert it first"
+        )
+    height, width, _ = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    resized = Image.fromarray(image).resize(
+        (size, size),
+        Image.Resampling.BICUBIC,
+        box=(left, top, left + side, top + side),
+    )
+    return np.array(resized)
+
+
+@cache
+def _accepted_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _EXCLUDED_FORMATS)
+
+
+@cache
+def _accepted_extensions() -> frozenset[str]:
+    accepted = {*_accepted_formats(), "MPO"}  # MPO files are opened by the JPEG plugin
+    return frozenset(e for e, name in Image.registered_extensions().items() if name in accepted)
+
+
+def _images_in_folder(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{_printable(error.filename)}: the folder cannot be listed ({error.strerror}); "
+            "check its permissions"
+        )
+
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [
+            Path(parent, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in _accepted_extensions()
+        ]
+    if not files:
+        raise UserError(
+            f"{_printable(folder)}: the folder has no image files, expected some such as "
+            "*.jpg or *.png; name another folder, or the files themselves"
+        )
+    return sorted(files)
+
+
+def _printable(path: str | PathLike) -> str:
+    """The path as text that any terminal takes: bytes that are not UTF-8 become `?`."""
+    return os.fsdecode(path).encode("utf-8", "replace").decode()
+
+
+def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
+    """Decodes an open file from its beginning to uint8 `[H, W, 3]`."""
+    if not file.read(1):
+        raise UserError(f"{name}: is empty (0 bytes), expected an image; save it again")
+    with (
+        _pillow_errors(name, max_pixels),
+        # Given an open file, not a path, Pillow does not map it into memory: a file cut short
+        # by another program meanwhile is an error then, not a crash.
+        Image.open(file, formats=_accepted_formats()) as image,
+    ):
+        return np.array(_to_rgb(image))
+
+
+@contextmanager
+def _pillow_errors(name: str, max_pixels: int) -> Iterator[None]:
+    """Makes Pillow strict, and every way in which it fails a UserError that starts with `name`."""
+    try:
+        with _pillow_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Pillow warns above MAX_IMAGE_PIXELS and fails above twice that. As an error, the
+            # warning is an exact limit, which covers images nested in ICO or TIFF files too.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            saved = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
+            try:
+                yield
+            finally:
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = saved
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UserError(
+            f"{name}: has more than {max_pixels:,} pixels, the limit; reduce its size first"
+        ) from None
+    except UnidentifiedImageError:
+        raise UserError(
+            f"{name}: is not an image of a known format, or its header is damaged; "
+            "expected a file such as JPEG or PNG"
+        ) from None
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged files.
+        raise UserError(
+            f"{name}: the image is truncated or damaged ({type(error).__name__}: {error}); "
+            "save or download it again"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image of any mode, loaded or not, to upright 8-bit sRGB without alpha."""
+    image.load()
+    icc_profile = image.info.get("icc_profile")
+    image = _upright(image)
+    if image.mode in _DEEP_MODES:
+        image = _to_eight_bits(image)
+    alpha = None
+    if image.has_transparency_data:
+        grey = image.mode in _GREY_MODES
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("L" if grey else "RGB")
+    elif image.mode not in ("L", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    image = _to_srgb(image, icc_profile)
+    if alpha is None:
+        return image
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image, mask=alpha)
+    return canvas
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation; unlike `ImageOps.exif_transpose`, also if other tags are bad.
+
+    That function writes the EXIF block anew, and fails if any tag in it has an unexpected type.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # The pixels are sound (they are loaded); only the EXIF block is damaged.
+        return image
+    transposition = _TRANSPOSITIONS.get(orientation)
+    return image if transposition is None else image.transpose(transposition)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Converts modes I;16, I and F to L, or LA if one grey level is marked as transparent."""
+    levels = np.array(image, dtype=np.float32)
+    if image.mode == "F":
+        levels[np.isnan(levels)] = 0
+        if levels.min() >= 0 and levels.max() <= 1:
+            levels *= 255
+    else:
+        levels /= 65535 / 255
+    grey = Image.fromarray(levels.clip(0, 255).round().astype(np.uint8))
+    if "transparency" in image.info:
+        opaque = np.asarray(image) != image.info["transparency"]
+        grey.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return grey
+
+
+def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
+    """Converts RGB, L, CMYK or LAB to sRGB by its profile, or plainly if that does not apply."""
+    if icc_profile:
+        try:
+            return ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(icc_profile)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            pass  # Damaged, or for another colour space: shown without it, as browsers do.
+    return image.convert("RGB")

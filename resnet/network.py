@@ -1,0 +1,102 @@
+"""A ResNet as pure functions of its parameters and statistics (DESIGN D1)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from errors import UserError
+from resnet.model import ResNet
+
+Tree = dict  # of names to arrays or trees
+
+
+class Weights(NamedTuple):
+    """What a network has learned: nested dictionaries of float32 arrays, named like the modules."""
+
+    params: Tree
+    batch_stats: Tree
+
+
+class Network:
+    """The functional core of a `ResNet`: `apply` is pure, and weights are ordinary pytrees."""
+
+    def __init__(self, config: ConfigDict, num_classes: int) -> None:
+        """Fixes the architecture of `config.model`, and the normalisation of `config.data`."""
+        self._config = config
+        self._num_classes = num_classes
+        self._mean = np.asarray(config.data.mean, np.float32) * 255
+        self._std = np.asarray(config.data.std, np.float32) * 255
+        self._graph, self._params, self._batch_stats = nnx.split(
+            self._build(rng=None), nnx.Param, nnx.BatchStat
+        )
+
+    def _build(self, rng: np.random.Generator | None) -> ResNet:
+        model = self._config.model
+        return ResNet(
+            model.depth,
+            self._num_classes,
+            width=model.width,
+            variant=model.variant,
+            residual=model.residual,
+            zero_init_last=model.zero_init_last,
+            lowering=model.convolution,
+            dtype=compute_dtype(self._config.compute_dtype),
+            rng=rng,
+        )
+
+    def init(self, seed: int) -> Weights:
+        """Returns the initial weights of `seed`, in host memory: the same on every device."""
+        model = self._build(np.random.default_rng(seed))
+        return self._pure(model)
+
+    def apply(
+        self, weights: Weights, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array], Tree]:
+        """Runs the network on `images` [N, H, W, 3], uint8 or float, of range 0 to 255.
+
+        Returns logits [N, classes] float32, the stages' outputs (see `ResNet.__call__`) and the batch
+        statistics, which only `train` moves.
+        """
+        model = nnx.merge(
+            self._graph,
+            _filled(self._params, weights.params),
+            _filled(self._batch_stats, weights.batch_stats),
+        )
+        normalized = (images.astype(jnp.float32) - self._mean) / self._std
+        logits, features = model(normalized, train)
+        return logits, features, self._pure(model).batch_stats
+
+    @staticmethod
+    def _pure(model: ResNet) -> Weights:
+        _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+        return Weights(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
+
+
+def _filled(state: nnx.State, values: Tree) -> nnx.State:
+    state = jax.tree.map(lambda leaf: leaf, state)  # a copy: replacing is in place
+    nnx.replace_by_pure_dict(state, values)
+    return state
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The dtype that `config.compute_dtype` stands for on this machine's devices (DESIGN D7)."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def check_image_size(image_size: int) -> None:
+    """Checks that an image is as large as the strides of a ResNet, 32 pixels in all.
+
+    Raises:
+        UserError: the side is below 32 pixels.
+    """
+    if image_size < 32:
+        raise UserError(
+            f"config.data.image_size={image_size}: the network halves an image five times; expected at"
+            " least 32 pixels a side"
+        )

@@ -1,0 +1,200 @@
+"""The settings of a run: checked, kept in its `config.json`, compared on resuming."""
+
+import difflib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import default
+from errors import UserError
+
+CONFIG_FILE = "config.json"
+# Fields that may change when a run is resumed: they alter neither the model, the data nor the course so far.
+MAY_CHANGE = (
+    "num_epochs",
+    "steps_per_call",
+    "compilation_cache",
+    "data.dir",
+    "checkpoint",
+    "gpu",
+)
+CHOICES = {
+    "compute_dtype": ("auto", "float32", "bfloat16"),
+    "data.name": ("signs", "rendered"),
+    "model.depth": (18, 34, 50, 101, 152),
+    "model.variant": ("v1", "v1.5"),
+    "model.convolution": ("auto", "lax", "matmul"),
+    "optimizer.name": ("sgd", "adam", "adamw"),
+    "optimizer.schedule": ("cosine", "constant"),
+    "gpu.matmul_precision": ("default", "high", "highest"),
+}
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+# Inclusive bounds; None is no bound.
+BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "seed": (0, 2**32 - 1),
+    "num_epochs": (1, None),
+    "batch_size": (1, None),
+    "steps_per_call": (1, None),
+    "data.image_size": (1, 4096),
+    "data.train_size": (1, None),
+    "data.test_size": (1, None),
+    "data.seed": (0, None),
+    "data.split_seed": (0, None),
+    "augment.flip": (0, 1),
+    "augment.rotation": (0, 180),
+    "augment.scale": (0, 0.9),
+    "augment.translation": (0, 1),
+    "augment.brightness": (0, 1),
+    "augment.contrast": (0, 1),
+    "augment.channel_gain": (0, 1),
+    "augment.cutout": (0, 1),
+    "model.width": (1, None),
+    "optimizer.learning_rate": (0, None),
+    "optimizer.warmup_epochs": (0, None),
+    "optimizer.momentum": (0, 1),
+    "optimizer.b1": (0, 1),
+    "optimizer.b2": (0, 1),
+    "optimizer.epsilon": (0, None),
+    "optimizer.weight_decay": (0, None),
+    "optimizer.clip_norm": (0, None),
+    "optimizer.l2_stem_and_head": (0, None),
+    "label_smoothing": (0, 0.999),
+    "ema_decay": (0, 0.999999),
+    "checkpoint.every_epochs": (0, None),
+    "checkpoint.every_minutes": (0, None),
+    "checkpoint.keep": (1, None),
+    "gpu.memory_fraction": (0.01, 1),
+}
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, value) of every field of `config`."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def check(config: ConfigDict) -> None:
+    """Checks all that can be known before data and devices are looked at.
+
+    Raises:
+        UserError: a field is unknown, missing, of the wrong type, out of range or not among its choices.
+    """
+    fields, known = dict(flatten(config)), dict(flatten(default.get_config()))
+    for name in fields:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"config.{name}: no such field; did you mean config.{nearest}?")
+    for name, example in known.items():
+        if name not in fields:
+            raise UserError(f"config.{name}: missing; start the config from configs/default.py")
+        value = fields[name]
+        numeric = isinstance(example, float) and isinstance(value, int)
+        if type(value) is not type(example) and (not numeric or isinstance(value, bool)):
+            raise UserError(f"config.{name}={value!r}: expected {TYPE_NAMES.get(type(example), 'a tuple')}")
+        if name in CHOICES and value not in CHOICES[name]:
+            options = ", ".join(map(str, CHOICES[name]))
+            raise UserError(f"config.{name}={value!r}: expected one of {options}")
+        low, high = BOUNDS.get(name, (None, None))
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            limit = f"at least {low}" if high is None else f"{low} to {high}"
+            raise UserError(f"config.{name}={value!r}: out of range, expected {limit}")
+    for name in ("data.mean", "data.std"):
+        value = fields[name]
+        if len(value) != 3 or not all(isinstance(number, int | float) for number in value):
+            raise UserError(f"config.{name}={value!r}: expected 3 numbers, such as {known[name]}")
+    if min(config.data.std) <= 0:
+        raise UserError(f"config.data.std={config.data.std!r}: expected numbers above 0")
+    if config.gpu.visible_devices.strip(", 0123456789"):
+        raise UserError(
+            f"config.gpu.visible_devices={config.gpu.visible_devices}: expected indices such as 0,1"
+        )
+
+
+def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path) -> None:
+    """Makes `workdir` and writes every field and the names of the classes to its `config.json`, atomically.
+
+    Raises:
+        UserError: `workdir` cannot be made or written.
+    """
+    text = json.dumps({"config": config.to_dict(), "class_names": class_names}, indent=2)
+    temporary = workdir / (CONFIG_FILE + ".tmp")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text + "\n")
+        os.replace(temporary, workdir / CONFIG_FILE)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be written ({error.strerror}); name a folder that can"
+        ) from None
+
+
+def load(workdir: Path) -> tuple[ConfigDict, tuple[str, ...]]:
+    """Reads what `save` wrote: the config and the names of the classes.
+
+    Raises:
+        UserError: there is no run in `workdir`, or its `config.json` is damaged.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        stored = json.loads(path.read_text())
+        config = default.get_config()
+        for name, value in _flatten_dict(stored["config"]):
+            *parents, last = name.split(".")
+            node = config
+            for parent in parents:
+                node = node[parent]
+            node[last] = tuple(value) if isinstance(value, list) else value
+        class_names = tuple(map(str, stored["class_names"]))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{workdir}: no trained run here ({CONFIG_FILE} is missing);"
+            f" train one with: python main.py --config=configs/signs.py --workdir={workdir}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}: {error}); expected what a run wrote there"
+        ) from None
+    check(config)
+    return config, class_names
+
+
+def _flatten_dict(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten_dict(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def check_same_run(config: ConfigDict, workdir: Path) -> None:
+    """Checks that `config` may continue the run in `workdir`, if there is one.
+
+    Raises:
+        UserError: fields differ that a resumed run must share, or `num_epochs` shrank.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    old, _ = load(workdir)
+    old_fields, new_fields = dict(flatten(old)), dict(flatten(config))
+    differing = [
+        f"{name} (there {old_fields[name]!r}, here {value!r})"
+        for name, value in new_fields.items()
+        if value != old_fields[name] and not name.startswith(MAY_CHANGE)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir}: holds a run with other settings: {'; '.join(differing)};"
+            " use another --workdir, or the same settings"
+        )
+    if config.num_epochs < old.num_epochs:
+        raise UserError(
+            f"config.num_epochs={config.num_epochs}: the run in {workdir} was set to"
+            f" {old.num_epochs}; it may grow, not shrink"
+        )

@@ -1,0 +1,31 @@
+"""Fixtures that several rooms' tests share."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+
+def _write_split(path: Path, prefix: str, size: int, seed: int) -> None:
+    """Noise `[size, 64, 64, 3]` with a bright block whose place tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(size) % 6)
+    images = rng.integers(40, 100, (size, 64, 64, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 3)
+        image[8 + 32 * row : 24 + 32 * row, 2 + 21 * column : 20 + 21 * column] += 120
+    with h5py.File(path, "w") as file:
+        file[f"{prefix}_set_x"] = images
+        file[f"{prefix}_set_y"] = labels.astype(np.int64)
+        file["list_classes"] = np.arange(6, dtype=np.int64)
+
+
+@pytest.fixture
+def signs_dir(tmp_path: Path) -> Path:
+    """A folder with a small pair of SIGNS-shaped files: 60 train and 12 test images, 6 classes."""
+    folder = tmp_path / "signs"
+    folder.mkdir()
+    _write_split(folder / "train_signs.h5", "train", 60, seed=0)
+    _write_split(folder / "test_signs.h5", "test", 12, seed=1)
+    return folder
