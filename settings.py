@@ -13,10 +13,11 @@ from configs import default
 from errors import UserError
 
 CONFIG_FILE = "config.json"
-# Fields that may change when a run is resumed: they alter neither the model, the data nor the course so far.
+# Fields that may change when a run is resumed: neither model, data nor what is done so far.
 MAY_CHANGE = (
     "num_epochs",
     "steps_per_call",
+    "optimizer.learning_rate",
     "compilation_cache",
     "data.dir",
     "checkpoint",
@@ -80,6 +81,23 @@ def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+def check_is_field(name: str) -> None:
+    """Checks that there is a field of this dotted name.
+
+    Raises:
+        UserError: there is none; it tells the nearest.
+    """
+    known = dict(flatten(default.get_config()))
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise UserError(f"config.{name}: no such field; did you mean config.{nearest}?")
+
+
+def expected_type(name: str) -> str:
+    """What a value of the field `name` must be, in words."""
+    return TYPE_NAMES.get(type(dict(flatten(default.get_config()))[name]), "a tuple")
+
+
 def check(config: ConfigDict) -> None:
     """Checks all that can be known before data and devices are looked at.
 
@@ -88,16 +106,14 @@ def check(config: ConfigDict) -> None:
     """
     fields, known = dict(flatten(config)), dict(flatten(default.get_config()))
     for name in fields:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise UserError(f"config.{name}: no such field; did you mean config.{nearest}?")
+        check_is_field(name)
     for name, example in known.items():
         if name not in fields:
             raise UserError(f"config.{name}: missing; start the config from configs/default.py")
         value = fields[name]
         numeric = isinstance(example, float) and isinstance(value, int)
         if type(value) is not type(example) and (not numeric or isinstance(value, bool)):
-            raise UserError(f"config.{name}={value!r}: expected {TYPE_NAMES.get(type(example), 'a tuple')}")
+            raise UserError(f"config.{name}={value!r}: expected {expected_type(name)}")
         if name in CHOICES and value not in CHOICES[name]:
             options = ", ".join(map(str, CHOICES[name]))
             raise UserError(f"config.{name}={value!r}: expected one of {options}")

@@ -349,16 +349,19 @@ def _is_save_epoch(step: int, per_epoch: int, every_epochs: float) -> bool:
 
 
 def _check_finite(history: Tree, step: int, checkpoints: Checkpoints) -> None:
+    """Stops the run if a step after `step` had a loss or a gradient that is not finite."""
     finite = np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"])
     if not finite.all():
         first = int(finite.argmin())
         checkpoints.wait()
+        # Weights that give no finite loss are no good, though every one of them may be finite.
+        checkpoints.discard(step + first)
         kept = checkpoints.newest()
         raise UserError(
             f"step {step + first + 1}: loss {history['loss'][first]}, gradient norm"
             f" {history['gradient_norm'][first]}, expected finite numbers; stopped,"
             f" {f'the last good checkpoint is {kept}' if kept else 'no checkpoint was saved yet'};"
-            " try a lower config.optimizer.learning_rate or config.optimizer.clip_norm=1.0"
+            " go on from it with a lower --config.optimizer.learning_rate"
         )
 
 

@@ -179,7 +179,7 @@ def _thumb_joints(
     """Joints `[4, 3]` of the thumb from its root in the wrist to the ball of its tip."""
     if label in (3, 5):
         angle = np.radians(rng.uniform(30, 62) + np.array([0, rng.uniform(-4, 10), rng.uniform(-16, 14)]))
-        lift = rng.uniform(0.05, 0.5) * np.array([1.0, 0.7, 0.3])
+        lift = rng.uniform(0.0, 0.35) * np.array([1.0, 0.7, 0.3])
         along = _unit(np.stack([np.sin(angle), np.cos(angle), lift], -1))
         target = None
     elif pinched:

@@ -11,7 +11,7 @@ class Surface(NamedTuple):
     """The visible surface, pixel by pixel.
 
     depth: float32 `[H, W]`, towards the viewer, in pixels; FAR where there is none. normal: float32
-    `[H, W, 3]`, x right, y down, z towards the viewer. part: intp `[H, W]`, the foremost cone's
+    `[3, H, W]`, x right, y down, z towards the viewer. part: intp `[H, W]`, the foremost cone's
     index, -1 where there is none.
     """
 
@@ -102,5 +102,5 @@ def _slope(depth: np.ndarray) -> np.ndarray:
 
 def _normals(depth: np.ndarray) -> np.ndarray:
     right, down = _slope(depth), _slope(depth.T).T
-    normal = np.stack([-right, -down, np.ones_like(depth)], axis=-1)
-    return normal / np.sqrt(right * right + down * down + 1)[..., None]
+    length = 1 / np.sqrt(right * right + down * down + 1)
+    return np.stack([-right * length, -down * length, length])

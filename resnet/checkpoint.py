@@ -73,6 +73,11 @@ class Checkpoints:
         step = self._manager.latest_step()
         return None if step is None else self.folder / str(step)
 
+    def discard(self, step: int) -> None:
+        """Moves the checkpoint of `step`, if there is one, out of the way, to `checkpoints/damaged`."""
+        if step in self._manager.all_steps():
+            self._set_aside([step])
+
     def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest whole checkpoint's (state, progress), None where there is none at all.
 

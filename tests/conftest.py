@@ -21,11 +21,20 @@ def _write_split(path: Path, prefix: str, size: int, seed: int) -> None:
         file["list_classes"] = np.arange(6, dtype=np.int64)
 
 
-@pytest.fixture
-def signs_dir(tmp_path: Path) -> Path:
-    """A folder with a small pair of SIGNS-shaped files: 60 train and 12 test images, 6 classes."""
-    folder = tmp_path / "signs"
+def _write_signs(folder: Path) -> Path:
     folder.mkdir()
     _write_split(folder / "train_signs.h5", "train", 60, seed=0)
     _write_split(folder / "test_signs.h5", "test", 12, seed=1)
     return folder
+
+
+@pytest.fixture
+def signs_dir(tmp_path: Path) -> Path:
+    """A folder with a small pair of SIGNS-shaped files: 60 train and 12 test images, 6 classes."""
+    return _write_signs(tmp_path / "signs")
+
+
+@pytest.fixture(scope="session")
+def shared_signs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same files as `signs_dir`, for tests that leave them as they are."""
+    return _write_signs(tmp_path_factory.mktemp("shared") / "signs")

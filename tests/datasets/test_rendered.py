@@ -49,7 +49,7 @@ def test_a_failing_worker_process_is_an_error(monkeypatch):
 
 
 def test_every_image_is_another_hand():
-    data = [rendered.load(seed, train_size=12, test_size=12) for seed in (0, 1)]
+    data = [rendered.load(seed, train_size=8, test_size=8) for seed in (0, 1)]
     images = np.concatenate([split for d in data for split in (d.train.images, d.test.images)])
     pixels = images.reshape(len(images), -1).astype(float)
     distance = np.abs(pixels[:, None] - pixels).mean(-1)
@@ -110,8 +110,7 @@ def has_hole(mask: np.ndarray) -> bool:
 @pytest.mark.parametrize("label", [1, 2, 3, 4, 5])
 def test_a_sign_stretches_as_many_digits_as_it_says(label):
     counts = [count_digits(silhouette(label, seed, yaw=0)) for seed in range(24)]
-    assert np.median(counts) == label
-    print(label, counts)
+    assert np.mean([count == label for count in counts]) > 0.65
 
 
 def test_a_zero_is_closed_to_a_ring():
@@ -153,3 +152,16 @@ def test_the_module_writes_a_sheet(tmp_path):
     subprocess.run([sys.executable, "-m", "datasets.rendered", str(out)], check=True)
     with Image.open(out) as sheet:
         assert sheet.width > sheet.height > 6 * 64
+
+
+def test_the_module_writes_one_image(tmp_path):
+    command = [sys.executable, "-m", "datasets.rendered", "--label=2", "--index=1"]
+    subprocess.run([*command, str(tmp_path / "hand.png")], check=True)
+    with Image.open(tmp_path / "hand.png") as image:
+        expected = rendered.render(2, 1, seed=0, stream=rendered.TEST)
+        np.testing.assert_array_equal(np.asarray(image), expected)
+    refused = subprocess.run(
+        [*command[:-2], "--label=9", "x.png"], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("label: found 9; expected a whole number from 0 to 5")

@@ -1,0 +1,284 @@
+"""Training as a user sees it: resuming, signals, devices, bad settings, and what lands in the workdir."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import settings
+from configs import default
+from errors import UserError
+from resnet.checkpoint import Checkpoints
+from train import train_and_evaluate
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "num_epochs": 3,
+    "batch_size": 16,
+    "steps_per_call": 2,
+    "model.depth": 18,
+    "model.width": 4,
+    "optimizer.warmup_epochs": 0.5,
+    "checkpoint.every_epochs": 1.0,
+}
+
+
+def small_config(data_dir: Path, **fields: object):
+    config = default.get_config()
+    config.update_from_flattened_dict(SMALL | {"data.dir": str(data_dir)} | fields)
+    return config
+
+
+def command(data_dir: Path, workdir: Path, **fields: object) -> list[str]:
+    fields = SMALL | {"data.dir": data_dir} | fields
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [sys.executable, "main.py", "--config=configs/default.py", f"--workdir={workdir}", *flags]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """On CPU, with a compilation cache that the runs of this file share."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": cache, "XLA_FLAGS": ""}
+
+
+def run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_line(process: subprocess.Popen, beginning: str) -> None:
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    pytest.fail(f"no line {beginning!r}; stderr: {process.stderr.read()}")
+
+
+def weights_of(workdir: Path) -> list[np.ndarray]:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return jax.tree.leaves([checkpoints.restore_weights("last", ema) for ema in (False, True)])
+
+
+def assert_same_bits(a: Path, b: Path) -> None:
+    for x, y in zip(weights_of(a), weights_of(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def metrics_of(workdir: Path, split: str) -> list[dict]:
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["split"] == split]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shared_signs_dir: Path, environment: dict[str, str]
+) -> Path:
+    """The workdir of a short run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = run(command(shared_signs_dir, workdir), environment)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def test_finished_run_leaves_what_the_readme_names(finished: Path, shared_signs_dir: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert {"accuracy", "loss"} == set(summary["test"]) == set(summary["ema"]["train"])
+    assert summary["steps"] == 3 * (60 // 16)
+    assert summary["parameters"] == sum(
+        leaf.size for leaf in jax.tree.leaves(_restored(finished).params)
+    )
+    assert summary["seconds"] > 0
+    assert summary["images_per_second"] > 0
+    assert summary["versions"]["jax"] == jax.__version__
+
+    config, class_names = settings.load(finished)
+    assert class_names == ("0", "1", "2", "3", "4", "5")
+    assert dict(settings.flatten(config)) == dict(settings.flatten(small_config(shared_signs_dir)))
+
+    lines = metrics_of(finished, "train")
+    assert [line["step"] for line in lines] == [2, 3, 5, 6, 8, 9]
+    assert {"epoch", "loss", "accuracy", "learning_rate", "images_per_second"} <= set(lines[0])
+    assert any((finished / "tensorboard").iterdir())
+
+
+def _restored(workdir: Path):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.restore_weights("last", ema=False)[0]
+
+
+def test_second_start_on_a_finished_run_changes_nothing(
+    finished: Path, shared_signs_dir: Path, environment: dict[str, str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    result = run(command(shared_signs_dir, finished), environment)
+    assert result.returncode == 0, result.stderr
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed <= {settings.CONFIG_FILE}
+
+
+def test_killed_five_times_and_resumed_gives_the_same_bits(
+    tmp_path: Path, finished: Path, shared_signs_dir: Path, environment: dict[str, str]
+) -> None:
+    workdir = tmp_path / "run"
+    arguments = command(shared_signs_dir, workdir)
+    delays = random.Random(0)
+    kills = 0
+    for _ in range(5):
+        process = start(arguments, environment)
+        # The window reaches from the first step to the writing of the last checkpoint.
+        wait_for_line(process, "epoch")
+        time.sleep(delays.uniform(0, 0.3))
+        kills += process.poll() is None
+        process.kill()
+        process.communicate()
+        if (workdir / "summary.json").exists():
+            break
+    assert kills
+    result = run(arguments, environment)
+    assert result.returncode == 0, result.stderr
+    assert_same_bits(finished, workdir)
+    steps = [line["step"] for line in metrics_of(workdir, "train")]
+    assert steps == sorted(set(steps))
+
+
+def test_killed_while_saving_falls_back_to_the_last_whole_checkpoint(
+    tmp_path: Path, finished: Path, shared_signs_dir: Path, environment: dict[str, str]
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "summary.json").unlink()
+    last = workdir / "checkpoints" / "9"
+    half = workdir / "checkpoints" / "9.orbax-checkpoint-tmp"
+    last.rename(half)
+    shutil.rmtree(half / "state" / "ocdbt.process_0")
+    result = run(command(shared_signs_dir, workdir), environment)
+    assert result.returncode == 0, result.stderr
+    assert "resuming from" in result.stdout
+    assert_same_bits(finished, workdir)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_saves_within_a_call_and_the_run_goes_on(
+    tmp_path: Path,
+    finished: Path,
+    shared_signs_dir: Path,
+    environment: dict[str, str],
+    signum: int,
+    code: int,
+) -> None:
+    workdir = tmp_path / "run"
+    arguments = command(shared_signs_dir, workdir, **{"num_epochs": 30, "checkpoint.every_epochs": 0.0})
+    process = start(arguments, environment)
+    wait_for_line(process, "epoch")
+    process.send_signal(signum)
+    _, stderr = process.communicate()
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    assert len(saved) == 1
+    assert saved[0] == metrics_of(workdir, "train")[-1]["step"] < 90
+
+
+def test_eight_devices_end_where_one_does(
+    tmp_path: Path, finished: Path, shared_signs_dir: Path, environment: dict[str, str]
+) -> None:
+    workdir = tmp_path / "run"
+    eight = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    result = run(command(shared_signs_dir, workdir), eight)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((workdir / "summary.json").read_text())["device"].startswith("8 x")
+    losses = [[line["loss"] for line in metrics_of(w, "train")] for w in (finished, workdir)]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    one, other = (np.concatenate([w.ravel() for w in weights_of(w)]) for w in (finished, workdir))
+    # Adam divides by the root of tiny second moments: rounding grows, but stays far below one update.
+    assert np.abs(one - other).max() < 1e-3
+    assert np.linalg.norm(one - other) < 1e-3 * np.linalg.norm(one)
+
+
+def test_validation_split_is_measured_and_its_best_checkpoint_kept(
+    tmp_path: Path, shared_signs_dir: Path
+) -> None:
+    config = small_config(
+        shared_signs_dir, **{"data.val_fraction": 0.3, "num_epochs": 4, "checkpoint.keep": 1}
+    )
+    summary = train_and_evaluate(config, tmp_path / "run")
+    measured = metrics_of(tmp_path / "run", "val")
+    assert [line["epoch"] for line in measured] == [1, 2, 3, 4]
+    assert summary["ema"]["val"]["accuracy"] == measured[-1]["accuracy"]
+    kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()}
+    best = max(line["accuracy"] for line in measured)
+    assert kept >= {measured[-1]["step"]}
+    assert any(line["step"] in kept for line in measured if line["accuracy"] == best)
+    assert len(kept) <= 2
+
+
+def test_learns_signs_that_are_easy(tmp_path: Path, shared_signs_dir: Path) -> None:
+    config = small_config(
+        shared_signs_dir,
+        **{
+            "num_epochs": 30,
+            "model.width": 8,
+            "optimizer.learning_rate": 5e-3,
+            "ema_decay": 0.9,
+            "augment.flip": 0.0,
+        },
+    )
+    summary = train_and_evaluate(config, tmp_path / "run")
+    assert summary["ema"]["test"]["accuracy"] > 0.9
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, shared_signs_dir: Path
+) -> None:
+    fields = {
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 1e30,
+        "optimizer.warmup_epochs": 1.0,
+        "steps_per_call": 1,
+        "checkpoint.every_minutes": 1e-9,
+    }
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(small_config(shared_signs_dir, **fields), workdir)
+    # The warm-up begins at zero: the first step changes nothing, the second explodes, the third sees it.
+    assert "step 3: loss nan" in str(error.value)
+    assert f"the last good checkpoint is {workdir / 'checkpoints' / '1'};" in str(error.value)
+    assert not (workdir / "summary.json").exists()
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.newest().name == "1"
+
+
+def test_another_model_in_the_workdir_is_refused_and_nothing_changes(
+    finished: Path, shared_signs_dir: Path
+) -> None:
+    before = (finished / settings.CONFIG_FILE).read_bytes()
+    with pytest.raises(UserError, match="model.depth .there 18, here 34."):
+        train_and_evaluate(small_config(shared_signs_dir, **{"model.depth": 34}), finished)
+    assert (finished / settings.CONFIG_FILE).read_bytes() == before
+
+
+def test_more_epochs_go_on_from_the_finished_run(
+    tmp_path: Path, finished: Path, shared_signs_dir: Path
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    summary = train_and_evaluate(small_config(shared_signs_dir, num_epochs=4), workdir)
+    assert summary["steps"] == 12
+    assert [line["step"] for line in metrics_of(workdir, "train")] == [2, 3, 5, 6, 8, 9, 11, 12]
