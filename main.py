@@ -1,58 +1,92 @@
 """Train, evaluate and use a residual network: `python main.py --config=configs/signs.py --workdir=runs/`."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import settings
 from errors import UserError
 
-MODES = ("train", "eval", "predict", "summary", "show_batch")
+USAGE = """\
+python main.py --config=configs/signs.py --workdir=runs/signs              train; again: go on
+python main.py --mode=eval --workdir=runs/signs [--split=val]              accuracy, confusion matrix
+python main.py --mode=predict --workdir=runs/signs hand.jpg folder/        label pictures
+python main.py --mode=summary --config=configs/signs.py                    table of layers
+python main.py --mode=show_batch --config=configs/signs.py                 picture of a training batch
 
-config_flags.DEFINE_config_file("config", None, "Settings of the run: a file in configs/.")
-flags.DEFINE_string("workdir", None, "Folder of the run.")
-flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-flags.DEFINE_enum("split", "test", ("train", "val", "test"), "What --mode=eval evaluates.")
-flags.DEFINE_enum("checkpoint", "best", ("best", "last"), "Which checkpoint eval and predict take.")
-flags.DEFINE_bool("raw", False, "Take the raw weights rather than their moving average.")
-flags.DEFINE_bool("json", False, "Print one JSON object a line rather than a table.")
-FLAGS = flags.FLAGS
+Every field of the config is a flag too, such as --config.optimizer.learning_rate=0.01; configs/default.py
+lists them all.
+"""
+MODES = ("train", "eval", "predict", "summary", "show_batch")
+SPLITS = ("train", "val", "test")
+DATASET_CLASSES = 6  # of every data set there is
+
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """The flags of the command line `argv`, not yet parsed."""
+    values = flags.FlagValues()
+    shared = {"flag_values": values}
+    config_flags.DEFINE_config_file(
+        "config", None, "File of settings, see configs/.", sys_argv=argv, **shared
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run.", **shared)
+    flags.DEFINE_enum("mode", "train", MODES, "What to do.", **shared)
+    flags.DEFINE_enum("split", "test", SPLITS, "What --mode=eval evaluates.", **shared)
+    flags.DEFINE_enum("checkpoint", "best", ("best", "last"), "Which one eval and predict take.", **shared)
+    flags.DEFINE_bool("raw", False, "Take the raw weights rather than their moving average.", **shared)
+    flags.DEFINE_bool("json", False, "Print one JSON object a line rather than a table.", **shared)
+    flags.DEFINE_bool("help", False, "Print this.", short_name="h", **shared)
+    return values
 
 
 def main(argv: list[str]) -> int:
-    """Runs the mode and returns the exit code."""
-    workdir = Path(FLAGS.workdir) if FLAGS.workdir else None
-    if workdir is None and not (FLAGS.mode in ("summary", "show_batch") and FLAGS.config):
-        raise UserError("--workdir is missing: name the folder of the run, such as runs/signs")
-    if FLAGS.mode == "predict":
-        if not argv[1:]:
-            raise UserError("--mode=predict needs images: name files or folders after the flags")
-    elif argv[1:]:
-        raise UserError(f"{argv[1]}: not a flag; flags begin with --, see --help")
-    if FLAGS.mode == "train" and FLAGS.config is None:
+    """Runs the mode that the command line asks for and returns the exit code."""
+    # Warnings of Orbax, ml_collections and XLA are addressed to us, not to the user.
+    logging.set_verbosity(logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    values = define_flags(argv)
+    arguments = parse_flags(values, argv)[1:]
+    if values.help:
+        print(USAGE + values.get_help())
+        return 0
+    mode = values.mode
+    if mode == "predict" and not arguments:
+        raise UserError("--mode=predict needs images: name files or folders after the flags")
+    if mode != "predict" and arguments:
+        raise UserError(f"{arguments[0]}: not a flag; flags begin with --, see --help")
+    if mode == "train" and values.config is None:
         raise UserError("--config is missing: name a file such as configs/signs.py")
-    if FLAGS.config is not None and FLAGS.mode in ("train", "summary", "show_batch"):
-        config = FLAGS.config
+    if mode in ("eval", "predict") and values.config is not None:
+        raise UserError(f"--config: --mode={mode} takes the settings of the run; leave out --config")
+    if not values.workdir and (mode in ("train", "eval", "predict") or values.config is None):
+        raise UserError("--workdir is missing: name the folder of the run, such as runs/signs")
+    workdir = Path(values.workdir or ".")
+    if values.config is not None:
+        config, num_classes = values.config, DATASET_CLASSES
         settings.check(config)
     else:
-        config, _ = settings.load(workdir)
+        config, class_names = settings.load(workdir)
+        num_classes = len(class_names)
     apply_accelerator_settings(config)
 
     # JAX reads its settings when it is imported: nothing above may import it.
     import modes
 
-    if FLAGS.mode == "train":
-        return modes.train(config, workdir)
-    if FLAGS.mode == "eval":
-        return modes.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, FLAGS.raw)
-    if FLAGS.mode == "predict":
-        return modes.predict(workdir, argv[1:], FLAGS.checkpoint, FLAGS.raw, FLAGS.json)
-    if FLAGS.mode == "summary":
-        return modes.summary(config)
-    return modes.show_batch(config, workdir)
+    match mode:
+        case "train":
+            return modes.train(config, workdir)
+        case "eval":
+            return modes.evaluate(workdir, values.split, values.checkpoint, values.raw, values.json)
+        case "predict":
+            return modes.predict(workdir, arguments, values.checkpoint, values.raw, values.json)
+        case "summary":
+            return modes.summary(config, num_classes)
+        case "show_batch":
+            return modes.show_batch(config, workdir)
 
 
 def apply_accelerator_settings(config: ConfigDict) -> None:
@@ -73,36 +107,61 @@ def apply_accelerator_settings(config: ConfigDict) -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; ml_collections runs the config file while it does.
+def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Parses `argv` into `values`, which runs the config file; returns `argv` without the flags.
 
     Raises:
         UserError: a flag or the config file cannot be used.
     """
+    file = _config_file(argv)
+    for argument in argv[1:]:
+        if match := re.match(r"--?(?:no)?config\.([\w.]+)", argument):
+            settings.check_is_field(match[1])
+            if file is None:
+                raise UserError(f"{argument}: needs a --config before it, such as --config=configs/signs.py")
     try:
-        return FLAGS(argv)
+        rest = values(argv)
+        # ml_collections keeps the error of a file that it could not open until the first use.
+        is_config = hasattr(values.config, "to_dict")
     except Exception as error:
-        raise UserError(_explain(error, argv)) from error
+        raise UserError(_explain(error, file)) from error
+    if file is not None and not is_config:
+        found = type(values.config).__name__
+        raise UserError(f"config file {file}: get_config() returns {found}, expected a ConfigDict")
+    return rest
 
 
-def _explain(error: Exception, argv: list[str]) -> str:
-    files = [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
-    file = f"config file {files[0]}" if files else "--config"
-    if isinstance(error, flags.Error):
-        return f"command line: {error}; see --help"
-    if isinstance(error, OSError):
-        return f"{file}: not found or not readable; give a Python file such as configs/signs.py"
-    if "has no attribute 'get_config'" in str(error):
-        return f"{file}: has no get_config(); expected get_config() -> ConfigDict"
-    if "Did you mean" in str(error):
-        return f"command line: no such field of the config: {error.args[0]}"
-    return f"{file}: does not run as Python ({type(error).__name__}: {error}); mend it"
+def _config_file(argv: list[str]) -> str | None:
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else following
+    return None
+
+
+def _explain(error: Exception, file: str | None) -> str:
+    """Says in one line why parsing the flags, or running the config file, failed."""
+    message = str(error)
+    if "Error whilst parsing config file" in message:
+        message = message.strip().splitlines()[-1]
+    elif match := re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL):
+        return f"config.{match[1]}={match[2]!r}: expected {settings.expected_type(match[1])}"
+    elif isinstance(error, flags.Error):
+        return f"command line: {message}; see --help"
+    elif isinstance(error, OSError):
+        found = "no such file" if not os.path.exists(file) else "cannot be read as Python"
+        return f"config file {file}: {found}; expected one such as configs/signs.py"
+    elif "has no attribute 'get_config'" in message:
+        return f"config file {file}: has no get_config(); expected get_config() -> ConfigDict"
+    else:
+        message = f"{type(error).__name__}: {message}"
+    return f"config file {file}: does not run ({message}); expected Python that gives a ConfigDict"
 
 
 def run(argv: list[str]) -> int:
     """Runs the program and turns a user's mistake into one line and exit code 2 (DESIGN D8)."""
     try:
-        return main(parse_flags(argv))
+        return main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

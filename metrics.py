@@ -19,7 +19,10 @@ class MetricsWriter:
         path = workdir / METRICS_FILE
         _drop_lines_after(path, step)
         self._file = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        # The suffix: files are named by the second, and one of the same name would be written over.
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step:09}"
+        )
 
     def __enter__(self) -> "MetricsWriter":
         return self

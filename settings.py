@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,13 +118,15 @@ def check(config: ConfigDict) -> None:
         if name in CHOICES and value not in CHOICES[name]:
             options = ", ".join(map(str, CHOICES[name]))
             raise UserError(f"config.{name}={value!r}: expected one of {options}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{name}={value!r}: expected a finite number")
         low, high = BOUNDS.get(name, (None, None))
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             limit = f"at least {low}" if high is None else f"{low} to {high}"
             raise UserError(f"config.{name}={value!r}: out of range, expected {limit}")
     for name in ("data.mean", "data.std"):
         value = fields[name]
-        if len(value) != 3 or not all(isinstance(number, int | float) for number in value):
+        if len(value) != 3 or not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
             raise UserError(f"config.{name}={value!r}: expected 3 numbers, such as {known[name]}")
     if min(config.data.std) <= 0:
         raise UserError(f"config.data.std={config.data.std!r}: expected numbers above 0")

@@ -9,7 +9,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from errors import UserError
-from resnet.model import ResNet
+from resnet.model import ResNet, Rng
 
 Tree = dict  # of names to arrays or trees
 
@@ -31,10 +31,11 @@ class Network:
         self._mean = np.asarray(config.data.mean, np.float32) * 255
         self._std = np.asarray(config.data.std, np.float32) * 255
         self._graph, self._params, self._batch_stats = nnx.split(
-            self._build(rng=None), nnx.Param, nnx.BatchStat
+            self.build(rng=None), nnx.Param, nnx.BatchStat
         )
 
-    def _build(self, rng: np.random.Generator | None) -> ResNet:
+    def build(self, rng: Rng) -> ResNet:
+        """The module itself, its weights drawn from `rng`, or zeros without one."""
         model = self._config.model
         return ResNet(
             model.depth,
@@ -50,7 +51,7 @@ class Network:
 
     def init(self, seed: int) -> Weights:
         """Returns the initial weights of `seed`, in host memory: the same on every device."""
-        model = self._build(np.random.default_rng(seed))
+        model = self.build(np.random.default_rng(seed))
         return self._pure(model)
 
     def apply(

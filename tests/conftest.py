@@ -1,10 +1,23 @@
 """Fixtures that several rooms' tests share."""
 
+import os
 from pathlib import Path
 
 import h5py
+import jax
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Lets the tests, and the programs that they start, share what JAX has compiled."""
+    folder = str(tmp_path_factory.mktemp("compilation_cache"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return folder
 
 
 def _write_split(path: Path, prefix: str, size: int, seed: int) -> None:

@@ -1,0 +1,8 @@
+"""Predictions in images per second, ours against peers: `python -m benchmarks.inference --help`."""
+
+import sys
+
+from benchmarks import contest
+
+if __name__ == "__main__":
+    sys.exit(contest.main("inference", __doc__, batches=[1, 32], steps=10))

@@ -1,0 +1,124 @@
+"""A contestant in a process of its own, asked for one round at a time over a pipe, a JSON object a line.
+
+Frameworks fight for threads within a process, and Keras settles on a backend once for all.
+"""
+
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import PEERS, PRODUCTS, Case
+from benchmarks.rounds import Failed
+
+ROOT = Path(__file__).parent.parent
+WARM_UP_STEPS = 3
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+# An idle worker must not spin, nor keep the whole GPU to itself.
+SHARING = {
+    "KMP_BLOCKTIME": "1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
+CPU_ONLY = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
+
+
+class Worker:
+    """The parent's end: starts the process, waits until it is warm, asks for rounds.
+
+    `hello` has its `parameters`, `device` and `warm_up_seconds`.
+    """
+
+    def __init__(self, name: str, case: Case) -> None:
+        """Raises `Failed` if the contestant cannot be built or run."""
+        environment = QUIET | SHARING | (CPU_ONLY if case.device == "cpu" else {})
+        environment |= (PEERS | PRODUCTS)[name].environment
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `stop` closes it
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", name, json.dumps(asdict(case))],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        try:
+            self.hello = self._read()
+        except BaseException:
+            self.stop()
+            raise
+
+    def run(self, steps: int) -> dict[str, Any]:
+        """A round: returns `seconds` of `steps` steps, and `peak_memory` in bytes so far.
+
+        Raises `Failed` if the contestant breaks down.
+        """
+        try:
+            self._process.stdin.write(f"{steps}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # what it said last tells why
+        return self._read()
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._log.seek(0)
+            last = self._log.read().strip().splitlines()[-1:]
+            raise Failed(f"ended with exit code {code}: {' '.join(last)[:200]}")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise Failed(reply["error"])
+        return reply
+
+
+def main(name: str, case: Case) -> None:
+    """The worker's end: builds the contestant, warms it up, then serves rounds until the pipe closes."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not get among the replies
+
+    def reply(**values: Any) -> None:
+        print(json.dumps(values), file=replies, flush=True)
+
+    try:
+        started = time.perf_counter()
+        module = importlib.import_module(f"benchmarks.peers.{(PEERS | PRODUCTS)[name].module}")
+        contestant = module.make(name, case)
+        if case.device == "gpu" and contestant.device == "cpu":
+            raise RuntimeError("no GPU found; use --device=cpu")
+        contestant.run(WARM_UP_STEPS)
+        warm_up_seconds = time.perf_counter() - started
+        reply(parameters=contestant.parameters, device=contestant.device, warm_up_seconds=warm_up_seconds)
+        for line in sys.stdin:
+            contestant.run(1)  # the others had the caches meanwhile
+            started = time.perf_counter()
+            contestant.run(int(line))
+            seconds = time.perf_counter() - started
+            reply(
+                seconds=seconds,
+                peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                peak_device_memory=contestant.peak_device_memory(),
+            )
+    except Exception as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        reply(error=message[:200])
+        raise
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Case(**json.loads(sys.argv[2])))

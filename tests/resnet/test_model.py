@@ -1,0 +1,356 @@
+"""The networks against counts from the literature and a forward pass written in NumPy, in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs import default
+from errors import UserError
+from resnet.model import STAGES, BasicBlock, BatchNorm, BottleneckBlock, ResNet
+from resnet.network import Network, Tree, Weights, check_image_size, compute_dtype
+
+# Compiling takes nearly all of these tests' time: little optimisation makes it several times faster.
+quick_jit = partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+)
+
+
+def config_of(**model: object) -> ConfigDict:
+    config = default.get_config()
+    config.compute_dtype = "float32"
+    config.model.width = 4
+    config.model.convolution = "lax"  # The quicker one to compile.
+    config.model.update(model)
+    return config
+
+
+def random_images(n: int, h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, h, w, 3), np.uint8)
+
+
+def random_weights(network: Network, seed: int = 0) -> Weights:
+    """Initial kernels, and scales, biases and statistics that are nowhere 0 or 1."""
+    rng = np.random.default_rng(seed)
+    kinds = {"scale": (0.5, 1.5), "bias": (-0.5, 0.5), "mean": (-0.5, 0.5), "var": (0.5, 2.0)}
+
+    def draw(path: tuple, leaf: np.ndarray) -> np.ndarray:
+        name = path[-1].key
+        return leaf if name == "kernel" else rng.uniform(*kinds[name], leaf.shape).astype(np.float32)
+
+    return Weights(*(jax.tree_util.tree_map_with_path(draw, tree) for tree in network.init(seed)))
+
+
+def run(
+    network: Network, weights: Weights, images: np.ndarray, train: bool = False
+) -> tuple[np.ndarray, Tree, Tree]:
+    return jax.tree.map(np.asarray, quick_jit(partial(network.apply, train=train))(weights, images))
+
+
+# The same network in NumPy, from the paper
+
+
+def windows(x: np.ndarray, k: int, stride: int, padding: int, fill: float = 0.0) -> np.ndarray:
+    padded = np.pad(x, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), constant_values=fill)
+    return np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))[:, ::stride, ::stride]
+
+
+def convolve(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
+    seen = windows(x, len(kernel), stride, (len(kernel) - 1) // 2)
+    return np.einsum("nhwcij,ijco->nhwo", seen, kernel.astype(np.float64), optimize=True)
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def normalize(x: np.ndarray, params: Tree, stats: Tree) -> np.ndarray:
+    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
+
+
+def forward(weights: Weights, images: np.ndarray, depth: int, variant: str) -> dict[str, np.ndarray]:
+    """Every stage's output and the logits, with pixels normalised by mean 0.5 and deviation 0.25."""
+    blocks, kind = STAGES[depth]
+
+    def convolve_and_normalize(x: np.ndarray, conv: str, norm: str, stride: int) -> np.ndarray:
+        return normalize(convolve(x, p[conv]["kernel"], stride), p[norm], s[norm])
+
+    x = (images / 255.0 - 0.5) / 0.25
+    p, s = weights
+    x = relu(convolve_and_normalize(x, "stem_conv", "stem_norm", 2))
+    x = windows(x, 3, 2, 1, fill=-np.inf).max((4, 5))
+    outputs = {"stem": x}
+    for stage, count in enumerate(blocks, start=1):
+        for block in range(1, count + 1):
+            stride = 2 if block == 1 and stage > 1 else 1
+            p, s = (tree[f"stage{stage}"][f"block{block}"] for tree in weights)
+            if kind == "basic":
+                strides = [stride, 1]
+            else:
+                strides = [stride, 1, 1] if variant == "v1" else [1, stride, 1]
+            y = x
+            for i, each in enumerate(strides, start=1):
+                y = convolve_and_normalize(y, f"conv{i}", f"norm{i}", each)
+                y = y if i == len(strides) else relu(y)
+            if "shortcut" in p:
+                p, s = p["shortcut"], s["shortcut"]
+                x = convolve_and_normalize(x, "conv", "norm", stride)
+            x = relu(x + y)
+        outputs[f"stage{stage}"] = x
+    outputs["pooled"] = x.mean((1, 2))
+    head = weights.params["head"]
+    return outputs | {"logits": outputs["pooled"] @ head["kernel"].astype(np.float64) + head["bias"]}
+
+
+@pytest.mark.parametrize(
+    ("depth", "variant", "convolution", "size"),
+    [
+        (18, "v1.5", "matmul", (64, 64)),
+        (18, "v1.5", "matmul", (45, 37)),
+        (18, "v1.5", "lax", (45, 37)),
+        (50, "v1", "matmul", (45, 37)),
+        (50, "v1", "lax", (64, 64)),
+        (50, "v1.5", "matmul", (64, 64)),
+        (50, "v1.5", "lax", (45, 37)),
+    ],
+)
+def test_evaluation_equals_numpy(depth: int, variant: str, convolution: str, size: tuple[int, int]) -> None:
+    network = Network(config_of(depth=depth, variant=variant, convolution=convolution), 6)
+    weights = random_weights(network)
+    images = random_images(2, *size)
+    logits, features, _ = run(network, weights, images)
+    expected = forward(weights, images, depth, variant)
+    assert expected.keys() == features.keys() | {"logits"}
+    for name, found in {**features, "logits": logits}.items():
+        assert found.shape == expected[name].shape
+        assert abs(found - expected[name]).max() < 1e-4 * abs(expected[name]).max(), name
+
+
+def test_v1_and_v1_5_are_the_same_for_basic_blocks() -> None:
+    networks = [Network(config_of(depth=18, variant=variant), 6) for variant in ("v1", "v1.5")]
+    weights = random_weights(networks[0])
+    images = random_images(1, 64, 64)
+    programs = [str(jax.make_jaxpr(partial(each.apply, train=False))(weights, images)) for each in networks]
+    assert programs[0] == programs[1]
+
+
+def test_full_size_resnet_50_has_one_result_for_both_lowerings() -> None:
+    images = random_images(2, 64, 64)
+    networks = [Network(config_of(width=64, convolution=name), 1000) for name in ("matmul", "lax")]
+    weights = random_weights(networks[0])
+    (logits, features, _), (lax_logits, lax_features, _) = (run(each, weights, images) for each in networks)
+    assert features["stage4"].shape == (2, 2, 2, 2048)
+    assert abs(logits - lax_logits).max() < 1e-4 * abs(lax_logits).max()
+    for name, expected in lax_features.items():
+        assert abs(features[name] - expected).max() < 1e-4 * abs(expected).max(), name
+
+
+# Architecture
+
+
+@pytest.mark.parametrize(
+    ("depth", "count"),
+    # Those of torchvision's networks, counted by it.
+    [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)],
+)
+def test_parameter_counts(depth: int, count: int) -> None:
+    model = ResNet(depth, 1000, rng=None)
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == count
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [((64, 64), [(16, 16), (16, 16), (8, 8), (4, 4), (2, 2)]),
+     ((224, 224), [(56, 56), (56, 56), (28, 28), (14, 14), (7, 7)]),
+     ((45, 37), [(12, 10), (12, 10), (6, 5), (3, 3), (2, 2)]),
+     ((32, 33), [(8, 9), (8, 9), (4, 5), (2, 3), (1, 2)])],
+)  # fmt: skip
+@pytest.mark.parametrize(("depth", "expansion"), [(18, 1), (50, 4)])
+def test_shapes_of_the_features(depth: int, expansion: int, size: tuple[int, int], sides: list) -> None:
+    images = jax.ShapeDtypeStruct((3, *size, 3), jnp.uint8)
+    logits, features = jax.eval_shape(lambda x: ResNet(depth, 6, rng=None)(x, train=False), images)
+    channels = [64, *(64 * expansion * 2**i for i in range(4))]
+    names = ["stem", "stage1", "stage2", "stage3", "stage4"]
+    expected = {name: (3, *side, c) for name, side, c in zip(names, sides, channels, strict=True)}
+    assert {name: leaf.shape for name, leaf in features.items()} == expected | {"pooled": (3, channels[-1])}
+    assert logits.shape == (3, 6)
+
+
+def test_where_bottlenecks_stride() -> None:
+    for variant, strides in {"v1": (2, 1, 1), "v1.5": (1, 2, 1)}.items():
+        model = ResNet(50, 6, width=4, variant=variant, rng=None)
+        for stage in (model.stage2, model.stage3, model.stage4):
+            first, second = stage.block1, stage.block2
+            assert (first.conv1.stride, first.conv2.stride, first.conv3.stride) == strides
+            assert first.shortcut.conv.stride == 2
+            assert (second.conv1.stride, second.conv2.stride, second.conv3.stride) == (1, 1, 1)
+        assert model.stage1.block1.shortcut.conv.stride == 1
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_plain_network_has_no_shortcuts(depth: int) -> None:
+    networks = [Network(config_of(depth=depth, residual=residual), 6) for residual in (True, False)]
+    residual, plain = (network.init(0) for network in networks)
+    removed = 0
+    for stage in range(1, 5):
+        for block, params in residual.params[f"stage{stage}"].items():
+            kept = plain.params[f"stage{stage}"][block]
+            shortcut = params.pop("shortcut", {})
+            removed += sum(leaf.size for leaf in jax.tree.leaves(shortcut))
+            assert jax.tree.map(np.shape, kept) == jax.tree.map(np.shape, params)
+    assert removed > 0
+
+    block = BasicBlock(
+        4, 4, 1, variant="v1.5", residual=False, zero_init_last=False, lowering="lax",
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 4), np.float32)
+    expected = relu(block.norm2(block.conv2(relu(block.norm1(block.conv1(x), False))), False))
+    np.testing.assert_allclose(block(x, False), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("kind", "features"), [(BasicBlock, 8), (BottleneckBlock, 2)])
+def test_zero_init_last_starts_blocks_as_the_identity(kind: type, features: int, train: bool) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 8), np.float32)
+    options = {"variant": "v1.5", "residual": True, "lowering": "matmul"}
+    for zero_init_last in (True, False):
+        block = kind(8, features, 1, zero_init_last=zero_init_last, rng=np.random.default_rng(0), **options)
+        assert np.array_equal(block(x, train), relu(x)) is zero_init_last
+
+
+# Batch normalisation
+
+
+def test_batch_norm_and_its_running_statistics() -> None:
+    rng = np.random.default_rng(0)
+    norm = BatchNorm(5, momentum=0.8, epsilon=1e-3)
+    norm.scale[...], norm.bias[...] = rng.uniform(0.5, 2, (2, 5)).astype(np.float32)
+    params = {"scale": np.asarray(norm.scale[...]), "bias": np.asarray(norm.bias[...])}
+    mean, var = np.zeros(5), np.ones(5)
+    for _ in range(3):
+        x = (3 * rng.standard_normal((4, 3, 2, 5)) + np.arange(5)).astype(np.float32)
+        found = norm(x, train=True)
+        pixels = x.reshape(-1, 5).astype(np.float64)
+        expected = (x - pixels.mean(0)) / np.sqrt(pixels.var(0) + 1e-3) * params["scale"] + params["bias"]
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+        mean = 0.8 * mean + 0.2 * pixels.mean(0)
+        var = 0.8 * var + 0.2 * pixels.var(0, ddof=1)
+    np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], var, rtol=1e-5)
+
+    found = norm(x, train=False)
+    np.testing.assert_allclose(
+        found, (x - mean) / np.sqrt(var + 1e-3) * params["scale"] + params["bias"], atol=2e-5
+    )
+    np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
+
+
+def test_batch_norm_of_a_single_value() -> None:
+    norm = BatchNorm(3)
+    x = np.full((1, 1, 1, 3), 7.0, np.float32)
+    np.testing.assert_array_equal(norm(x, train=True), np.zeros((1, 1, 1, 3)))
+    np.testing.assert_allclose(norm.var[...], 0.9, rtol=1e-6)
+
+
+# The pure functions
+
+
+def test_apply_is_pure_and_only_training_moves_the_statistics() -> None:
+    network = Network(config_of(depth=18, zero_init_last=False), 6)
+    weights, images = random_weights(network), random_images(4, 32, 32)
+    before = jax.tree.map(np.copy, weights)
+    evaluated, _, still = run(network, weights, images)
+    trained, _, moved = run(network, weights, images, train=True)
+    jax.tree.map(np.testing.assert_array_equal, weights, before)
+    jax.tree.map(np.testing.assert_array_equal, still, weights.batch_stats)
+    assert jax.tree.structure(moved) == jax.tree.structure(weights.batch_stats)
+    assert not any(map(np.array_equal, jax.tree.leaves(moved), jax.tree.leaves(weights.batch_stats)))
+    assert not np.allclose(evaluated, trained)
+    again, _, _ = run(network, weights, images)
+    np.testing.assert_array_equal(again, evaluated)
+
+    x = (images / 255.0 - 0.5) / 0.25
+    pixels = convolve(x, weights.params["stem_conv"]["kernel"], 2).reshape(-1, 4)
+    stem = weights.batch_stats["stem_norm"]
+    np.testing.assert_allclose(
+        moved["stem_norm"]["mean"], 0.9 * stem["mean"] + 0.1 * pixels.mean(0), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        moved["stem_norm"]["var"], 0.9 * stem["var"] + 0.1 * pixels.var(0, ddof=1), rtol=1e-4
+    )
+
+
+def test_apply_takes_integers_and_floats_alike() -> None:
+    network = Network(config_of(depth=18), 6)
+    weights, images = random_weights(network), random_images(2, 32, 32)
+    a, b = (run(network, weights, x)[0] for x in (images, images.astype(np.float32)))
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_normalization_comes_from_the_config() -> None:
+    config = config_of(depth=18)
+    config.data.mean, config.data.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    network, reference = Network(config, 6), Network(config_of(depth=18), 6)
+    weights, images = random_weights(network), random_images(2, 32, 32)
+    same_input = ((images / 255.0 - config.data.mean) / config.data.std * 0.25 + 0.5) * 255
+    np.testing.assert_allclose(
+        run(network, weights, images)[0], run(reference, weights, same_input.astype(np.float32))[0], atol=1e-5
+    )
+
+
+def test_initial_weights_are_those_of_the_seed() -> None:
+    network = Network(config_of(depth=50, width=16), 6)
+    first, second, other = network.init(3), network.init(3), network.init(4)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert not np.array_equal(first.params["stem_conv"]["kernel"], other.params["stem_conv"]["kernel"])
+    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(first))
+
+
+@pytest.mark.parametrize("zero_init_last", [True, False])
+def test_initial_weights_are_he_normal(zero_init_last: bool) -> None:
+    weights = Network(config_of(depth=50, width=16, zero_init_last=zero_init_last), 6).init(0)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights.params):
+        names = [key.key for key in path]
+        if names[-1] == "kernel":
+            std = 0.01 if names[0] == "head" else np.sqrt(2 / (leaf.shape[0] ** 2 * leaf.shape[-1]))
+            assert abs(leaf.std() / std - 1) < 5 / np.sqrt(2 * leaf.size), names
+            assert abs(leaf.mean()) < 5 * std / np.sqrt(leaf.size), names
+        else:
+            last = names[-2:] == ["norm3", "scale"]
+            expected = float(names[-1] == "scale" and not (last and zero_init_last))
+            np.testing.assert_array_equal(leaf, np.full(leaf.shape, expected), err_msg=str(names))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights.batch_stats):
+        np.testing.assert_array_equal(leaf, np.full(leaf.shape, float(path[-1].key == "var")))
+
+
+def test_bfloat16_keeps_logits_and_statistics_in_float32() -> None:
+    config = config_of(depth=18)
+    config.compute_dtype = "bfloat16"
+    network, reference = Network(config, 6), Network(config_of(depth=18), 6)
+    weights, images = random_weights(network), random_images(4, 32, 32)
+    logits, features, stats = run(network, weights, images, train=True)
+    expected, _, expected_stats = run(reference, weights, images, train=True)
+    assert logits.dtype == features["pooled"].dtype == np.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {np.dtype(np.float32)}
+    stages = {leaf.dtype for name, leaf in features.items() if name != "pooled"}
+    assert stages == {jnp.dtype(jnp.bfloat16)}
+    assert abs(logits - expected).max() < 0.1 * abs(expected).max()
+    np.testing.assert_allclose(stats["stem_norm"]["mean"], expected_stats["stem_norm"]["mean"], atol=0.02)
+
+
+def test_auto_computes_in_float32_on_cpu_and_bfloat16_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend, dtype in {"cpu": "float32", "gpu": "bfloat16", "tpu": "bfloat16"}.items():
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert compute_dtype("auto") == jnp.dtype(dtype)
+        assert compute_dtype("float32") == jnp.float32
+
+
+def test_smallest_image() -> None:
+    check_image_size(32)
+    with pytest.raises(UserError, match=r"^config\.data\.image_size=31: .*at least 32 pixels a side$"):
+        check_image_size(31)

@@ -1,0 +1,88 @@
+"""Measures against numbers made by hand; every image counted once."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from datasets.types import Split
+from evaluate import accuracy_and_loss, evaluate, format_report, full_report, log_softmax, make_predictor
+from input_pipeline import make_mesh
+from resnet.network import Weights
+
+
+def test_accuracy_and_loss_by_hand() -> None:
+    # Softmax of log(p) is p.
+    logits = np.log(np.float32([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])) + 3
+    measured = accuracy_and_loss(logits, np.array([0, 2, 2]))
+    assert measured["accuracy"] == pytest.approx(2 / 3)
+    assert measured["loss"] == pytest.approx(-(np.log(0.7) + np.log(0.3) + np.log(0.5)) / 3, rel=1e-6)
+
+
+def test_log_softmax_of_large_logits() -> None:
+    logits = np.float32([[3e38, -3e38, 0], [1000, 1001, 999], [-1e4, -1e4, -1e4]])
+    result = log_softmax(logits)
+    assert result.dtype == np.float64
+    assert np.isfinite(result).all()
+    np.testing.assert_allclose(result[0, 0], 0)
+    shifted = np.array([-1.0, 0.0, -2.0])
+    np.testing.assert_allclose(result[1], shifted - np.log(np.exp(shifted).sum()))
+    np.testing.assert_allclose(result[2], -np.log(3))
+
+
+def one_hot_logits(predictions: list[int], classes: int) -> np.ndarray:
+    return np.eye(classes, dtype=np.float32)[predictions]
+
+
+def test_full_report_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 3])
+    report = full_report(one_hot_logits([0, 0, 1, 1, 0, 1], 4), labels, ("a", "b", "c", "d"))
+    # c is neither seen nor predicted, d is never predicted.
+    assert report["confusion_matrix"] == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
+    assert report["classes"] == [
+        {"class": "a", "images": 3, "precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3)},
+        {"class": "b", "images": 2, "precision": pytest.approx(1 / 3), "recall": pytest.approx(1 / 2)},
+        {"class": "c", "images": 0, "precision": None, "recall": None},
+        {"class": "d", "images": 1, "precision": None, "recall": 0.0},
+    ]
+    assert report["images"] == 6
+    assert report["accuracy"] == pytest.approx(3 / 6)
+    wrong, right = np.log(3 + np.e), np.log(3 + np.e) - 1
+    assert report["loss"] == pytest.approx((3 * wrong + 3 * right) / 6)
+
+    text = format_report(report)
+    assert text.startswith("accuracy 0.5000   loss 1.2437   images 6")
+    rows = [line.split() for line in text.splitlines()]
+    assert ["a", "3", "0.6667", "0.6667"] in rows
+    assert ["c", "0", "-", "-"] in rows
+    assert ["d", "0", "1", "0", "0"] in rows
+
+
+def apply_linear(weights: Weights, images: jax.Array, train: bool) -> tuple[jax.Array, dict, dict]:
+    """Logits from each image's mean colour, less the running mean, or in training the batch's own."""
+    colour = images.astype(jnp.float32).mean((1, 2))
+    mean = colour.mean(0) if train else weights.batch_stats["mean"]
+    return (colour - mean) @ weights.params["kernel"], {}, weights.batch_stats
+
+
+@pytest.mark.parametrize("count", [1, 8, 10])
+def test_predictor_counts_every_image_once_with_the_running_statistics(count: int) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
+    kernel = rng.standard_normal((3, 6), np.float32)
+    weights = Weights({"kernel": kernel}, {"mean": np.float32([90, 120, 130])})
+    predict = make_predictor(SimpleNamespace(apply=apply_linear), 4, make_mesh(4))
+    logits = predict(weights, images)
+    expected = (images.mean((1, 2)) - [90, 120, 130]) @ kernel.astype(np.float64)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+
+    labels = rng.integers(0, 6, count)
+    labels[0] = expected[0].argmax()
+    measured = evaluate(predict, weights, Split(images, labels))
+    assert measured["accuracy"] == pytest.approx((expected.argmax(1) == labels).mean())
+    losses = np.log(np.exp(expected - expected.max(1, keepdims=True)).sum(1)) + expected.max(1)
+    losses -= expected[np.arange(count), labels]
+    assert measured["loss"] == pytest.approx(losses.mean(), rel=1e-4, abs=1e-4)

@@ -1,0 +1,91 @@
+"""`metrics.jsonl` and TensorBoard's files: the same numbers in both, continued where a run was killed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metrics import MetricsWriter, Progress
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def scalars(workdir: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = EventAccumulator(str(workdir / "tensorboard"))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def write_steps(workdir: Path, start: int, steps: range) -> None:
+    with MetricsWriter(workdir, start) as writer:
+        for step in steps:
+            writer.write(step, step / 3, "train", {"loss": 1 / step, "accuracy": 0.5})
+
+
+def test_lines_and_tensorboard_hold_the_same_numbers(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(2, 2 / 3, "train", {"loss": 1.25, "accuracy": 0.1})
+        # Every line is on disk at once: a run that is killed keeps it.
+        assert lines(tmp_path) == [
+            {"step": 2, "epoch": 0.6667, "split": "train", "loss": 1.25, "accuracy": 0.1}
+        ]
+        writer.write(3, 1.0, "train", {"loss": 1.0, "accuracy": 0.2})
+        writer.write(3, 1.0, "val", {"loss": 2.0, "accuracy": 0.3})
+    assert lines(tmp_path)[1:] == [
+        {"step": 3, "epoch": 1.0, "split": "train", "loss": 1.0, "accuracy": 0.2},
+        {"step": 3, "epoch": 1.0, "split": "val", "loss": 2.0, "accuracy": 0.3},
+    ]
+    assert scalars(tmp_path) == {
+        "train/loss": [(2, 1.25), (3, 1.0)],
+        "train/accuracy": [(2, pytest.approx(0.1)), (3, pytest.approx(0.2))],
+        "val/loss": [(3, 2.0)],
+        "val/accuracy": [(3, pytest.approx(0.3))],
+    }
+
+
+def test_what_was_written_beyond_the_checkpoint_is_dropped(tmp_path: Path) -> None:
+    write_steps(tmp_path, 0, range(1, 8))
+    write_steps(tmp_path, 4, range(5, 7))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in scalars(tmp_path)["train/loss"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_starting_over_keeps_nothing(tmp_path: Path) -> None:
+    write_steps(tmp_path, 0, range(1, 4))
+    write_steps(tmp_path, 0, range(1, 2))
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("half", ['{"step": 3, "ep', '{"step": ', "{}", "3", "\0\0\0"])
+def test_a_half_written_last_line_is_dropped(tmp_path: Path, half: str) -> None:
+    write_steps(tmp_path, 0, range(1, 3))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(half)
+    write_steps(tmp_path, 2, range(3, 4))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    write_steps(tmp_path, 0, range(1, 3))
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().rstrip("\n"))
+    write_steps(tmp_path, 2, range(3, 4))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+def test_progress_is_plain_lines_away_from_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with Progress(100, 0) as progress:
+        progress.update(25, 1.5, {"loss": 0.12345, "accuracy": 0.5}, rate=10.0, batch_size=8)
+        progress.note(1.5, "validation", {"loss": 1.0})
+    # 75 steps of 8 images at 10 images a second
+    assert capfd.readouterr().out.splitlines() == [
+        "epoch 1.50 step 25/100 loss 0.1235 accuracy 0.5000 10.0 images/s left 01:00",
+        "epoch 1.50 validation loss 1.0000",
+    ]
