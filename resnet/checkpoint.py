@@ -29,6 +29,7 @@ class Checkpoints:
             UserError: `read_only` and there are none.
         """
         self.folder = (workdir / FOLDER).absolute()
+        self._read_only = read_only
         if read_only and not self.folder.is_dir():
             raise UserError(f"{self.folder}: no checkpoints; train first, or name another --workdir")
         seal = ocp.options.AsyncOptions(post_finalization_callback=self._seal_new)
@@ -51,7 +52,7 @@ class Checkpoints:
 
     def __exit__(self, *error: object) -> None:
         self._manager.close()
-        if not self._manager._options.read_only:
+        if not self._read_only:
             self._seal_new()
 
     def save(self, step: int, state: Any, progress: dict[str, Any], accuracy: float | None) -> None:
@@ -121,7 +122,7 @@ class Checkpoints:
         """
         newest_first = sorted(self._manager.all_steps(), reverse=True)
         best = self._manager.best_step() if which == "best" else None
-        for step in [best, *newest_first] if best is not None else newest_first:
+        for step in dict.fromkeys([*([] if best is None else [best]), *newest_first]):
             try:
                 _check_whole(self.folder / str(step))
                 return _read_weights(self.folder / str(step) / "state", ema), step

@@ -1,0 +1,177 @@
+"""A trained network as a Python object: which weights it takes, and what it makes of pictures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import settings
+from configs import default
+from errors import UserError
+from resnet import Classifier
+from resnet.checkpoint import Checkpoints
+from resnet.classifier import BATCH_SIZE
+from resnet.images import read_image, resize_and_crop
+from resnet.network import Network, Weights
+
+ROOT = Path(__file__).parent.parent.parent
+CLASSES = ("fist", "palm", "point")
+SIZE = 48
+
+
+def make_config(ema_decay: float = 0.99):
+    config = default.get_config()
+    config.update_from_flattened_dict(
+        {
+            "model.depth": 18,
+            "model.width": 4,
+            "model.convolution": "lax",
+            "data.image_size": SIZE,
+            "ema_decay": ema_decay,
+        }
+    )
+    return config
+
+
+def weights_of(seed: int) -> Weights:
+    """Weights that tell classes apart: a fresh network's head is nearly zero."""
+    weights = Network(make_config(), len(CLASSES)).init(seed)
+    weights.params["head"]["kernel"] = weights.params["head"]["kernel"] * 30
+    return weights
+
+
+def save_run(workdir: Path, accuracies: tuple[float | None, ...], ema: bool = True) -> None:
+    """Checkpoint i has the raw weights of seed 2 i and, as their average, those of seed 2 i + 1."""
+    config = make_config(0.99 if ema else 0.0)
+    settings.save(config, CLASSES, workdir)
+    with Checkpoints(workdir, keep=5) as checkpoints:
+        for i, accuracy in enumerate(accuracies):
+            raw, average = weights_of(2 * i), weights_of(2 * i + 1)
+            state = {**raw._asdict(), "ema": average._asdict() if ema else None}
+            checkpoints.save(i, state, {"seconds": 0.0}, accuracy)
+
+
+def expected_probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
+    """The softmax in NumPy of each image's own forward pass."""
+    network = Network(make_config(), len(CLASSES))
+    logits = np.concatenate([network.apply(weights, image[None], train=False)[0] for image in images])
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose checkpoint 0 is the best and whose checkpoint 1 is the last."""
+    workdir = tmp_path_factory.mktemp("classifier") / "run"
+    save_run(workdir, (0.9, 0.5))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def classifier(workdir: Path) -> Classifier:
+    return Classifier.load(workdir)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Noise, each image of its own colour: the network tells them apart."""
+    rng = np.random.default_rng(0)
+    shape = (BATCH_SIZE + 3, SIZE, SIZE, 3)
+    return (rng.uniform(0, 255, shape) * rng.uniform(0, 1, (shape[0], 1, 1, 3))).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "raw", "seed"),
+    [("best", True, 0), ("best", False, 1), ("last", True, 2), ("last", False, 3)],
+)
+def test_load_takes_the_weights_asked_for(workdir: Path, checkpoint: str, raw: bool, seed: int) -> None:
+    loaded = Classifier.load(str(workdir), checkpoint, raw)
+    assert loaded.class_names == CLASSES
+    assert loaded.image_size == SIZE
+    for found, saved in zip(jax.tree.leaves(loaded.weights), jax.tree.leaves(weights_of(seed)), strict=True):
+        np.testing.assert_array_equal(found, saved)
+
+
+def test_run_without_average_or_validation_gives_its_last_raw_weights(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", (None, None), ema=False)
+    kernel = Classifier.load(tmp_path / "run").weights.params["head"]["kernel"]
+    np.testing.assert_array_equal(kernel, weights_of(2).params["head"]["kernel"])
+
+
+@pytest.mark.parametrize("count", [1, BATCH_SIZE, BATCH_SIZE + 3])
+def test_probabilities_do_not_depend_on_the_batch(
+    classifier: Classifier, images: np.ndarray, count: int
+) -> None:
+    found = classifier.probabilities(images[:count])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected_probabilities(weights_of(1), images[:count]), atol=1e-5)
+    assert count == 1 or np.ptp(found, axis=0).max() > 0.05, "the images are too much alike"
+
+
+def test_no_images_give_no_probabilities(classifier: Classifier) -> None:
+    assert classifier.probabilities(np.zeros((0, SIZE, SIZE, 3), np.uint8)).shape == (0, 3)
+    assert classifier.predict([]) == []
+
+
+def test_compiles_once_for_every_number_of_images(classifier: Classifier, images: np.ndarray) -> None:
+    for count in (1, 5, BATCH_SIZE + 1):
+        classifier.probabilities(images[:count])
+    assert classifier._probabilities_of_batch._cache_size() == 1
+
+
+def test_predict_takes_files_pictures_and_arrays_of_any_size(classifier: Classifier, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (70, 110, 3), dtype=np.uint8)
+    path = tmp_path / "hand.png"
+    Image.fromarray(pixels).save(path)
+    predictions = classifier.predict([path, str(path), Image.open(path), pixels])
+
+    [expected] = expected_probabilities(weights_of(1), resize_and_crop(read_image(path), SIZE)[None])
+    for prediction in predictions:
+        np.testing.assert_allclose(list(prediction.probabilities.values()), expected, atol=1e-5)
+        assert tuple(prediction.probabilities) == CLASSES
+        assert prediction.label == CLASSES[expected.argmax()]
+        assert prediction.probability == prediction.probabilities[prediction.label]
+    assert [prediction.path for prediction in predictions] == [str(path), str(path), None, None]
+
+
+def test_predictions_come_in_the_order_given(classifier: Classifier, images: np.ndarray) -> None:
+    found = [list(p.probabilities.values()) for p in classifier.predict(iter(images))]
+    np.testing.assert_allclose(found, expected_probabilities(weights_of(1), images), atol=1e-5)
+
+
+def test_unreadable_picture_is_named(classifier: Classifier, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.jpg"
+    Image.new("RGB", (50, 50)).save(good)
+    bad.write_text("no image")
+    with pytest.raises(UserError, match=r"bad\.jpg: is not an image"):
+        classifier.predict([good, bad])
+
+
+def test_single_path_is_not_taken_for_a_list_of_letters(classifier: Classifier) -> None:
+    with pytest.raises(TypeError, match="list of pictures"):
+        classifier.predict("hand.jpg")
+
+
+@pytest.mark.parametrize("shape", [(2, SIZE, SIZE), (2, SIZE + 1, SIZE, 3), (SIZE, SIZE, 3)])
+def test_arrays_of_other_shapes_are_refused(classifier: Classifier, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="expected uint8"):
+        classifier.probabilities(np.zeros(shape, np.uint8))
+    with pytest.raises(UserError, match="found float32"):
+        classifier.probabilities(np.zeros((1, SIZE, SIZE, 3), np.float32))
+
+
+def test_load_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no trained run here"):
+        Classifier.load(tmp_path)
+    settings.save(make_config(), CLASSES, tmp_path)
+    with pytest.raises(UserError, match="no checkpoints"):
+        Classifier.load(tmp_path)
+
+
+def test_reading_images_needs_no_jax() -> None:
+    code = "import sys, resnet.images; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,331 @@
+"""The command line: what each mode prints and writes, and how it refuses what it cannot use."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from resnet import Classifier
+
+ROOT = Path(__file__).parent.parent
+CONFIG = f"--config={ROOT / 'configs' / 'default.py'}"
+SMALL = [
+    CONFIG,
+    "--config.num_epochs=2",
+    "--config.batch_size=12",
+    "--config.model.depth=18",
+    "--config.model.width=4",
+    "--config.model.convolution=lax",
+    "--config.compilation_cache=false",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment() -> Iterator[None]:
+    """Undoes what the program puts into the environment for JAX."""
+    saved = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory, shared_signs_dir: Path) -> Path:
+    """A short run with a validation split; tests leave it as it is."""
+    workdir = tmp_path_factory.mktemp("modes") / "run"
+    flags = [
+        f"--workdir={workdir}",
+        f"--config.data.dir={shared_signs_dir}",
+        "--config.data.val_fraction=0.2",
+    ]
+    assert main.run(["main.py", *SMALL, *flags]) == 0
+    return workdir
+
+
+class Result(NamedTuple):
+    """The exit code and what went to the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> Result:
+        capfd.readouterr()
+        # ml_collections runs a second config file on top of the first one's names.
+        sys.modules.pop("config_config", None)
+        code = main.run(["main.py", *map(str, arguments)])
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, shared_signs_dir: Path) -> Path:
+    """A folder of eleven pictures of various sizes: more than one batch."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    with h5py.File(shared_signs_dir / "test_signs.h5") as file:
+        for i, image in enumerate(file["test_set_x"][:11]):
+            Image.fromarray(image).resize((64 + 3 * i, 90)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def assert_refused(result: Result, *parts: str) -> None:
+    assert result.code == 2
+    assert result.out == ""
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_eval_agrees_with_the_summary_of_the_run(run: Run, workdir: Path) -> None:
+    summary = json.loads((workdir / "summary.json").read_text())
+    for split in ("train", "val", "test"):
+        for raw, measured in ((True, summary), (False, summary["ema"])):
+            flags = ["--mode=eval", f"--workdir={workdir}", f"--split={split}", "--checkpoint=last", "--json"]
+            result = run(*flags, f"--raw={raw}")
+            assert (result.code, result.err) == (0, "")
+            report = json.loads(result.out)
+            assert report["accuracy"] == measured[split]["accuracy"]
+            assert report["loss"] == pytest.approx(measured[split]["loss"], rel=1e-5)
+            assert report["step"] == summary["steps"]
+            assert (report["split"], report["weights"]) == (split, "raw" if raw else "ema")
+            assert np.sum(report["confusion_matrix"]) == report["images"]
+            assert json.loads((workdir / f"eval_{split}.json").read_text()) == report
+    assert report["images"] == 12
+
+
+def test_eval_prints_tables(run: Run, workdir: Path) -> None:
+    result = run("--mode=eval", f"--workdir={workdir}")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("test split, step ")
+    for part in ("accuracy", "precision", "recall", "predicted", "eval_test.json"):
+        assert part in result.out
+
+
+def test_eval_without_validation_images(run: Run, workdir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    config["config"]["data"]["val_fraction"] = 0.0
+    (copy / "config.json").write_text(json.dumps(config))
+    before = sorted(copy.iterdir())
+    assert_refused(run("--mode=eval", f"--workdir={copy}", "--split=val"), "--split=val", "no validation")
+    assert sorted(copy.iterdir()) == before
+
+
+def test_eval_on_a_data_set_of_other_classes(run: Run, workdir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    config["class_names"] = list("abcdef")
+    (copy / "config.json").write_text(json.dumps(config))
+    assert_refused(run("--mode=eval", f"--workdir={copy}"), "its classes are 0, 1", "trained on a, b")
+
+
+def test_predict_prints_a_table_in_the_order_of_the_files(run: Run, workdir: Path, pictures: Path) -> None:
+    result = run("--mode=predict", f"--workdir={workdir}", pictures / "03.png", pictures)
+    assert (result.code, result.err) == (0, "")
+    header, _, *rows = result.out.splitlines()
+    assert header.split() == ["path", "label", *"012345"]
+    expected = Classifier.load(workdir).predict([pictures / "03.png", *sorted(pictures.iterdir())])
+    assert len(rows) == 12
+    for row, prediction in zip(rows, expected, strict=True):
+        path, label, *probabilities = row.split()
+        assert (path, label) == (prediction.path, prediction.label)
+        assert probabilities == [f"{p:.4f}" for p in prediction.probabilities.values()]
+
+
+def test_predict_json_gives_an_object_a_line(run: Run, workdir: Path, pictures: Path) -> None:
+    result = run("--mode=predict", "--json", f"--workdir={workdir}", pictures)
+    assert (result.code, result.err) == (0, "")
+    found = [json.loads(line) for line in result.out.splitlines()]
+    expected = Classifier.load(workdir).predict(sorted(pictures.iterdir()))
+    assert [line["path"] for line in found] == [prediction.path for prediction in expected]
+    for line, prediction in zip(found, expected, strict=True):
+        assert list(line) == ["path", "label", "probability", "probabilities"]
+        assert line["label"] == prediction.label
+        assert line["probability"] == max(line["probabilities"].values())
+        assert line["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_predict_answers_the_others_where_one_is_bad(
+    run: Run, workdir: Path, pictures: Path, tmp_path: Path, json_flag: list[str]
+) -> None:
+    (pictures / "05.png").write_text("not an image")
+    (pictures / "07.png").write_bytes(b"")
+    missing = tmp_path / "missing.jpg"
+    result = run("--mode=predict", f"--workdir={workdir}", *json_flag, missing, pictures)
+    assert result.code == 2
+    errors = result.err.splitlines()
+    assert len(errors) == 3
+    for line, name in zip(errors, ("missing.jpg", "05.png", "07.png"), strict=True):
+        assert line.startswith("error: ")
+        assert name in line
+    assert [f"{i:02d}.png" in result.out for i in range(11)] == [i not in (5, 7) for i in range(11)]
+
+
+def test_predict_with_nothing_to_answer(run: Run, workdir: Path, tmp_path: Path) -> None:
+    result = run("--mode=predict", f"--workdir={workdir}", tmp_path / "missing.jpg")
+    assert_refused(result, "missing.jpg", "no such file")
+
+
+def test_predict_takes_a_name_that_is_not_text(run: Run, workdir: Path, pictures: Path) -> None:
+    odd = os.fsdecode(os.fsencode(pictures) + b"/\xff.png")
+    shutil.copy(pictures / "00.png", odd)
+    result = run("--mode=predict", f"--workdir={workdir}", odd)
+    assert (result.code, result.err) == (0, "")
+
+
+def test_summary_of_a_config_and_of_a_run(run: Run, workdir: Path, tmp_path: Path) -> None:
+    by_config = run("--mode=summary", *SMALL)
+    by_workdir = run("--mode=summary", f"--workdir={workdir}")
+    assert by_config == by_workdir
+    assert by_config.code == 0
+    parameters = json.loads((workdir / "summary.json").read_text())["parameters"]
+    assert by_config.out.splitlines()[-1].split()[:2] == ["total", f"{parameters:,}"]
+
+
+def test_show_batch_writes_a_picture(
+    run: Run, shared_signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--mode=show_batch", *SMALL, f"--config.data.dir={shared_signs_dir}"]
+    for extra, folder in (([], Path()), ([f"--workdir={tmp_path / 'run'}"], tmp_path / "run")):
+        result = run(*flags, *extra)
+        assert (result.code, result.err) == (0, "")
+        assert result.out == f"written: {folder / 'show_batch.png'}\n"
+        assert Image.open(folder / "show_batch.png").width > 8 * 64
+        assert [path.name for path in folder.glob("show_batch*")] == ["show_batch.png"]
+
+
+def test_help_names_modes_and_flags(run: Run) -> None:
+    result = run("--help")
+    assert result.code == 0
+    for part in ("--mode=predict", "--workdir", "--checkpoint", "configs/default.py"):
+        assert part in result.out
+
+
+CONFIG_FILES = {
+    "syntax.py": ("def get_config(:", "SyntaxError"),
+    "nothing.py": ("x = 1", "has no get_config()"),
+    "none.py": ("def get_config():\n    return None", "returns NoneType, expected a ConfigDict"),
+    "dictionary.py": ("def get_config():\n    return {}", "returns dict"),
+    "raises.py": ("def get_config():\n    raise ValueError('oh')", "ValueError: oh"),
+    "imports.py": ("import no_such_module", "No module named 'no_such_module'"),
+    "binary.py": ("\0\0", "does not run"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIG_FILES)
+def test_config_files_that_cannot_be_used(run: Run, tmp_path: Path, name: str) -> None:
+    content, reason = CONFIG_FILES[name]
+    (tmp_path / name).write_text(content)
+    result = run(f"--config={tmp_path / name}", f"--workdir={tmp_path / 'run'}")
+    assert_refused(result, f"config file {tmp_path / name}", reason)
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_file_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    assert_refused(run(f"--config={tmp_path / 'no.py'}", f"--workdir={workdir}"), "no.py: no such file")
+    assert_refused(run("--config", tmp_path / "no.py", "--workdir", workdir), "no.py: no such file")
+    assert_refused(run(f"--config={tmp_path}", f"--workdir={workdir}"), "cannot be read")
+    assert_refused(run(f"--workdir={workdir}"), "--config is missing")
+    assert not workdir.exists()
+
+
+BAD_FLAGS = {
+    "--config.optimizer.learning_rat=1": "did you mean config.optimizer.learning_rate?",
+    "--config.learning_rate=1": "did you mean config.optimizer.learning_rate?",
+    "--config.model=18": "config.model: no such field",
+    "--noconfig.gpu.prealocate": "did you mean config.gpu.preallocate?",
+    "--config.batch_size=many": "config.batch_size='many': expected a whole number",
+    "--config.batch_size=1.5": "config.batch_size='1.5': expected a whole number",
+    "--config.gpu.preallocate=maybe": "expected true or false",
+    "--config.gpu.memory_fraction=1.5": "config.gpu.memory_fraction=1.5",
+    "--config.data.mean=1": "expected 3 numbers",
+    "--config.model.depth=42": "expected one of 18, 34, 50",
+    "--config.batch_size=61": "larger than the 60 training images",
+    "--config.data.image_size=31": "at least 32 pixels",
+    "--config.data.dir=/no/such/folder": "/no/such/folder",
+    "--batch=3": "batch",
+    "--mode=evl": "train|eval|predict",
+    "stray": "stray: not a flag",
+}
+
+
+@pytest.mark.parametrize("flag", BAD_FLAGS)
+def test_flags_that_cannot_be_used(run: Run, tmp_path: Path, shared_signs_dir: Path, flag: str) -> None:
+    workdir = tmp_path / "run"
+    result = run(*SMALL, f"--config.data.dir={shared_signs_dir}", f"--workdir={workdir}", flag)
+    assert_refused(result, BAD_FLAGS[flag])
+    assert not workdir.exists()
+
+
+def test_workdir_that_cannot_be_written(run: Run, tmp_path: Path, shared_signs_dir: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for mode in ("train", "show_batch"):
+        flags = [f"--mode={mode}", *SMALL, f"--config.data.dir={shared_signs_dir}"]
+        assert_refused(run(*flags, f"--workdir={file / 'run'}"), str(file), "cannot be written")
+    assert file.read_text() == "mine"
+
+
+def test_batch_that_does_not_divide_over_the_devices(
+    run: Run, tmp_path: Path, shared_signs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * 5)
+    result = run(*SMALL, f"--config.data.dir={shared_signs_dir}", f"--workdir={tmp_path / 'run'}")
+    assert_refused(result, "config.batch_size=12", "5 devices")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", [["--mode=eval"], ["--mode=predict", "a.jpg"], ["--mode=summary"]])
+def test_modes_without_a_trained_run(run: Run, tmp_path: Path, mode: list[str]) -> None:
+    flag, *rest = mode
+    assert_refused(run(flag, f"--workdir={tmp_path}", *rest), "no trained run here")
+    assert_refused(run(flag, *rest), "--workdir is missing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_modes_of_a_run_take_no_config(run: Run, workdir: Path) -> None:
+    assert_refused(run("--mode=eval", CONFIG, f"--workdir={workdir}"), "leave out --config")
+    assert_refused(run("--mode=eval", f"--workdir={workdir}", "--config.seed=1"), "needs a --config")
+    assert_refused(run("--mode=predict", f"--workdir={workdir}"), "needs images")
+
+
+def test_run_whose_checkpoints_are_gone(run: Run, workdir: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
+    assert_refused(run("--mode=predict", f"--workdir={tmp_path}", "a.jpg"), "no checkpoints")
+
+
+def test_terminal_and_settings_of_a_fresh_process(workdir: Path, pictures: Path) -> None:
+    command = [sys.executable, "main.py", "--mode=predict", f"--workdir={workdir}", pictures / "00.png"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == 3
+
+
+def test_jax_starts_only_after_its_settings() -> None:
+    code = "import sys, main; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

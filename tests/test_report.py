@@ -1,0 +1,94 @@
+"""Pictures of a run: what they show is what training sees."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets
+from configs import default
+from errors import UserError
+from input_pipeline import epoch_permutation, make_mesh, put_on_devices
+from report import TILE, draw_grid, first_training_batch, write_json, write_picture
+from resnet.network import Weights
+from train import init_state, learning_rate_schedule, make_optimizer, make_run_steps
+
+
+class SpyNetwork:
+    """Stands in for a `Network`, and keeps the images that it is trained on."""
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def init(self, seed: int):
+        return Weights({"head": {"kernel": np.ones((3, 6), np.float32)}}, {})
+
+    def apply(self, weights, images, train: bool):
+        jax.debug.callback(lambda pixels: self.seen.append(np.asarray(pixels)), images)
+        return images.mean(axis=(1, 2)) @ weights.params["head"]["kernel"], {}, {}
+
+
+def test_first_training_batch_is_what_the_first_step_sees(shared_signs_dir: Path) -> None:
+    config = default.get_config()
+    config.update_from_flattened_dict(
+        {
+            "batch_size": 16,
+            "seed": 5,
+            "data.dir": str(shared_signs_dir),
+            # Resampling takes long to compile; the other draws come from the same key.
+            "augment.rotation": 0.0,
+            "augment.scale": 0.0,
+            "augment.translation": 0.0,
+            "augment.cutout": 0.2,
+        }
+    )
+    train = datasets.load(config.data).train
+    images, labels = first_training_batch(train, config)
+
+    network, mesh = SpyNetwork(), make_mesh(config.batch_size)
+    schedule = learning_rate_schedule(config, len(train.labels) // 16)
+    optimizer = make_optimizer(config, schedule)
+    run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
+    permutation = epoch_permutation(np.uint32(config.seed), 0, len(train.labels))
+    state = init_state(network, optimizer, config)
+    jax.block_until_ready(
+        run_steps(state, put_on_devices(train, mesh), permutation, np.uint32(config.seed), 1)
+    )
+    jax.effects_barrier()
+
+    assert len(network.seen) == 1
+    np.testing.assert_allclose(images, network.seen[0], atol=0.51)  # rounded to whole levels
+    np.testing.assert_array_equal(labels, train.labels[np.asarray(permutation[:16])])
+
+
+def test_grid_shows_every_image_enlarged_to_whole_pixels() -> None:
+    images = np.zeros((9, 50, 50, 3), np.uint8)
+    images[8, :, :, 0] = 255
+    grid = draw_grid(images, list("abcdefghi"))
+    pixels = np.asarray(grid)
+    red = (pixels == [255, 0, 0]).all(-1)
+    zoomed = TILE // 50 * 50
+    rows, columns = np.nonzero(red)
+    assert red.sum() == zoomed**2
+    assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == zoomed
+    assert columns.min() < zoomed  # the ninth starts the second row
+    assert rows.min() > zoomed
+
+
+def test_captions_are_under_the_images() -> None:
+    images = np.full((2, 64, 64, 3), 255, np.uint8)
+    dark = (np.asarray(draw_grid(images, ["7", ""])) < 128).any(-1)
+    rows, columns = np.nonzero(dark)
+    assert rows.min() > 2 * 64
+    assert abs(columns.mean() - (6 + 64)) < 8
+
+
+def test_files_are_written_whole(tmp_path: Path) -> None:
+    write_json({"accuracy": 1.0}, tmp_path / "new" / "a.json")
+    write_picture(Image.new("RGB", (4, 5)), tmp_path / "new" / "b.png")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.json", "b.png"]
+    assert Image.open(tmp_path / "new" / "b.png").size == (4, 5)
+    with pytest.raises(UserError, match=r"a\.json/c\.json: cannot be written"):
+        write_json({}, tmp_path / "new" / "a.json" / "c.json")
