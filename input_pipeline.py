@@ -1,4 +1,4 @@
-"""From a data set in host memory to batches on the devices: shuffle, augment, pad, shard (DESIGN D4 to D6)."""
+"""From a data set in host memory to batches on the devices: shuffle, augment, pad and shard (D4 to D6)."""
 
 from typing import NamedTuple
 

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 import datasets
 import report
 import settings
-import train as training
 from datasets.types import Split
 from errors import UserError
 from evaluate import format_report, full_report, make_predictor
@@ -29,6 +28,8 @@ BATCH_SHOWN = 32
 
 def train(config: ConfigDict, workdir: Path) -> int:
     """Trains and prints where the results are. A signal's exit code is 128 plus its number."""
+    import train as training  # The other modes need no optimizer and start faster without.
+
     try:
         summary = training.train_and_evaluate(config, workdir)
     except training.StopRun as stop:

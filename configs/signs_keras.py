@@ -1,7 +1,7 @@
 """The well-known Keras recipe for SIGNS, for comparison.
 
-Adam at a constant 1e-3, batch 32, pixels / 255, no augmentation, stride in the 1x1, and an L2 penalty of 0.01 on
-the kernels of the stem and the head. Evaluation uses the running statistics, which the original does not.
+Adam at a constant 1e-3, batch 32, pixels / 255, no augmentation, stride in the 1x1, and an L2 penalty of
+0.01 on the kernels of the stem and the head. Evaluation uses the running statistics, unlike the original.
 """
 
 from ml_collections import ConfigDict

@@ -27,8 +27,20 @@ def load(config: "ConfigDict") -> Dataset:
 
     Returns: images uint8 `[N, H, W, 3]`, labels int32 `[N]`, class names.
 
-    Raises: UserError for an unknown name and for whatever the source cannot read or make.
+    Raises: UserError for an unknown name, for whatever the source cannot read or make, and where its
+    images are not of `config.image_size`.
     """
+    dataset = _load_source(config)
+    height, width = dataset.train.images.shape[1:3]
+    if (height, width) != (config.image_size, config.image_size):
+        raise UserError(
+            f"data.image_size: found {config.image_size}, but {config.name} has images of {height}x{width};"
+            f" set it to {height}"
+        )
+    return dataset
+
+
+def _load_source(config: "ConfigDict") -> Dataset:
     # Each source is imported when asked for, as each brings libraries that the other does without.
     match config.name:
         case "signs":

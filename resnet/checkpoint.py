@@ -1,6 +1,7 @@
 """Checkpoints of a run: saved by Orbax in the background, sealed by checksums, read back when whole."""
 
 import hashlib
+import logging
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,14 @@ FOLDER = "checkpoints"
 CHECKSUMS = "SHA256SUMS"
 
 Which = Literal["best", "last"]
+
+
+def _is_not_orbax_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+
+
+# Orbax warns of what is meant here: reading alone, checkpoints without a metric.
+logging.getLogger("absl").addFilter(_is_not_orbax_warning)
 
 
 class Checkpoints:

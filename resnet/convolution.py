@@ -76,7 +76,7 @@ def _patches_product(x: jax.Array, kernel: jax.Array, stride: int, padding: int)
 
 
 def strided_windows(x: jax.Array, k: int, stride: int, padding: int, fill: float) -> list[jax.Array]:
-    """The k*k shifted and strided views of `x` [N, H, W, C], each [N, out_h, out_w, C], row-major in the window.
+    """The k*k shifted and strided views of `x` [N, H, W, C], row by row, each [N, out_h, out_w, C].
 
     The map is first cut into its stride*stride phases, so that every view is a plain slice, whose
     transpose is a plain pad; XLA's CPU backend is slow at strided slices and their transposes.
@@ -218,7 +218,7 @@ def _transform_output(products: list[jax.Array], shape: tuple[int, ...]) -> jax.
 
 
 def _transform_output_transposed(gradient: jax.Array) -> list[jax.Array]:
-    n, h, w, o = gradient.shape
+    _, h, w, o = gradient.shape
     even = jnp.pad(gradient, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
     rows = _output_1d_transposed(even[:, 0::2], even[:, 1::2])
     return [p.reshape(-1, o) for row in rows for p in _output_1d_transposed(row[:, :, 0::2], row[:, :, 1::2])]

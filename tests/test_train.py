@@ -52,9 +52,7 @@ def environment(compilation_cache: str) -> dict[str, str]:
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
@@ -100,9 +98,7 @@ def test_finished_run_leaves_what_the_readme_names(finished: Path, shared_signs_
     summary = json.loads((finished / "summary.json").read_text())
     assert {"accuracy", "loss"} == set(summary["test"]) == set(summary["ema"]["train"])
     assert summary["steps"] == 3 * (60 // 16)
-    assert summary["parameters"] == sum(
-        leaf.size for leaf in jax.tree.leaves(_restored(finished).params)
-    )
+    assert summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(_restored(finished).params))
     assert summary["seconds"] > 0
     assert summary["images_per_second"] > 0
     assert summary["versions"]["jax"] == jax.__version__
@@ -269,7 +265,7 @@ def test_another_model_in_the_workdir_is_refused_and_nothing_changes(
     finished: Path, shared_signs_dir: Path
 ) -> None:
     before = (finished / settings.CONFIG_FILE).read_bytes()
-    with pytest.raises(UserError, match="model.depth .there 18, here 34."):
+    with pytest.raises(UserError, match=r"model\.depth \(there 18, here 34\)"):
         train_and_evaluate(small_config(shared_signs_dir, **{"model.depth": 34}), finished)
     assert (finished / settings.CONFIG_FILE).read_bytes() == before
 
