@@ -23,6 +23,21 @@ class DeviceSplit(NamedTuple):
     labels: jax.Array
 
 
+def check_visible_devices(visible_devices: str) -> None:
+    """Checks that JAX sees every GPU that `config.gpu.visible_devices` names.
+
+    Raises:
+        UserError: it sees fewer.
+    """
+    wanted = [index for index in visible_devices.split(",") if index.strip()]
+    found = 0 if jax.default_backend() == "cpu" else jax.local_device_count()
+    if len(wanted) > found:
+        raise UserError(
+            f"config.gpu.visible_devices={visible_devices}: names {len(wanted)} GPUs, but JAX sees {found};"
+            " name those that there are, or leave it empty for all"
+        )
+
+
 def make_mesh(batch_size: int) -> Mesh:
     """A mesh over all local devices, for batches of `batch_size`.
 

@@ -27,6 +27,7 @@ from input_pipeline import (
     DeviceSplit,
     augment,
     augmentation_key,
+    check_visible_devices,
     epoch_permutation,
     make_mesh,
     put_on_devices,
@@ -242,6 +243,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     settings.check(config)
     check_image_size(config.data.image_size)
     settings.check_same_run(config, workdir)
+    check_visible_devices(config.gpu.visible_devices)
     mesh = make_mesh(config.batch_size)
     dataset = datasets.load(config.data)
     train, val = datasets.train_val_split(dataset.train, config.data)

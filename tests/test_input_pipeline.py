@@ -15,6 +15,7 @@ from errors import UserError
 from input_pipeline import (
     augment,
     augmentation_key,
+    check_visible_devices,
     epoch_permutation,
     evaluation_batches,
     make_mesh,
@@ -90,6 +91,12 @@ def test_mesh_needs_a_batch_that_divides_over_the_devices(monkeypatch: pytest.Mo
     ):
         make_mesh(count + 1)
     assert make_mesh(2 * count).shape == {input_pipeline.BATCH_AXIS: count}
+
+
+def test_more_gpus_than_there_are_is_an_error() -> None:
+    check_visible_devices("")
+    with pytest.raises(UserError, match=r"^config\.gpu\.visible_devices=0,1: names 2 GPUs, but JAX sees 0;"):
+        check_visible_devices("0,1")
 
 
 @pytest.mark.parametrize(("count", "shape"), [(7, (3, 3)), (6, (2, 3)), (2, (1, 3)), (0, (0, 3))])
