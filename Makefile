@@ -1,10 +1,14 @@
 # make train | make test | make demo | make lint; see README.md.
-DEVICE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+ifndef DEVICE
+DEVICE := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+endif
 PYTHON ?= python3
 REQUIREMENTS_cpu = requirements-cpu.txt
 REQUIREMENTS_gpu = requirements.txt
 REQUIREMENTS = $(REQUIREMENTS_$(DEVICE))
 PY = .venv/bin/python
+# A GPU build of JAX may be installed from before.
+RUN = $(if $(filter cpu,$(DEVICE)),JAX_PLATFORMS=cpu) $(PY)
 
 ifeq ($(REQUIREMENTS),)
 $(error DEVICE=$(DEVICE): expected cpu or gpu)
@@ -13,12 +17,12 @@ endif
 .PHONY: train demo test lint clean
 
 train: .venv/installed-$(DEVICE)
-	$(PY) main.py --config=configs/signs.py --workdir=runs/signs
+	$(RUN) main.py --config=configs/signs.py --workdir=runs/signs
 
 demo: .venv/installed-$(DEVICE)
-	$(PY) main.py --config=configs/rendered.py --workdir=runs/demo
+	$(RUN) main.py --config=configs/rendered.py --workdir=runs/demo
 	$(PY) -m datasets.rendered --label=2 --index=1 runs/demo/hand.png
-	$(PY) main.py --mode=predict --workdir=runs/demo runs/demo/hand.png
+	$(RUN) main.py --mode=predict --workdir=runs/demo runs/demo/hand.png
 
 test: .venv/installed-dev
 	JAX_PLATFORMS=cpu $(PY) -m pytest
@@ -32,7 +36,7 @@ clean:
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/installed-$(DEVICE): $(REQUIREMENTS) requirements-common.txt | .venv/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)

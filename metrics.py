@@ -1,12 +1,13 @@
 """What a run writes while it trains: `metrics.jsonl`, TensorBoard events, and progress on the terminal."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -50,12 +51,10 @@ def _drop_lines_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # The half-written last line of a run that was killed.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    write_whole(path, "".join(kept))
 
 
-class Progress:
+class ProgressBar:
     """A bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, total_steps: int, step: int) -> None:
@@ -68,7 +67,7 @@ class Progress:
         )
         self._total_steps = total_steps
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -15,7 +15,7 @@ import settings
 from datasets.types import Split
 from errors import UserError
 from evaluate import format_report, full_report, make_predictor
-from input_pipeline import make_mesh, replicated
+from input_pipeline import first_training_batch, make_mesh, replicated
 from resnet.checkpoint import Which
 from resnet.classifier import BATCH_SIZE, Classifier, Prediction, load_trained
 from resnet.images import find_images
@@ -144,7 +144,7 @@ def show_batch(config: ConfigDict, workdir: Path) -> int:
     check_image_size(config.data.image_size)
     dataset = datasets.load(config.data)
     train_split, _ = datasets.train_val_split(dataset.train, config.data)
-    images, labels = report.first_training_batch(train_split, config)
+    images, labels = first_training_batch(train_split, config)
     captions = [dataset.class_names[label] for label in labels[:BATCH_SHOWN]]
     file = workdir / PICTURE_FILE
     report.write_picture(report.draw_grid(images[:BATCH_SHOWN], captions), file)

@@ -2,28 +2,16 @@
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
-from datasets.types import Split
 from errors import UserError
-from input_pipeline import (
-    augment,
-    augmentation_key,
-    epoch_permutation,
-    make_mesh,
-    put_on_devices,
-    steps_per_epoch,
-    training_batch,
-)
+from files import write_whole
 from resnet.classifier import Prediction
 from resnet.summary import Layer
 
@@ -31,26 +19,6 @@ GRID_COLUMNS = 8
 TILE = 128  # pixels at least, along a side
 CAPTION = 20  # pixels
 MARGIN = 6  # pixels
-
-
-def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """What the first step of the first epoch trains on: images uint8 [N, H, W, 3], augmented, and labels.
-
-    Raises:
-        UserError: the batch is larger than the split, or does not divide over the devices.
-    """
-    steps_per_epoch(split, config.batch_size)
-    mesh = make_mesh(config.batch_size)
-    seed = np.uint32(config.seed)
-
-    @jax.jit
-    def batch(device_split: Split) -> tuple[jax.Array, jax.Array]:
-        permutation = epoch_permutation(seed, 0, len(split.labels))
-        images, labels = training_batch(device_split, permutation, 0, config.batch_size, mesh)
-        return augment(jax.random.fold_in(augmentation_key(seed), 0), images, config.augment), labels
-
-    images, labels = batch(put_on_devices(split, mesh))
-    return np.asarray(images).round().astype(np.uint8), np.asarray(labels)
 
 
 def draw_grid(images: np.ndarray, captions: Sequence[str]) -> Image.Image:
@@ -109,7 +77,7 @@ def write_json(report: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: `path` cannot be written.
     """
-    _write_whole((json.dumps(report, indent=2) + "\n").encode(), path)
+    _write((json.dumps(report, indent=2) + "\n").encode(), path)
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
@@ -120,15 +88,13 @@ def write_picture(picture: Image.Image, path: Path) -> None:
     """
     content = io.BytesIO()
     picture.save(content, format=path.suffix[1:])
-    _write_whole(content.getvalue(), path)
+    _write(content.getvalue(), path)
 
 
-def _write_whole(content: bytes, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+def _write(content: bytes, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        write_whole(path, content)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); name a folder that can by --workdir"

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from errors import UserError
+from files import write_whole
 
 CONFIG_FILE = "config.json"
 # Fields that may change when a run is resumed: neither model, data nor what is done so far.
@@ -58,8 +59,8 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "optimizer.learning_rate": (0, None),
     "optimizer.warmup_epochs": (0, None),
     "optimizer.momentum": (0, 1),
-    "optimizer.b1": (0, 1),
-    "optimizer.b2": (0, 1),
+    "optimizer.b1": (0, 0.999999),
+    "optimizer.b2": (0, 0.999999),
     "optimizer.epsilon": (0, None),
     "optimizer.weight_decay": (0, None),
     "optimizer.clip_norm": (0, None),
@@ -68,7 +69,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "ema_decay": (0, 0.999999),
     "checkpoint.every_epochs": (0, None),
     "checkpoint.every_minutes": (0, None),
-    "checkpoint.keep": (1, None),
+    "checkpoint.keep": (2, None),  # The newest may turn out to be the one that diverged.
     "gpu.memory_fraction": (0.01, 1),
 }
 
@@ -136,18 +137,19 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path) -> None:
+def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path, data_digest: str = "") -> None:
     """Makes `workdir` and writes every field and the names of the classes to its `config.json`, atomically.
+
+    `data_digest` tells the training images from others, for `check_same_run`.
 
     Raises:
         UserError: `workdir` cannot be made or written.
     """
-    text = json.dumps({"config": config.to_dict(), "class_names": class_names}, indent=2)
-    temporary = workdir / (CONFIG_FILE + ".tmp")
+    stored = {"config": config.to_dict(), "class_names": class_names, "data_digest": data_digest}
+    text = json.dumps(stored, indent=2)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text + "\n")
-        os.replace(temporary, workdir / CONFIG_FILE)
+        write_whole(workdir / CONFIG_FILE, text + "\n")
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot be written ({error.strerror}); name a folder that can"
@@ -192,13 +194,13 @@ def _flatten_dict(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def check_same_run(config: ConfigDict, workdir: Path) -> None:
-    """Checks that `config` may continue the run in `workdir`, if there is one.
+def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "") -> None:
+    """Checks that `config`, on the data of `data_digest`, may continue the run in `workdir`, if there is one.
 
     Raises:
-        UserError: fields differ that a resumed run must share, or `num_epochs` shrank.
+        UserError: fields or images differ that a resumed run must share, or `num_epochs` shrank.
     """
-    if not (workdir / CONFIG_FILE).exists():
+    if not os.path.exists(workdir / CONFIG_FILE):
         return
     old, _ = load(workdir)
     old_fields, new_fields = dict(flatten(old)), dict(flatten(config))
@@ -211,6 +213,11 @@ def check_same_run(config: ConfigDict, workdir: Path) -> None:
         raise UserError(
             f"{workdir}: holds a run with other settings: {'; '.join(differing)};"
             " use another --workdir, or the same settings"
+        )
+    if json.loads((workdir / CONFIG_FILE).read_text()).get("data_digest", "") != data_digest:
+        raise UserError(
+            f"{workdir}: holds a run on other training images than those of {config.data.name} now;"
+            " use another --workdir, or the same images"
         )
     if config.num_epochs < old.num_epochs:
         raise UserError(

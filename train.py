@@ -35,7 +35,8 @@ from input_pipeline import (
     steps_per_epoch,
     training_batch,
 )
-from metrics import MetricsWriter, Progress
+from metrics import MetricsWriter, ProgressBar
+from report import write_json
 from resnet.checkpoint import Checkpoints
 from resnet.network import Network, Tree, Weights, check_image_size
 
@@ -83,24 +84,13 @@ class Signals:
             signal.signal(each, signal.SIG_DFL)
 
 
-class StepTimer:
-    """Images per second of the calls of the step, and of all of them together."""
+class Progress(NamedTuple):
+    """What a run has spent so far; saved in its checkpoints."""
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._images, self._seconds = 0, 0.0
-
-    def start(self) -> None:
-        self._start = time.perf_counter()
-
-    def stop(self, steps: int) -> float:
-        seconds = time.perf_counter() - self._start
-        self._images += steps * self._batch_size
-        self._seconds += seconds
-        return steps * self._batch_size / seconds
-
-    def mean_rate(self) -> float | None:
-        return self._images / self._seconds if self._images else None
+    seconds: float = 0.0  # since the first start, without the time between a kill and the next start
+    images: int = 0  # trained on
+    step_seconds: float = 0.0  # of `seconds`, those in training steps
+    best_accuracy: float = -1.0  # by validation
 
 
 def learning_rate_schedule(config: ConfigDict, steps_in_epoch: int) -> optax.Schedule:
@@ -225,7 +215,7 @@ def make_run_steps(
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
 
         names = ("loss", "accuracy", "gradient_norm", "learning_rate")
-        history = {name: jnp.zeros(config.steps_per_call) for name in names}
+        history = {name: jnp.zeros(min(config.steps_per_call, steps_in_epoch)) for name in names}
         return lax.fori_loop(0, count, one_step, (state, history))
 
     return run_steps
@@ -242,14 +232,15 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     settings.check(config)
     check_image_size(config.data.image_size)
-    settings.check_same_run(config, workdir)
     check_visible_devices(config.gpu.visible_devices)
     mesh = make_mesh(config.batch_size)
     dataset = datasets.load(config.data)
     train, val = datasets.train_val_split(dataset.train, config.data)
     per_epoch = steps_per_epoch(train, config.batch_size)
     total_steps = config.num_epochs * per_epoch
-    settings.save(config, dataset.class_names, workdir)
+    data_digest = dataset.train.digest()
+    settings.check_same_run(config, workdir, data_digest)
+    settings.save(config, dataset.class_names, workdir, data_digest)
 
     network = Network(config, len(dataset.class_names))
     schedule = learning_rate_schedule(config, per_epoch)
@@ -261,85 +252,94 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     seed = np.uint32(config.seed)
 
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, Signals() as signals:
-        started = time.perf_counter()
-        state, seconds_before = _restore_or_init(checkpoints, network, optimizer, config, mesh)
-        step = int(state.step)
-        if step == total_steps and (workdir / SUMMARY_FILE).exists():
-            return json.loads((workdir / SUMMARY_FILE).read_text())
+        started = last_save = time.perf_counter()
+        state, before = _restore_or_init(checkpoints, init_state(network, optimizer, config), mesh)
+        step, images, step_seconds, best_accuracy = int(state.step), *before[1:]
+        if step == total_steps and (summary := _finished_summary(workdir, step)):
+            return summary
+
+        def save(val_accuracy: float | None) -> None:
+            seconds = before.seconds + time.perf_counter() - started
+            progress = Progress(seconds, images, step_seconds, best_accuracy)
+            checkpoints.save(step, state, progress._asdict(), val_accuracy)
+
         permutation = permute(seed, step // per_epoch)
-        state, _ = run_steps(state, device_train, permutation, seed, 0)  # compiles
-        timer = StepTimer(config.batch_size)
-        last_save = time.perf_counter()
-        with MetricsWriter(workdir, step) as writer, Progress(total_steps, step) as progress:
+        if step < total_steps:
+            state, _ = run_steps(state, device_train, permutation, seed, 0)  # compiles
+        with MetricsWriter(workdir, step) as writer, ProgressBar(total_steps, step) as bar:
             while step < total_steps:
+                if signals.received:
+                    save(None)
+                    raise StopRun(signals.received)
                 if step % per_epoch == 0:
                     permutation = permute(seed, step // per_epoch)
                 count = min(config.steps_per_call, per_epoch - step % per_epoch)
-                timer.start()
+                call_start = time.perf_counter()
                 state, history = run_steps(state, device_train, permutation, seed, count)
                 history = {name: np.asarray(values)[:count] for name, values in history.items()}
-                rate = timer.stop(count)
+                call_seconds = time.perf_counter() - call_start
                 _check_finite(history, step, checkpoints)
                 step += count
+                images += count * config.batch_size
+                step_seconds += call_seconds
                 epoch = step / per_epoch
                 measured = {name: float(values.mean()) for name, values in history.items()}
+                rate = count * config.batch_size / call_seconds
                 writer.write(step, epoch, "train", {**measured, "images_per_second": rate})
-                progress.update(step, epoch, measured, rate, config.batch_size)
+                bar.update(step, epoch, measured, rate, config.batch_size)
 
-                val_accuracy = None
+                val_accuracy, is_best = None, False
                 if val is not None and step % per_epoch == 0:
                     measured = evaluate(predict, state.ema or state.weights, val)
                     val_accuracy = measured["accuracy"]
+                    is_best = val_accuracy > best_accuracy
+                    best_accuracy = max(val_accuracy, best_accuracy)
                     writer.write(step, epoch, "val", measured)
-                    progress.note(epoch, "validation", measured)
+                    bar.note(epoch, "validation", measured)
 
-                now = time.perf_counter()
                 if (
                     step == total_steps
-                    or signals.received
+                    or is_best
                     or _is_save_epoch(step, per_epoch, config.checkpoint.every_epochs)
-                    or 0 < config.checkpoint.every_minutes * 60 <= now - last_save
+                    or 0 < config.checkpoint.every_minutes * 60 <= time.perf_counter() - last_save
                 ):
-                    seconds = seconds_before + now - started
-                    checkpoints.save(step, state, {"seconds": seconds}, val_accuracy)
-                    last_save = now
-                if signals.received and step < total_steps:
-                    raise StopRun(signals.received)
+                    save(val_accuracy)
+                    last_save = time.perf_counter()
 
-            splits = {"train": train, "val": val, "test": dataset.test}
-            summary = _summarize(state, splits, predict, mesh)
-            for name in ("train", "test"):
-                writer.write(step, config.num_epochs, f"{name}_final", summary.get("ema", summary)[name])
+        splits = {"train": train, "val": val, "test": dataset.test}
+        summary = _summarize(state, splits, predict, mesh, signals)
     summary |= {
         "epochs": config.num_epochs,
         "steps": step,
-        "seconds": round(seconds_before + time.perf_counter() - started, 1),
-        "images_per_second": timer.mean_rate(),
+        "seconds": round(before.seconds + time.perf_counter() - started, 1),
+        "images_per_second": round(images / step_seconds, 2),
     }
-    temporary = workdir / (SUMMARY_FILE + ".tmp")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    temporary.replace(workdir / SUMMARY_FILE)
+    write_json(summary, workdir / SUMMARY_FILE)
     return summary
 
 
 def _restore_or_init(
-    checkpoints: Checkpoints,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    mesh: Mesh,
-) -> tuple[TrainState, float]:
-    """The state to go on from, on the devices, and the seconds that were spent on it before."""
+    checkpoints: Checkpoints, initial: TrainState, mesh: Mesh
+) -> tuple[TrainState, Progress]:
+    """The state to go on from, on the devices, and what was spent on it before."""
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(lambda: init_state(network, optimizer, config)),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), initial
     )
     restored = checkpoints.restore_newest(abstract)
-    if restored is not None:
-        state, progress = restored
-        print(f"resuming from {checkpoints.newest()}", flush=True)
-        return state, progress["seconds"]
-    return jax.device_put(init_state(network, optimizer, config), replicated(mesh)), 0.0
+    if restored is None:
+        return jax.device_put(initial, replicated(mesh)), Progress()
+    state, progress = restored
+    print(f"resuming from {checkpoints.newest()}", flush=True)
+    return state, Progress(**progress)
+
+
+def _finished_summary(workdir: Path, step: int) -> dict[str, Any] | None:
+    """What an earlier start wrote after the same `step`, None if it did not come to that."""
+    try:
+        summary = json.loads((workdir / SUMMARY_FILE).read_text())
+        return summary if summary["steps"] == step else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_save_epoch(step: int, per_epoch: int, every_epochs: float) -> bool:

@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     optimizer.b1 = 0.9  # of adam and adamw
     optimizer.b2 = 0.999  # of adam and adamw
     optimizer.epsilon = 1e-8  # of adam and adamw
-    optimizer.weight_decay = 0.05  # decoupled in adamw, coupled in sgd; on kernels only
+    optimizer.weight_decay = 0.05  # of kernels alone; decoupled in adamw, part of the gradient elsewhere
     optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
     optimizer.l2_stem_and_head = 0.0  # loss term: this times the squares of both kernels
     config.label_smoothing = 0.1  # share of the target spread evenly over the classes
@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_epochs = 5.0  # 0: only at the end
     checkpoint.every_minutes = 10.0  # 0: by epochs alone
-    checkpoint.keep = 2  # newest checkpoints to keep, beside the best by validation
+    checkpoint.keep = 2  # newest checkpoints to keep, at least 2, beside the best by validation
 
     config.gpu = gpu = ConfigDict()
     gpu.memory_fraction = 0.75  # of the GPU's memory that JAX may take

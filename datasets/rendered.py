@@ -66,7 +66,10 @@ def _render_aside(*range_of_images: int) -> subprocess.Popen:
     # One thread each: the matrices are small.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     root = Path(__file__).resolve().parent.parent
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=root)
+    # A session of its own: Ctrl-C is for the caller, who ends it.
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=environment, cwd=root, start_new_session=True
+    )
 
 
 def _split(stream: int, count: int, seed: int, image_size: int, workers: int) -> Split:
@@ -75,7 +78,11 @@ def _split(stream: int, count: int, seed: int, image_size: int, workers: int) ->
         return Split(_render_range(stream, 0, count, seed, image_size), labels)
     bounds = np.linspace(0, count, workers + 1).astype(int)
     helpers = [_render_aside(stream, a, b, seed, image_size) for a, b in pairwise(bounds)]
-    outputs = [helper.communicate()[0] for helper in helpers]
+    try:
+        outputs = [helper.communicate()[0] for helper in helpers]
+    finally:
+        for helper in helpers:
+            helper.kill()
     for helper in helpers:
         if helper.returncode:
             raise RuntimeError(f"a rendering process failed with exit code {helper.returncode}")

@@ -1,5 +1,6 @@
 """What every data source returns."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,12 @@ class Split(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
+
+    def digest(self) -> str:
+        """A checksum of all images and labels, in hexadecimal."""
+        content = hashlib.sha256(np.ascontiguousarray(self.images))
+        content.update(np.ascontiguousarray(self.labels))
+        return content.hexdigest()
 
 
 class Dataset(NamedTuple):

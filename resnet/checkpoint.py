@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -38,17 +39,19 @@ class Checkpoints:
             UserError: `read_only` and there are none.
         """
         self.folder = (workdir / FOLDER).absolute()
-        self._read_only = read_only
         if read_only and not self.folder.is_dir():
             raise UserError(f"{self.folder}: no checkpoints; train first, or name another --workdir")
-        seal = ocp.options.AsyncOptions(post_finalization_callback=self._seal_new)
+        seal = ocp.options.AsyncOptions(post_finalization_callback=self._seal_unfinished)
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=("state", "progress"),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_accuracy,
                 preservation_policy=AnyPreservationPolicy(
-                    [LatestN(keep), BestN(get_metric_fn=_accuracy, n=1)]
+                    [
+                        LatestN(keep),
+                        BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False),
+                    ]
                 ),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
@@ -61,8 +64,6 @@ class Checkpoints:
 
     def __exit__(self, *error: object) -> None:
         self._manager.close()
-        if not self._read_only:
-            self._seal_new()
 
     def save(self, step: int, state: Any, progress: dict[str, Any], accuracy: float | None) -> None:
         """Starts to save `state` and `progress` (JSON) as `step`; `accuracy` is that of validation."""
@@ -103,13 +104,10 @@ class Checkpoints:
         damaged = []
         try:
             for step in steps:
-                try:
-                    _check_whole(self.folder / str(step))
+                if _is_whole(self.folder / str(step)):
                     restored = self._manager.restore(step, args=args)
                     return restored.state, restored.progress
-                except Exception as error:
-                    _warn_damaged(self.folder / str(step), error)
-                    damaged.append(step)
+                damaged.append(step)
         finally:
             if len(damaged) < len(steps):
                 self._set_aside(damaged)
@@ -132,11 +130,8 @@ class Checkpoints:
         newest_first = sorted(self._manager.all_steps(), reverse=True)
         best = self._manager.best_step() if which == "best" else None
         for step in dict.fromkeys([*([] if best is None else [best]), *newest_first]):
-            try:
-                _check_whole(self.folder / str(step))
+            if _is_whole(self.folder / str(step)):
                 return _read_weights(self.folder / str(step) / "state", ema), step
-            except Exception as error:
-                _warn_damaged(self.folder / str(step), error)
         found = "every checkpoint is damaged" if newest_first else "no finished checkpoint"
         raise UserError(f"{self.folder}: {found}; train again, or name another --workdir")
 
@@ -144,28 +139,22 @@ class Checkpoints:
         for step in steps:
             target = self.folder / "damaged" / str(step)
             target.parent.mkdir(exist_ok=True)
-            if not target.exists():
-                (self.folder / str(step)).rename(target)
+            shutil.rmtree(target, ignore_errors=True)
+            (self.folder / str(step)).rename(target)
         if steps:
             self._manager.reload()
 
-    def _seal_new(self) -> None:
-        """Writes the checksums of finished checkpoints that have none yet."""
-        for folder in self.folder.iterdir():
-            if folder.name.isdigit() and not (folder / CHECKSUMS).exists():
-                sums = "".join(f"{_sha256(file)}  {name}\n" for name, file in _files(folder))
-                temporary = folder / (CHECKSUMS + ".tmp")
-                temporary.write_text(sums)
-                temporary.replace(folder / CHECKSUMS)
+    def _seal_unfinished(self) -> None:
+        """Writes the checksums of the checkpoint that Orbax is about to rename to its final name."""
+        for folder in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            # What lies beside the items' folders is Orbax' own and is written after this.
+            files = sorted(file for file in folder.glob("*/**/*") if file.is_file())
+            sums = "".join(f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files)
+            (folder / CHECKSUMS).write_text(sums)
 
 
 def _accuracy(metrics: dict[str, float]) -> float:
     return metrics["accuracy"]
-
-
-def _files(folder: Path) -> list[tuple[str, Path]]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [(str(file.relative_to(folder)), file) for file in files if CHECKSUMS not in file.name]
 
 
 def _sha256(file: Path) -> str:
@@ -173,23 +162,21 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_whole(folder: Path) -> None:
-    """Raises ValueError if a file of a sealed checkpoint is missing or changed."""
-    sums = folder / CHECKSUMS
-    if not sums.exists():
-        return  # Killed between the end of saving and the seal: Orbax' own checks must do.
-    for line in sums.read_text().splitlines():
-        digest, name = line.split("  ", 1)
-        file = folder / name
-        if not file.is_file():
-            raise ValueError(f"{name} is missing")
-        if _sha256(file) != digest:
-            raise ValueError(f"{name} has changed since it was saved")
-
-
-def _warn_damaged(folder: Path, error: Exception) -> None:
-    reason = str(error).split("\n")[0][:200]
+def _is_whole(folder: Path) -> bool:
+    """Whether all files of a checkpoint are as they were saved; names the first that is not on stderr."""
+    try:
+        for line in (folder / CHECKSUMS).read_text().splitlines():
+            digest, name = line.split("  ", 1)
+            if _sha256(folder / name) != digest:
+                raise ValueError(f"{name} has changed since it was saved")
+    except FileNotFoundError as error:
+        reason = f"{Path(error.filename).relative_to(folder)} is missing"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    else:
+        return True
     print(f"checkpoint {folder} is damaged ({reason}); trying an older one", file=sys.stderr)
+    return False
 
 
 def _read_weights(state: Path, ema: bool) -> Weights:

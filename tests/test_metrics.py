@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metrics import MetricsWriter, Progress
+from metrics import MetricsWriter, ProgressBar
 
 
 def lines(workdir: Path) -> list[dict]:
@@ -81,7 +81,7 @@ def test_a_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
 
 
 def test_progress_is_plain_lines_away_from_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    with Progress(100, 0) as progress:
+    with ProgressBar(100, 0) as progress:
         progress.update(25, 1.5, {"loss": 0.12345, "accuracy": 0.5}, rate=10.0, batch_size=8)
         progress.note(1.5, "validation", {"loss": 1.0})
     # 75 steps of 8 images at 10 images a second

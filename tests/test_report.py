@@ -10,8 +10,8 @@ from PIL import Image
 import datasets
 from configs import default
 from errors import UserError
-from input_pipeline import epoch_permutation, make_mesh, put_on_devices
-from report import TILE, draw_grid, first_training_batch, write_json, write_picture
+from input_pipeline import epoch_permutation, first_training_batch, make_mesh, put_on_devices
+from report import TILE, draw_grid, write_json, write_picture
 from resnet.network import Weights
 from train import init_state, learning_rate_schedule, make_optimizer, make_run_steps
 
