@@ -368,13 +368,19 @@ def _check_finite(history: Tree, step: int, checkpoints: Checkpoints) -> None:
 
 
 def _summarize(
-    state: TrainState, splits: dict[str, Split | None], predict: Predictor, mesh: Mesh
+    state: TrainState,
+    splits: dict[str, Split | None],
+    predict: Predictor,
+    mesh: Mesh,
+    signals: Signals,
 ) -> dict[str, Any]:
-    weights = {"raw": state.weights} | ({"ema": state.ema} if state.ema else {})
-    measured = {
-        kind: {name: evaluate(predict, values, split) for name, split in splits.items() if split is not None}
-        for kind, values in weights.items()
-    }
+    measured: dict[str, dict[str, Any]] = {"raw": {}} | ({"ema": {}} if state.ema else {})
+    for kind, results in measured.items():
+        for name, split in splits.items():
+            if signals.received:
+                raise StopRun(signals.received)
+            if split is not None:
+                results[name] = evaluate(predict, state.ema if kind == "ema" else state.weights, split)
     device = mesh.devices.flat[0]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {

@@ -73,8 +73,13 @@ def test_config_dir_goes_before_environment_before_default(signs_dir, monkeypatc
 
 
 def test_load_by_name(signs_dir):
-    data = datasets.load(ConfigDict({"name": "signs", "dir": str(signs_dir)}))
+    data = datasets.load(ConfigDict({"name": "signs", "dir": str(signs_dir), "image_size": 64}))
     assert len(data.test.labels) == 12
+
+
+def test_image_size_that_the_images_do_not_have(signs_dir):
+    with pytest.raises(UserError, match=r"data\.image_size: found 128, but signs has images of 64x64"):
+        datasets.load(ConfigDict({"name": "signs", "dir": str(signs_dir), "image_size": 128}))
 
 
 def test_unknown_name_is_told_the_nearest():
