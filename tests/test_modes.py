@@ -204,17 +204,18 @@ def test_summary_of_a_config_and_of_a_run(run: Run, workdir: Path, tmp_path: Pat
     assert by_config.out.splitlines()[-1].split()[:2] == ["total", f"{parameters:,}"]
 
 
-def test_show_batch_writes_a_picture(
-    run: Run, shared_signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_show_batch_writes_a_picture_into_the_workdir_alone(
+    run: Run, shared_signs_dir: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     flags = ["--mode=show_batch", *SMALL, f"--config.data.dir={shared_signs_dir}"]
-    for extra, folder in (([], Path()), ([f"--workdir={tmp_path / 'run'}"], tmp_path / "run")):
-        result = run(*flags, *extra)
-        assert (result.code, result.err) == (0, "")
-        assert result.out == f"written: {folder / 'show_batch.png'}\n"
-        assert Image.open(folder / "show_batch.png").width > 8 * 64
-        assert [path.name for path in folder.glob("show_batch*")] == ["show_batch.png"]
+    folder = tmp_path / "run"
+    result = run(*flags, f"--workdir={folder}")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"written: {folder / 'show_batch.png'}\n"
+    assert Image.open(folder / "show_batch.png").width > 8 * 64
+    assert [path.name for path in folder.iterdir()] == ["show_batch.png"]
+    # Pictures of photographs must not land in the project's own folder by default.
+    assert run(*flags).code == 2
 
 
 def test_help_names_modes_and_flags(run: Run) -> None:
