@@ -16,7 +16,7 @@ python main.py --config=configs/signs.py --workdir=runs/signs              train
 python main.py --mode=eval --workdir=runs/signs [--split=val]              accuracy, confusion matrix
 python main.py --mode=predict --workdir=runs/signs hand.jpg folder/        label pictures
 python main.py --mode=summary --config=configs/signs.py                    table of layers
-python main.py --mode=show_batch --config=configs/signs.py                 picture of a training batch
+python main.py --mode=show_batch --workdir=runs/signs                       picture of a training batch
 
 Every field of the config is a flag too, such as --config.optimizer.learning_rate=0.01; configs/default.py
 lists them all.
