@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -121,6 +122,8 @@ def download(name: str, folder: Path) -> None:
             f"({error.strerror or error}); make {folder} writable, set SIGNS_DIR to a folder that "
             f"holds {TRAIN_FILE} and {TEST_FILE}, or run `make demo`, which needs no download"
         ) from error
+    with suppress(OSError):  # It holds files if an earlier download succeeded.
+        folder.rmdir()
     raise UserError(
         f"SIGNS could not be downloaded: {name} from {len(failures)} mirrors "
         f"({'; '.join(failures)}); set SIGNS_DIR to a folder that holds {TRAIN_FILE} and "
