@@ -22,7 +22,7 @@ from errors import UserError
 CLASS_NAMES = ("0", "1", "2", "3", "4", "5")
 TRAIN, TEST = 0, 1
 IMAGE_SIZES = (16, 512)  # smallest, largest
-IMAGES_WORTH_A_PROCESS = 100  # a process takes about as long to start as 30 images
+IMAGES_WORTH_A_PROCESS = 50  # a process takes about as long to start as 30 images
 
 
 def _check(field: str, value: object, low: int, high: int | None = None) -> None:
