@@ -108,7 +108,7 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
     seed = np.uint32(config.seed)
 
     @jax.jit
-    def batch(device_split: Split) -> tuple[jax.Array, jax.Array]:
+    def batch(device_split: DeviceSplit) -> tuple[jax.Array, jax.Array]:
         permutation = epoch_permutation(seed, 0, len(split.labels))
         images, labels = training_batch(device_split, permutation, 0, config.batch_size, mesh)
         return augment(jax.random.fold_in(augmentation_key(seed), 0), images, config.augment), labels

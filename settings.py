@@ -4,7 +4,8 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,19 @@ def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+@cache
+def _known_fields() -> Mapping[str, Any]:
+    """The dotted name and the default of every field that there is."""
+    return dict(flatten(default.get_config()))
+
+
 def check_is_field(name: str) -> None:
     """Checks that there is a field of this dotted name.
 
     Raises:
         UserError: there is none; it tells the nearest.
     """
-    known = dict(flatten(default.get_config()))
+    known = _known_fields()
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise UserError(f"config.{name}: no such field; did you mean config.{nearest}?")
@@ -97,7 +104,7 @@ def check_is_field(name: str) -> None:
 
 def expected_type(name: str) -> str:
     """What a value of the field `name` must be, in words."""
-    return TYPE_NAMES.get(type(dict(flatten(default.get_config()))[name]), "a tuple")
+    return TYPE_NAMES.get(type(_known_fields()[name]), "a tuple")
 
 
 def check(config: ConfigDict) -> None:
@@ -106,7 +113,7 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: a field is unknown, missing, of the wrong type, out of range or not among its choices.
     """
-    fields, known = dict(flatten(config)), dict(flatten(default.get_config()))
+    fields, known = dict(flatten(config)), _known_fields()
     for name in fields:
         check_is_field(name)
     for name, example in known.items():

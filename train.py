@@ -363,7 +363,7 @@ def _check_finite(history: Tree, step: int, checkpoints: Checkpoints) -> None:
             f"step {step + first + 1}: loss {history['loss'][first]}, gradient norm"
             f" {history['gradient_norm'][first]}, expected finite numbers; stopped,"
             f" {f'the last good checkpoint is {kept}' if kept else 'no checkpoint was saved yet'};"
-            " go on from it with a lower --config.optimizer.learning_rate"
+            " run again with a lower --config.optimizer.learning_rate"
         )
 
 
