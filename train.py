@@ -134,7 +134,7 @@ def init_state(network: Network, optimizer: optax.GradientTransformation, config
     """The state before the first step, in host memory."""
     weights = network.init(config.seed)
     ema = jax.tree.map(np.copy, weights) if config.ema_decay else None
-    return TrainState(np.int32(0), *weights, optimizer.init(weights.params), ema)
+    return TrainState(np.int32(0), *weights, jax.jit(optimizer.init)(weights.params), ema)
 
 
 def make_train_step(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import resnet.model
 from resnet.convolution import conv2d, strided_windows
-from resnet.model import ResNet, max_pool_3x3
+from resnet.model import ResNet
 
 # Compiling takes nearly all of these tests' time: little optimisation makes it several times faster.
 quick_jit = partial(
@@ -160,7 +160,7 @@ def test_auto_is_matmul_on_cpu_and_lax_elsewhere(monkeypatch: pytest.MonkeyPatch
         assert ("conv_general_dilated" in primitives()) is has_convolution
 
 
-# Windows and pooling
+# Windows
 
 
 @pytest.mark.parametrize(("k", "stride", "padding"), [(3, 2, 1), (7, 2, 3), (3, 1, 0), (3, 3, 1), (2, 2, 0)])
@@ -172,42 +172,3 @@ def test_strided_windows(k: int, stride: int, padding: int, size: tuple[int, int
     np.testing.assert_array_equal(
         found, np.moveaxis(expected, (4, 5), (0, 1)).reshape(k * k, *found.shape[1:])
     )
-
-
-def pool_and_gradient(x: jax.Array, upstream: jax.Array) -> tuple[jax.Array, jax.Array]:
-    value, transpose = jax.vjp(max_pool_3x3, x)
-    return value, *transpose(upstream)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 5), (6, 9), (7, 4)])
-@pytest.mark.parametrize("shift", [0.0, -10.0])
-def test_max_pool_and_its_gradient(size: tuple[int, int], shift: float) -> None:
-    rng = np.random.default_rng(0)
-    # No two values alike: the gradient at a tie is a matter of taste.
-    x = (rng.permutation(2 * size[0] * size[1] * 3).reshape(2, *size, 3) / 10 + shift).astype(np.float32)
-    if shift:
-        x -= x.max() + 1  # All below zero: padding with zeros would show.
-    shape = (2, (size[0] + 1) // 2, (size[1] + 1) // 2, 3)
-    upstream = rng.standard_normal(shape, np.float32)
-    value, gradient = quick_jit(pool_and_gradient)(x, upstream)
-
-    expected = np.zeros(shape)
-    expected_gradient = np.zeros(x.shape)
-    for n, i, j, c in np.ndindex(shape):
-        top, left = max(2 * i - 1, 0), max(2 * j - 1, 0)
-        window = x[n, top : 2 * i + 2, left : 2 * j + 2, c]
-        row, column = np.unravel_index(window.argmax(), window.shape)
-        expected[n, i, j, c] = window.max()
-        expected_gradient[n, top + row, left + column, c] += upstream[n, i, j, c]
-    assert value.shape == shape
-    np.testing.assert_array_equal(value, expected)
-    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
-
-
-def test_max_pool_with_ties() -> None:
-    x = np.random.default_rng(0).integers(-2, 2, (3, 5, 6, 2)).astype(np.float32)
-    expected = windows(x, 3, 2, 1, fill=-np.inf).max((4, 5))
-    value, gradient = quick_jit(pool_and_gradient)(x, np.ones_like(expected))
-    np.testing.assert_array_equal(value, expected)
-    # However a tie is shared out, each output hands on all of its gradient.
-    np.testing.assert_allclose(np.sum(gradient), expected.size, rtol=1e-6)
