@@ -1,4 +1,4 @@
-# make train | make test | make demo | make lint; see README.md.
+# make train | make test | make demo | make bench | make lint; see README.md.
 ifndef DEVICE
 DEVICE := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 endif
@@ -14,7 +14,7 @@ ifeq ($(REQUIREMENTS),)
 $(error DEVICE=$(DEVICE): expected cpu or gpu)
 endif
 
-.PHONY: train demo test lint clean
+.PHONY: train demo test bench lint clean
 
 train: .venv/installed-$(DEVICE)
 	$(RUN) main.py --config=configs/signs.py --workdir=runs/signs
@@ -27,12 +27,16 @@ demo: .venv/installed-$(DEVICE)
 test: .venv/installed-dev
 	JAX_PLATFORMS=cpu $(PY) -m pytest
 
+bench: .venv-bench/installed-$(DEVICE)
+	.venv-bench/bin/python -m benchmarks.suite --device=$(DEVICE); status=$$?; \
+	.venv-bench/bin/python -m benchmarks.table && exit $$status
+
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -40,6 +44,13 @@ clean:
 
 .venv/installed-$(DEVICE): $(REQUIREMENTS) requirements-common.txt | .venv/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	touch $@
+
+.venv-bench/installed-$(DEVICE): $(REQUIREMENTS) requirements-common.txt benchmarks/requirements.txt
+	rm -rf .venv-bench
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -r $(REQUIREMENTS) -r benchmarks/requirements.txt
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed-$(DEVICE)

@@ -4,10 +4,16 @@ import json
 import sys
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from files import write_whole
+
+# tensorboardX imports PyTorch where it is installed: seconds of every start, for what is never written here.
+_torch = sys.modules.setdefault("torch", None)
+from tensorboardX import SummaryWriter  # noqa: E402
+
+if _torch is None:
+    del sys.modules["torch"]
 
 METRICS_FILE = "metrics.jsonl"
 

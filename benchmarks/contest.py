@@ -2,48 +2,38 @@
 
 import argparse
 import itertools
-import os
-import platform
 import sys
-from collections.abc import Callable
+import tempfile
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import rounds
+from benchmarks import command_line, rounds
+from benchmarks.command_line import DEPTHS, at_least, exit_code, list_of, names
 from benchmarks.floor import multiply_adds
+from benchmarks.machine import stamp
 from benchmarks.peers import CLASSES, PEERS, PRODUCTS, Case, Peer
 from benchmarks.peers.matrix_product import floating_point_operations
 from benchmarks.rounds import OURS, Failed
-from benchmarks.worker import Worker
+from benchmarks.worker import Worker, start
 from errors import UserError
-from resnet.model import STAGES
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras")
 PRODUCT_STEPS = {"cpu": 5, "gpu": 50}
 
 
 def main(task: str, description: str, batches: list[int], steps: int) -> int:
     """Runs the benchmark of `task` from the command line and returns the exit code."""
     options = _parse(description, batches, steps)
-    try:
-        _run(task, options)
-    except (UserError, Failed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    return 0
+    return exit_code(lambda: _run(task, options))
 
 
 def _parse(description: str, batches: list[int], steps: int) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--depth", type=int, choices=sorted(STAGES), default=50)
-    parser.add_argument("--batch", type=_list_of(_at_least(1)), default=batches, metavar="N[,N...]")
+    parser = command_line.parser(description)
+    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50)
+    parser.add_argument("--batch", type=list_of(at_least(1)), default=batches, metavar="N[,N...]")
     parser.add_argument(
-        "--image_size", type=_list_of(_at_least(32)), default=[64], metavar="N[,N...]", help="pixels a side"
+        "--image_size", type=list_of(at_least(32)), default=[64], metavar="N[,N...]", help="pixels a side"
     )
     parser.add_argument(
         "--dtype",
@@ -51,33 +41,14 @@ def _parse(description: str, batches: list[int], steps: int) -> argparse.Namespa
         default="auto",
         help="auto: float32 on a CPU, bfloat16 on a GPU",
     )
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--rounds", type=_at_least(1), default=5)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     parser.add_argument(
-        "--steps", type=_at_least(1), default=steps, help="steps a round, after an untimed one"
+        "--steps", type=at_least(1), default=steps, help="steps a round, after an untimed one"
     )
     parser.add_argument(
-        "--peers", type=_names, default=None, metavar="NAME[,NAME...]", help=f"of {', '.join(PEERS)}"
+        "--peers", type=names, default=None, metavar="NAME[,NAME...]", help=f"of {', '.join(PEERS)}"
     )
-    parser.add_argument("--json", type=Path, default=None, metavar="PATH", help="write the report there too")
     return parser.parse_args()
-
-
-def _at_least(low: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number, at least {low}")
-        return int(text)
-
-    return parse
-
-
-def _list_of(parse: Callable[[str], int]) -> Callable[[str], list[int]]:
-    return lambda text: [parse(part) for part in text.split(",")]
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
 
 
 def _run(task: str, options: argparse.Namespace) -> None:
@@ -87,8 +58,7 @@ def _run(task: str, options: argparse.Namespace) -> None:
         dtype = "float32" if options.device == "cpu" else "bfloat16"
     report: dict[str, Any] = {
         "benchmark": task,
-        "machine": _machine(),
-        "versions": _versions(),
+        **stamp(),
         "rounds": options.rounds,
         "results": [],
     }
@@ -115,13 +85,14 @@ def _chosen_peers(task: str, device: str, names: list[str] | None) -> dict[str, 
 def _measure(case: Case, peers: dict[str, Peer], count: int) -> dict[str, Any]:
     left_out: dict[str, str] = {}
     with ExitStack() as stack:
+        caches = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compiled-")))
         workers: dict[str, Worker] = {}
         for name, peer in (peers | PRODUCTS).items():
             try:
                 if missing := peer.missing():
                     raise Failed(f"not installed: {', '.join(missing)}")
                 print(f"warming up {name}", file=sys.stderr, flush=True)
-                workers[name] = Worker(name, case)
+                workers[name] = start(name, case, caches / name)
                 stack.callback(workers[name].stop)
             except Failed as error:
                 if name == OURS:
@@ -148,7 +119,7 @@ def _measure(case: Case, peers: dict[str, Peer], count: int) -> dict[str, Any]:
     floor = product_rates[best] / operations if best else None
     rows = rounds.summarize(measured, floor)
     for row in rows:
-        row |= replies[row["name"]] | workers[row["name"]].hello
+        row |= workers[row["name"]].hello | replies[row["name"]]
         del row["seconds"]
     return {
         "case": vars(case),
@@ -179,25 +150,3 @@ def _text(result: dict[str, Any]) -> str:
     if fastest := rounds.fastest_peer(result["rows"]):
         lines.append(f"fastest peer: {fastest['name']}, ours/peer {fastest['ratio']['median']:.2f}")
     return "\n".join(lines)
-
-
-def _machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load_before": os.getloadavg()[0],
-    }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -86,16 +86,19 @@ def format_table(rows: list[dict[str, Any]], left_out: Mapping[str, str]) -> str
             f"{row['ratio']['median']:.2f}" if row["ratio"] else "-",
             _range(row["ratio"], 2) if row["ratio"] else "-",
             f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-",
-            *[
-                f"{row[memory] / 1e6:.0f}" if row.get(memory) else "-"
-                for memory in ("peak_memory", "peak_device_memory")
-            ],
+            _megabytes(row.get("peak_memory")),
+            _megabytes((row.get("compiling") or {}).get("peak_memory")),
+            _megabytes(row.get("peak_device_memory")),
         ]
         for row in rows
     ]
-    headers = ["", "images/s", "range", "ours/peer", "range", "of floor", "peak MB", "device MB"]
-    table = tabulate(cells, headers, disable_numparse=True, colalign=["left", *["right"] * 7])
+    headers = ["", "images/s", "range", "ours/peer", "range", "of floor", "peak MB", "compiling", "device MB"]
+    table = tabulate(cells, headers, disable_numparse=True, colalign=["left", *["right"] * 8])
     return "\n".join([table, *(f"{name}: {reason}" for name, reason in left_out.items())])
+
+
+def _megabytes(size: int | None) -> str:
+    return f"{size / 1e6:.0f}" if size else "-"
 
 
 def _range(of: Mapping[str, float], digits: int) -> str:

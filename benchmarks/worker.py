@@ -27,22 +27,31 @@ SHARING = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
 }
+CACHE_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 CPU_ONLY = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 class Worker:
     """The parent's end: starts the process, waits until it is warm, asks for rounds.
 
-    `hello` has its `parameters`, `device` and `warm_up_seconds`.
+    `hello` has its `parameters`, `device`, `warm_up_seconds` and, after these, `peak_memory` in bytes.
     """
 
-    def __init__(self, name: str, case: Case) -> None:
-        """Raises `Failed` if the contestant cannot be built or run."""
+    def __init__(self, name: str, case: Case, caches: Path, warm_up_steps: int = WARM_UP_STEPS) -> None:
+        """What the contestant compiles is kept in the folder `caches`, or taken from there.
+
+        Raises `Failed` if the contestant cannot be built or run.
+        """
         environment = QUIET | SHARING | (CPU_ONLY if case.device == "cpu" else {})
         environment |= (PEERS | PRODUCTS)[name].environment
+        environment |= {variable: str(caches) for variable in CACHE_VARIABLES}
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"  # as main.py has it
+        if case.devices > 1:
+            flag = f"--xla_force_host_platform_device_count={case.devices}"
+            environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `stop` closes it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", name, json.dumps(asdict(case))],
+            [sys.executable, "-m", "benchmarks.worker", name, json.dumps(asdict(case)), str(warm_up_steps)],
             cwd=ROOT,
             env=os.environ | environment,
             stdin=subprocess.PIPE,
@@ -87,7 +96,23 @@ class Worker:
         return reply
 
 
-def main(name: str, case: Case) -> None:
+def start(name: str, case: Case, caches: Path) -> Worker:
+    """A warm worker. One that compiles has compiled in a process before it, into the folder `caches`.
+
+    Compiling takes memory that later starts of the same program do not; so `hello["compiling"]` has the
+    `warm_up_seconds` and `peak_memory` of the process that did it. Raises `Failed` as `Worker` does.
+    """
+    compiling = None
+    if (PEERS | PRODUCTS)[name].compiles:
+        before = Worker(name, case, caches, warm_up_steps=1)
+        before.stop()
+        compiling = {key: before.hello[key] for key in ("warm_up_seconds", "peak_memory")}
+    worker = Worker(name, case, caches)
+    worker.hello["compiling"] = compiling
+    return worker
+
+
+def main(name: str, case: Case, warm_up_steps: int) -> None:
     """The worker's end: builds the contestant, warms it up, then serves rounds until the pipe closes."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get among the replies
@@ -101,9 +126,13 @@ def main(name: str, case: Case) -> None:
         contestant = module.make(name, case)
         if case.device == "gpu" and contestant.device == "cpu":
             raise RuntimeError("no GPU found; use --device=cpu")
-        contestant.run(WARM_UP_STEPS)
-        warm_up_seconds = time.perf_counter() - started
-        reply(parameters=contestant.parameters, device=contestant.device, warm_up_seconds=warm_up_seconds)
+        contestant.run(warm_up_steps)
+        reply(
+            parameters=contestant.parameters,
+            device=contestant.device,
+            warm_up_seconds=time.perf_counter() - started,
+            peak_memory=_peak_memory(),
+        )
         for line in sys.stdin:
             contestant.run(1)  # the others had the caches meanwhile
             started = time.perf_counter()
@@ -111,7 +140,7 @@ def main(name: str, case: Case) -> None:
             seconds = time.perf_counter() - started
             reply(
                 seconds=seconds,
-                peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                peak_memory=_peak_memory(),
                 peak_device_memory=contestant.peak_device_memory(),
             )
     except Exception as error:
@@ -120,5 +149,9 @@ def main(name: str, case: Case) -> None:
         raise
 
 
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Case(**json.loads(sys.argv[2])))
+    main(sys.argv[1], Case(**json.loads(sys.argv[2])), int(sys.argv[3]))

@@ -1,12 +1,16 @@
 """`metrics.jsonl` and TensorBoard's files: the same numbers in both, continued where a run was killed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metrics import MetricsWriter, ProgressBar
+
+ROOT = Path(__file__).parent.parent
 
 
 def lines(workdir: Path) -> list[dict]:
@@ -89,3 +93,10 @@ def test_progress_is_plain_lines_away_from_a_terminal(capfd: pytest.CaptureFixtu
         "epoch 1.50 step 25/100 loss 0.1235 accuracy 0.5000 10.0 images/s left 01:00",
         "epoch 1.50 validation loss 1.0000",
     ]
+
+
+def test_pytorch_is_not_imported_where_it_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("print('imported')")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import metrics; print('now'); import torch"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["now", "imported"], done.stderr

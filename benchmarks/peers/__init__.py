@@ -12,7 +12,11 @@ CLASSES = 6
 
 @dataclass(frozen=True)
 class Case:
-    """What every contestant of a run does: `task` is "train" or "inference", `device` "cpu" or "gpu"."""
+    """What every contestant of a run does: `task` is "train" or "inference", `device` "cpu" or "gpu".
+
+    The last two are for ours alone: how many images the data set has that batches come from (0: one
+    batch's), and over how many simulated devices of a CPU a batch is split.
+    """
 
     task: str
     depth: int
@@ -21,19 +25,21 @@ class Case:
     dtype: str
     device: str
     steps: int
+    dataset_size: int = 0
+    devices: int = 1
 
-    def images(self) -> np.ndarray:
-        """A batch of noise, uint8 [N, H, W, 3]."""
-        shape = (self.batch, self.image_size, self.image_size, 3)
+    def images(self, count: int = 0) -> np.ndarray:
+        """Noise, uint8 [N, H, W, 3]: `count` images, a batch by default."""
+        shape = (count or self.batch, self.image_size, self.image_size, 3)
         return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def normalized_images(self) -> np.ndarray:
         """The same batch as float32, normalised as a peer's loader hands it over."""
         return (self.images().astype(np.float32) / 255 - 0.5) / 0.25
 
-    def labels(self) -> np.ndarray:
-        """Labels int32 [N] of `CLASSES` classes."""
-        return np.arange(self.batch, dtype=np.int32) % CLASSES
+    def labels(self, count: int = 0) -> np.ndarray:
+        """Labels int32 [N] of `CLASSES` classes, `count` or a batch of them."""
+        return np.arange(count or self.batch, dtype=np.int32) % CLASSES
 
 
 class Contestant(NamedTuple):
@@ -58,6 +64,7 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("train", "inference")
     devices: tuple[str, ...] = ("cpu", "gpu")
+    compiles: bool = False  # and keeps what it compiled for the next process
 
     def missing(self) -> list[str]:
         """The packages that are not installed."""
@@ -65,16 +72,17 @@ class Peer:
 
 
 JAX = ("jax", "flax", "optax")
+FREEZING = {"TORCHINDUCTOR_FREEZING": "1"}
 PEERS = {
-    "ours": Peer("ours", JAX),
-    "flax": Peer("stock_flax", JAX),
+    "ours": Peer("ours", JAX, compiles=True),
+    "flax": Peer("stock_flax", JAX, compiles=True),
     "torch_eager": Peer("torch_resnet", ("torch",)),
-    "torch_compile": Peer("torch_resnet", ("torch",), {"TORCHINDUCTOR_FREEZING": "1"}),
-    "torch_max_autotune": Peer("torch_resnet", ("torch",), {"TORCHINDUCTOR_FREEZING": "1"}, devices=("gpu",)),
-    "torch_cuda_graph": Peer("torch_resnet", ("torch",), tasks=("train",), devices=("gpu",)),
+    "torch_compile": Peer("torch_resnet", ("torch",), FREEZING, compiles=True),
+    "torch_max_autotune": Peer("torch_resnet", ("torch",), FREEZING, devices=("gpu",), compiles=True),
+    "torch_cuda_graph": Peer("torch_resnet", ("torch",), tasks=("train",), devices=("gpu",), compiles=True),
     "torch_jit": Peer("torch_resnet", ("torch",), tasks=("inference",)),
     "keras_tf": Peer("keras_applications", ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow"}),
-    "keras_jax": Peer("keras_applications", ("keras", "jax"), {"KERAS_BACKEND": "jax"}),
+    "keras_jax": Peer("keras_applications", ("keras", "jax"), {"KERAS_BACKEND": "jax"}, compiles=True),
 }
 # Matrix products: they give the floor.
 PRODUCTS = {

@@ -30,14 +30,16 @@ def make(name: str, case: Case) -> Contestant:
 
     mesh = make_mesh(case.batch)
     network = Network(config, CLASSES)
-    split = put_on_devices(Split(case.images(), case.labels()), mesh)
+    size = case.dataset_size or case.batch
+    split = put_on_devices(Split(case.images(size), case.labels(size)), mesh)
     if case.task == "train":
         schedule = learning_rate_schedule(config, 1)
         optimizer = make_optimizer(config, schedule)
         run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
         state = jax.device_put(init_state(network, optimizer, config), replicated(mesh))
         parameters = _count(state.params)
-        permutation = jax.device_put(np.arange(case.batch, dtype=np.int32), replicated(mesh))
+        order = np.random.default_rng(0).permutation(size).astype(np.int32)
+        permutation = jax.device_put(order, replicated(mesh))
 
         def run(steps: int) -> None:
             nonlocal state

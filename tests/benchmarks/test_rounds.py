@@ -82,11 +82,11 @@ def test_fastest_peer_is_by_median_and_never_ours() -> None:
 
 def test_table_has_every_row_and_whoever_is_left_out() -> None:
     rows = summarize({"ours": [60.0, 62.0], "peer": [30.0, 31.0]}, floor_rate=100.0)
-    rows[0]["peak_memory"] = 1_234_000_000
+    rows[0] |= {"peak_memory": 1_234_000_000, "compiling": {"peak_memory": 2_345_000_000}}
     table = format_table(rows, {"keras_tf": "not installed: tensorflow"})
     ours, peer, left_out = table.splitlines()[2:]
-    assert ours.split() == ["ours", "61.0", "60.0-62.0", "1.00", "1.00-1.00", "0.61", "1234", "-"]
-    assert peer.split() == ["peer", "30.5", "30.0-31.0", "2.00", "2.00-2.00", "0.30", "-", "-"]
+    assert ours.split() == ["ours", "61.0", "60.0-62.0", "1.00", "1.00-1.00", "0.61", "1234", "2345", "-"]
+    assert peer.split() == ["peer", "30.5", "30.0-31.0", "2.00", "2.00-2.00", "0.30", "-", "-", "-"]
     assert left_out == "keras_tf: not installed: tensorflow"
 
 

@@ -1,0 +1,55 @@
+"""What the benchmarks' command lines have in common."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.rounds import Failed
+from errors import UserError
+from resnet.model import STAGES
+
+DEPTHS = sorted(STAGES)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Tells defaults, and leaves the lines of a module's documentation as they are."""
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has: `--device` and `--json`."""
+    made = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    made.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    made.add_argument("--json", type=Path, default=None, metavar="PATH", help="write the report there too")
+    return made
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """An option's type: a whole number, `low` or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number, at least {low}")
+        return int(text)
+
+    return parse
+
+
+def list_of(parse: Callable[[str], int]) -> Callable[[str], list[int]]:
+    """An option's type: what `parse` takes, several times, with commas between."""
+    return lambda text: [parse(part) for part in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    """An option's type: names with commas between."""
+    return [name for name in text.split(",") if name]
+
+
+def exit_code(benchmark: Callable[[], None]) -> int:
+    """Runs `benchmark`; tells in one line what a user got wrong (2) or which process broke down (1)."""
+    try:
+        benchmark()
+    except (UserError, Failed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    return 0

@@ -1,0 +1,245 @@
+"""Seconds from the command to the first finished training step: `python -m benchmarks.startup --help`.
+
+A round starts `python main.py --config=configs/signs.py ...` four times: with an empty compilation cache
+(`first`); with what that start left there (`warm`); once more by `benchmarks.startup_phases`, which tells
+where the time goes; and once under `python -X importtime`, which tells what the imports cost.
+
+Counted: all from starting the process to the first step's line in metrics.jsonl, among it reading a data
+set of the size of SIGNS (noise in HDF5 files) and drawing the initial weights. Not counted: making that
+data set, and a disk that has not read Python's files before.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks import command_line, rounds
+from benchmarks.command_line import DEPTHS, at_least, exit_code
+from benchmarks.machine import stamp
+from benchmarks.peers import CLASSES
+from benchmarks.rounds import Failed, spread
+from benchmarks.worker import CPU_ONLY, QUIET, ROOT
+from metrics import METRICS_FILE
+
+CASE = ("depth", "batch", "image_size", "images", "device")
+TEST_IMAGES = 120
+POLL_SECONDS = 0.002
+PACKAGES = ("jax", "flax", "orbax")
+# A line of -X importtime: its own and its whole microseconds, two more spaces a level of nesting, the name.
+IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*\d+ \| ( *)(\S+)$")
+
+
+class Start(NamedTuple):
+    """One start: seconds to the first finished step, largest resident bytes until then, and its stderr."""
+
+    seconds: float
+    peak_memory: int
+    messages: str
+
+
+def main() -> int:
+    """Runs the benchmark from the command line and returns the exit code."""
+    options, settings = _parse()
+    return exit_code(lambda: _run(options, settings))
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the settings that go on to main.py."""
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50)
+    parser.add_argument("--batch", type=at_least(1), default=32)
+    parser.add_argument("--image_size", type=at_least(32), default=64, help="pixels a side")
+    parser.add_argument("--images", type=at_least(1), default=1080, help="to train on")
+    parser.add_argument("--rounds", type=at_least(1), default=3)
+    parser.epilog = "Any --config.FIELD=VALUE goes on to main.py, such as --config.model.width=32."
+    options, settings = parser.parse_known_args()
+    for setting in settings:
+        if not setting.startswith("--config."):
+            parser.error(f"unrecognized arguments: {setting}")
+    return options, settings
+
+
+def _run(options: argparse.Namespace, settings: list[str]) -> None:
+    fields = {
+        "data.image_size": options.image_size,
+        "model.depth": options.depth,
+        "batch_size": options.batch,
+        "steps_per_call": 1,  # the first line of the metrics is the first step's
+    }
+    all_settings = [*(f"--config.{name}={value}" for name, value in fields.items()), *settings]
+    _import_once()
+    with tempfile.TemporaryDirectory(prefix="startup-") as folder:
+        write_dataset(Path(folder), options.images, options.image_size)
+        all_settings.append(f"--config.data.dir={folder}")
+        measured = [measure(all_settings, options.device) for _ in range(options.rounds)]
+    report = {
+        "benchmark": "startup",
+        **stamp(),
+        "rounds": options.rounds,
+        "case": {name: getattr(options, name) for name in CASE} | {"settings": settings},
+        "results": _spreads(measured),
+    }
+    print(format_report(report))
+    if options.json:
+        rounds.write_json(options.json, report)
+
+
+def write_dataset(folder: Path, images: int, image_size: int) -> None:
+    """Writes noise in the form of SIGNS: `images` to train on, 120 to test, uint8 `[N, H, W, 3]`."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", images), ("test", TEST_IMAGES)):
+        with h5py.File(folder / f"{split}_signs.h5", "w") as file:
+            shape = (count, image_size, image_size, 3)
+            file[f"{split}_set_x"] = rng.integers(0, 256, shape, np.uint8)
+            file[f"{split}_set_y"] = np.arange(count) % CLASSES
+            file["list_classes"] = np.arange(CLASSES)
+
+
+def measure(settings: list[str], device: str) -> dict[str, dict[str, float]]:
+    """One round, with a compilation cache of its own: seconds and bytes by name, in four groups."""
+    with tempfile.TemporaryDirectory(prefix="startup-") as folder:
+        environment = environment_of(device, folder)
+
+        def arguments(name: str) -> list[str]:
+            return ["--config=configs/signs.py", f"--workdir={folder}/{name}", *settings]
+
+        def start(name: str, *interpreter_options: str) -> Start:
+            command = [sys.executable, *interpreter_options, "main.py", *arguments(name)]
+            return first_step(command, Path(folder, name), environment)
+
+        first, warm = start("first"), start("warm")
+        phases = phase_seconds(arguments("phases"), environment)
+        imports = import_seconds(start("imports", "-X", "importtime").messages)
+    return {
+        "first": {"seconds": first.seconds, "peak_memory": first.peak_memory},
+        "warm": {"seconds": warm.seconds, "peak_memory": warm.peak_memory},
+        "phases": phases,
+        "imports": imports,
+    }
+
+
+def environment_of(device: str, cache: str) -> dict[str, str]:
+    """The environment of a start on `device` whose compilation cache is within the folder `cache`."""
+    # JAX's own variables would come before what main.py sets.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    return environment | QUIET | (CPU_ONLY if device == "cpu" else {}) | {"XDG_CACHE_HOME": cache}
+
+
+def first_step(command: list[str], workdir: Path, environment: dict[str, str]) -> Start:
+    """Starts a training in `workdir` and kills it once its first step is in metrics.jsonl.
+
+    Raises `Failed` if it ends before that.
+    """
+    metrics = workdir / METRICS_FILE
+    with tempfile.TemporaryFile("w+") as log:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=log, text=True
+        )
+        try:
+            while not (metrics.exists() and metrics.stat().st_size):
+                if process.poll() is not None:
+                    log.seek(0)
+                    last = log.read().strip().splitlines()[-1:]
+                    raise Failed(f"main.py ended with exit code {process.returncode}: {' '.join(last)[:300]}")
+                time.sleep(POLL_SECONDS)
+            seconds = time.perf_counter() - started
+        finally:
+            if process.returncode is None:
+                process.kill()
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        return Start(seconds, usage.ru_maxrss * 1024, log.read())
+
+
+def phase_seconds(arguments: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Seconds of each phase of a start, by `benchmarks.startup_phases`."""
+    command = [sys.executable, "-m", "benchmarks.startup_phases", repr(time.time()), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"startup_phases: {' '.join(done.stderr.strip().splitlines()[-1:])[:300]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def import_seconds(messages: str) -> dict[str, float]:
+    """Seconds of the imports that `python -X importtime` lists in `messages`, by package.
+
+    A module counts for the nearest of `PACKAGES` among itself and those that were importing it; what no
+    such package asked for is the "rest".
+    """
+    seconds = dict.fromkeys((*PACKAGES, "rest"), 0.0)
+    importing: list[str] = []  # by level of nesting
+    # A module's line comes after those of the modules that it imports: backwards, importers come first.
+    for line in reversed(messages.splitlines()):
+        if match := IMPORT_LINE.match(line):
+            own, indent, module = match.groups()
+            level = len(indent) // 2
+            package = module.partition(".")[0]
+            outer = importing[level - 1] if level else "rest"
+            importing[level:] = [package if package in PACKAGES else outer]
+            seconds[importing[level]] += int(own) / 1e6
+    return seconds
+
+
+def _import_once() -> None:
+    """Has the system read the files that all starts read, and Python compile them."""
+    subprocess.run([sys.executable, "-c", "import modes, train"], cwd=ROOT, check=True)
+
+
+def _spreads(measured: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    return {
+        group: {
+            name: spread(values)._asdict() | {"rounds": values}
+            for name in names
+            for values in [[of_round[group][name] for of_round in measured]]
+        }
+        for group, names in measured[0].items()
+    }
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report for people to read."""
+    case, results = report["case"], report["results"]
+    starts = [
+        [
+            {"first": "first start", "warm": "warm compilation cache"}[name],
+            *_seconds(results[name]["seconds"]),
+            f"{results[name]['peak_memory']['median'] / 1e6:.0f}",
+        ]
+        for name in ("first", "warm")
+    ]
+    lines = [
+        f"to the first finished step: ResNet-{case['depth']}, batch {case['batch']} of {case['image_size']}x"
+        f"{case['image_size']}, {case['device']} {' '.join(case['settings'])}",
+        tabulate(starts, ["", "seconds", "range", "peak MB"], disable_numparse=True, colalign=_COLUMNS),
+    ]
+    for group, title in (("phases", "warm start, by phase"), ("imports", "imports, by package")):
+        cells = [[name, *_seconds(values)] for name, values in results[group].items()]
+        of_rounds = zip(*(values["rounds"] for values in results[group].values()), strict=True)
+        cells.append(["all", *_seconds(spread([sum(of_round) for of_round in of_rounds])._asdict())])
+        table = tabulate(cells, [title, "seconds", "range"], disable_numparse=True, colalign=_COLUMNS[:3])
+        lines += ["", table]
+    return "\n".join(lines)
+
+
+_COLUMNS = ("left", "right", "right", "right")
+
+
+def _seconds(values: dict[str, float]) -> tuple[str, str]:
+    return f"{values['median']:.2f}", f"{values['low']:.2f}-{values['high']:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""The table of benchmarks/results for the README: `python -m benchmarks.table [--print]`.
+
+Puts it between the README's two marker comments, in place of what is there.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks.command_line import HelpFormatter, exit_code
+from benchmarks.peers import PEERS
+from benchmarks.rounds import OURS, fastest_peer
+from benchmarks.suite import RESULTS, ROWS
+from benchmarks.worker import ROOT
+from errors import UserError
+from files import write_whole
+
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+DASH, TIMES = "–", "×"  # noqa: RUF001
+PICTURE = "docs/growth.png"
+Report = Mapping[str, Any]
+
+
+def main() -> int:
+    """Runs the command line and returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--print", action="store_true", help="print the table, leave the README as it is")
+    options = parser.parse_args()
+    return exit_code(lambda: _run(options.print))
+
+
+def _run(only_print: bool) -> None:
+    text = format_reports(read_reports(RESULTS))
+    if only_print:
+        print(text)
+        return
+    readme = ROOT / "README.md"
+    write_whole(readme, replaced(readme.read_text(), text))
+
+
+def read_reports(folder: Path) -> list[Report]:
+    """The reports of the suite's rows that have been measured, in the suite's order.
+
+    Raises:
+        UserError: there are none, or one is not what a benchmark writes.
+    """
+    paths = [folder / f"{row.name}.json" for rows in ROWS.values() for row in rows]
+    reports = []
+    for path in paths:
+        if path.exists():
+            try:
+                reports.append(json.loads(path.read_text()))
+            except ValueError as error:
+                raise UserError(
+                    f"{path}: not JSON ({error}); measure it again:"
+                    f" python -m benchmarks.suite --only={path.stem}"
+                ) from None
+    if not reports:
+        raise UserError(f"{folder}: no reports there; measure some: python -m benchmarks.suite")
+    return reports
+
+
+def replaced(text: str, table: str) -> str:
+    """`text` with `table` between its markers.
+
+    Raises:
+        UserError: it has no such pair of markers.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"README.md: no {BEGIN} with {END} after it; expected both around the table's place")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def format_reports(reports: list[Report]) -> str:
+    """Markdown: where and with what, then the tables; once for each machine and set of versions."""
+    parts = []
+    for heading, group in groupby(sorted(reports, key=_where), _where):
+        group = list(group)
+        parts.append(heading)
+        results = [result for report in group for result in report.get("results", []) if "rows" in result]
+        if results:
+            parts.append(contest_table(results))
+        for report in group:
+            if report["benchmark"] == "startup":
+                parts.append(startup_table(report))
+            elif report["benchmark"] == "growth":
+                parts.append(growth_table(report))
+    return "\n\n".join(parts)
+
+
+def _where(report: Report) -> str:
+    machine, versions = report["machine"], report["versions"]
+    used = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "jaxlib")
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {used}:"
+
+
+def contest_table(results: list[Mapping[str, Any]]) -> str:
+    """One row a case: images/s of all, ours over the fastest peer (bold) and over stock Flax, memory."""
+    found = {row["name"] for result in results for row in result["rows"]}
+    peers = [name for name in PEERS if name in found - {OURS}]
+    cells = []
+    for result in results:
+        rows = {row["name"]: row for row in result["rows"]}
+        rates = {name: f"{row['images_per_second']['median']:.1f}" for name, row in rows.items()}
+        fastest = fastest_peer(result["rows"])
+        if fastest:
+            rates[fastest["name"]] = f"**{rates[fastest['name']]}**"
+        floor = rows[OURS]["share_of_floor"]
+        cells.append(
+            [
+                _case(result["case"]),
+                *(rates.get(name, "") for name in (OURS, *peers)),
+                _spread(fastest["ratio"], 2) if fastest else "",
+                _spread(rows["flax"]["ratio"], 2) if "flax" in rows else "",
+                f"{floor:.2f}" if floor else "",
+                _memory(rows),
+            ]
+        )
+    comparisons = ["ours / fastest", "ours / flax", "of floor", "peak MB: ours, leanest"]
+    return _markdown(cells, ["images/s", OURS, *peers, *comparisons])
+
+
+def _case(case: Mapping[str, Any]) -> str:
+    dtype = "" if case["dtype"] == "float32" else f", {case['dtype']}"
+    return f"{case['task']}, ResNet-{case['depth']}, {_batch(case)}{dtype}"
+
+
+def _batch(case: Mapping[str, Any]) -> str:
+    return f"{case['batch']} of {case['image_size']}{TIMES}{case['image_size']}"
+
+
+def _memory(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    key = "peak_device_memory" if rows[OURS]["peak_device_memory"] else "peak_memory"
+    peers = {name: row[key] for name, row in rows.items() if name != OURS and row[key]}
+    leanest = min(peers, key=peers.get, default=None)
+    return f"{rows[OURS][key] / 1e6:.0f}" + (f", {peers[leanest] / 1e6:.0f} ({leanest})" if leanest else "")
+
+
+def _spread(values: Mapping[str, float], digits: int) -> str:
+    median, low, high = (f"{values[name]:.{digits}f}" for name in ("median", "low", "high"))
+    return f"{median} ({low}{DASH}{high})"
+
+
+def _markdown(cells: list[list[str]], headers: list[str]) -> str:
+    sides = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(cells, headers, "github", disable_numparse=True, colalign=sides)
+
+
+def startup_table(report: Report) -> str:
+    """The two starts, and below them where the second one's time goes."""
+    results = report["results"]
+    starts = {"first": "first, empty compilation cache", "warm": "second, warm compilation cache"}
+    cells = [
+        [text, _spread(results[name]["seconds"], 1), f"{results[name]['peak_memory']['median'] / 1e6:.0f}"]
+        for name, text in starts.items()
+    ]
+    title = f"start to first finished step, ResNet-{report['case']['depth']}, {_batch(report['case'])}"
+    parts = {
+        group: ", ".join(f"{name} {values['median']:.2f}" for name, values in results[group].items())
+        for group in ("phases", "imports")
+    }
+    sentence = f"Seconds of the second start: {parts['phases']}. Of the imports: {parts['imports']}."
+    return f"{_markdown(cells, [title, 'seconds', 'peak MB'])}\n\n{sentence}"
+
+
+def growth_table(report: Report) -> str:
+    """The picture of the growth, and the times and the memory of its points."""
+    cells = [
+        [
+            f"{point['axis'].replace('_', ' ')} {point['case'][point['axis']]:,}"
+            if point["axis"]
+            else "base",
+            f"{point['seconds_per_step']['median']:.3f}",
+            f"{point['images_per_second']['median']:.1f}",
+            f"{point['peak_memory'] / 1e6:.0f}",
+        ]
+        for point in report["points"]
+    ]
+    base = report["base"]
+    title = f"train, base: ResNet-{base['depth']}, {_batch(base)}, data set {base['dataset_size']:,}"
+    table = _markdown(cells, [title, "s/step", "images/s", "peak MB"])
+    return f"![Seconds a step, images a second and peak memory along five axes]({PICTURE})\n\n{table}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
