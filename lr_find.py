@@ -65,23 +65,18 @@ def find_learning_rate(config: ConfigDict, steps: int = STEPS) -> dict[str, Any]
 def suggest(rates: np.ndarray, losses: np.ndarray) -> dict[str, float | None]:
     """What a range test says: `losses` [steps] at the learning `rates` [steps], ascending.
 
-    `lowest` is the rate of the lowest smoothed loss, `steepest` that at which it falls fastest by decade
-    before, `suggestion` a tenth of `lowest`: near the largest rate that still trains. All are None where
-    the loss hardly falls.
+    `lowest` is the rate at which the smoothed loss is lowest: beyond, training is ragged or bursts. Rates
+    from a tenth of it up to it are usual for the peak of a schedule; `suggestion` is their middle, half
+    a decade below. Both are None where the loss hardly falls.
     """
-    nothing = dict.fromkeys(("suggestion", "lowest", "steepest"))
-    if len(losses) < 3:
+    nothing = dict.fromkeys(("suggestion", "lowest"))
+    if not len(losses):
         return nothing
     smoothed = smooth(losses)
     lowest = int(smoothed.argmin())
-    if lowest < 2 or smoothed[lowest] > (1 - LEAST_FALL) * smoothed[0]:
+    if smoothed[lowest] > (1 - LEAST_FALL) * smoothed[0]:
         return nothing
-    slopes = np.gradient(smoothed[: lowest + 1], np.log10(rates[: lowest + 1]))
-    return {
-        "suggestion": float(rates[lowest] / 10),
-        "lowest": float(rates[lowest]),
-        "steepest": float(rates[slopes.argmin()]),
-    }
+    return {"suggestion": float(rates[lowest] / 10**0.5), "lowest": float(rates[lowest])}
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:

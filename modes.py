@@ -75,16 +75,15 @@ def lr_find(config: ConfigDict, workdir: Path) -> int:
 
     found = find_learning_rate(config)
     rates, losses = np.array(found["learning_rates"]), np.array(found["losses"])
-    names = ("suggestion", "lowest", "steepest")
-    marks = {name: found[name] for name in names if found[name] is not None}
+    marks = {name: found[name] for name in ("suggestion", "lowest") if found[name]}
     report.write_json(found, workdir / "lr_find.json")
     if len(losses):
         figure = figures.range_test(rates, losses, smooth(losses), marks)
         report.write_file(figures.encode_figure(figure), workdir / "lr_find.png")
     if marks:
         print(
-            f"suggestion: --config.optimizer.learning_rate={marks['suggestion']:.1g} (a tenth of where the"
-            f" loss is lowest, {marks['lowest']:.1g}; it falls fastest at {marks['steepest']:.1g})"
+            f"suggestion: --config.optimizer.learning_rate={marks['suggestion']:.2g}"
+            f" (the loss is lowest at {marks['lowest']:.2g})"
         )
     else:
         print("no suggestion: the loss did not fall at any learning rate")

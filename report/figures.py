@@ -121,6 +121,22 @@ def reliability(calibration: dict[str, Any]) -> Figure:
     return figure
 
 
+def corruptions(measured: dict[str, Any]) -> Figure:
+    """Accuracy by corruption and severity, for what `evaluate_corruptions` returns."""
+    names = [*measured["corruptions"], "mean"]
+    table = np.array([*measured["corruptions"].values(), measured["by_severity"]])
+    table = np.column_stack([table, table.mean(1)])
+    figure = Figure(figsize=(7, 0.6 + 0.3 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(table, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(table.shape[1]), [*map(str, range(1, table.shape[1])), "mean"])
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="severity")
+    for (row, column), accuracy in np.ndenumerate(table):
+        axes.text(column, row, f"{accuracy:.3f}", ha="center", va="center", fontsize="small")
+    return figure
+
+
 def range_test(
     rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, marks: dict[str, float]
 ) -> Figure:
@@ -129,7 +145,7 @@ def range_test(
     axes = figure.subplots()
     axes.plot(rates, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="loss of each step")
     axes.plot(rates, smoothed, color="tab:blue", label="smoothed")
-    for (name, rate), colour in zip(marks.items(), ("tab:red", "tab:orange", "tab:green"), strict=False):
+    for (name, rate), colour in zip(marks.items(), ("tab:red", "tab:orange"), strict=False):
         axes.axvline(rate, color=colour, linestyle="--", label=f"{name} {rate:.2g}")
     # What diverges at the end would flatten all that comes before.
     low, first = smoothed.min(), smoothed[0]

@@ -27,7 +27,7 @@ STAGES = ("stage4", "stage3", "stage2")  # of Grad-CAM; the last one's map is 2x
 
 
 class Table(NamedTuple):
-    """Rows under headers, all text; a row whose index is in `marked` stands out."""
+    """Rows of text under headers; a row whose index is in `marked` stands out."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -52,13 +52,14 @@ def write_report(
         UserError: there is no trained run, its data cannot be read, or the report cannot be written.
     """
     run = load_run(workdir, checkpoint, raw)
-    summary = _read_summary(workdir)
+    summary = _read_json(workdir / "summary.json")
     logits, measured = run.report(split_name)
     history = read_metrics(workdir)
     sections = [
         _curves(history, summary, run),
         *_classes(measured),
         *_examples(run, split_name, logits),
+        *_corruptions(run, workdir, split_name),
         _batch(run),
         _course(history),
         *_settings(run, summary),
@@ -193,6 +194,19 @@ def _examples(run: TrainedRun, split_name: str, logits: np.ndarray) -> list[Sect
     return [*sections, Section("Grad-CAM", text, {"grad_cam.png": picture})]
 
 
+def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Section]:
+    """What `--mode=eval --corruptions=standard` last found, if it was about these weights."""
+    measured = _read_json(workdir / f"eval_{split_name}_standard_corruptions.json")
+    if (measured.get("step"), measured.get("weights")) != (run.step, run.kind):
+        return []
+    text = (
+        f"Accuracy under corruptions in the manner of ImageNet-C (Hendrycks & Dietterich 2019):"
+        f" {measured['mean']:.4f} in the mean, {measured['clean']:.4f} on clean images."
+    )
+    picture = figures.encode_figure(figures.corruptions(measured))
+    return [Section("Corruptions", text, {"corruptions.png": picture})]
+
+
 def _batch(run: TrainedRun) -> Section:
     config = run.config.copy_and_resolve_references()
     config.batch_size = run.batch_size
@@ -232,10 +246,10 @@ def _settings(run: TrainedRun, summary: dict[str, Any]) -> list[Section]:
     return sections
 
 
-def _read_summary(workdir: Path) -> dict[str, Any]:
-    """What a finished run wrote, empty for one that is not."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """What `path` holds, empty where it is not there, or no JSON."""
     try:
-        return json.loads((workdir / "summary.json").read_text())
+        return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
 

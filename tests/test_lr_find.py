@@ -11,19 +11,18 @@ from lr_find import HIGHEST, LOWEST, find_learning_rate, smooth, suggest
 RATES = np.geomspace(1e-5, 10, 121)
 
 
-def test_suggestion_is_a_tenth_of_where_the_loss_is_lowest() -> None:
+def test_suggestion_is_half_a_decade_below_where_the_loss_is_lowest() -> None:
     # Falls from 2 to 1 around 1e-3, bursts from 1e-1 on.
     decades = np.log10(RATES)
     losses = 2 - 1 / (1 + np.exp(-6 * (decades + 3))) + 50 * np.maximum(decades + 1, 0)
     found = suggest(RATES, losses)
     assert found["lowest"] == pytest.approx(0.1, rel=0.3)
-    assert found["suggestion"] == pytest.approx(found["lowest"] / 10)
-    assert 1e-3 < found["steepest"] < 6e-3  # smoothing lags by less than a decade
+    assert found["suggestion"] == pytest.approx(found["lowest"] / np.sqrt(10))
 
 
-@pytest.mark.parametrize("losses", [np.full(121, 1.8), np.linspace(1, 5, 121), np.array([2.0, 1.0])])
+@pytest.mark.parametrize("losses", [np.full(121, 1.8), np.linspace(1, 5, 121), np.array([])])
 def test_no_suggestion_where_nothing_falls(losses: np.ndarray) -> None:
-    assert suggest(RATES[: len(losses)], losses) == dict.fromkeys(("suggestion", "lowest", "steepest"))
+    assert suggest(RATES[: len(losses)], losses) == dict.fromkeys(("suggestion", "lowest"))
 
 
 def test_smoothing_starts_at_the_first_loss_and_averages() -> None:

@@ -287,6 +287,16 @@ def test_report_that_fails_loses_nothing(
     assert (copy / "summary.json").read_bytes() == (workdir / "summary.json").read_bytes()
 
 
+def test_report_shows_corruptions_of_the_same_weights_alone(run: Run, workdir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    picture = copy / "report" / "corruptions.png"
+    assert run("--mode=eval", "--corruptions=standard", f"--workdir={copy}").code == 0
+    assert run("--mode=report", f"--workdir={copy}").code == 0
+    assert Image.open(picture).height > 400
+    assert run("--mode=report", "--raw", f"--workdir={copy}").code == 0
+    assert not picture.exists()
+
+
 def test_eval_under_corruptions(run: Run, workdir: Path) -> None:
     result = run("--mode=eval", "--corruptions=extra", "--json", f"--workdir={workdir}")
     assert (result.code, result.err) == (0, "")
@@ -316,7 +326,7 @@ def test_audit_of_a_config_and_of_a_run(
 def test_lr_find_writes_its_curve(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = np.geomspace(1e-5, 1, 50)
     for losses, expected in (
-        (np.abs(np.log10(rates) + 2) + 1, "suggestion: --config.optimizer.learning_rate=0.00"),
+        (np.abs(np.log10(rates) + 2) + 1, "suggestion: --config.optimizer.learning_rate=0.012"),
         (np.full(50, 1.8), "no suggestion"),
     ):
         found = {"learning_rates": rates.tolist(), "losses": losses.tolist(), **suggest(rates, losses)}
