@@ -1,19 +1,104 @@
 """Evaluation of a network on a split: one jitted pass, every image counted once (DESIGN D6)."""
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 from tabulate import tabulate
+from tqdm import tqdm
 
+import datasets
+import settings
+from datasets.duplicates import has_twin
 from datasets.types import Split
-from input_pipeline import BATCH_AXIS, evaluation_batches
+from errors import UserError
+from input_pipeline import BATCH_AXIS, evaluation_batches, make_mesh, replicated
+from resnet.checkpoint import Which
+from resnet.classifier import load_trained
 from resnet.network import Network, Weights
 
+CALIBRATION_BINS = 15  # as Guo et al. 2017 take
+
 Predictor = Callable[[Weights, np.ndarray], np.ndarray]
+
+
+class TrainedRun(NamedTuple):
+    """A run read back to be measured.
+
+    `splits` are those of its data by name: train (as trained on), val if it held one out, test.
+    `predict` takes images uint8 [N, H, W, 3] to logits float32 [N, classes]. `kind` of weights is `raw`
+    or `ema`, `batch_size` a multiple of the number of devices here.
+    """
+
+    config: ConfigDict
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    network: Network
+    weights: Weights
+    step: int
+    kind: str
+    batch_size: int
+    predict: Callable[[np.ndarray], np.ndarray]
+
+    def split(self, name: str) -> Split:
+        """The split of that name.
+
+        Raises:
+            UserError: the run held out no validation images, and `name` is val.
+        """
+        if name not in self.splits:
+            raise UserError(
+                f"--split={name}: the run held out no validation images (config.data.val_fraction and"
+                " config.data.folds are 0); expected --split=train or --split=test"
+            )
+        return self.splits[name]
+
+    def report(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """Logits float32 [N, classes] on the split `name`, and their `full_report`."""
+        split = self.split(name)
+        logits = self.predict(split.images)
+        twins = None if name == "train" else has_twin(split.images, self.splits["train"].images)
+        return logits, full_report(logits, split.labels, self.class_names, twins)
+
+
+def load_run(workdir: Path, checkpoint: Which, raw: bool) -> TrainedRun:
+    """Loads the network that a run trained in `workdir`, and its data.
+
+    Raises:
+        UserError: there is no trained run, its data cannot be read, or have other classes by now.
+    """
+    config, class_names = settings.load(workdir)
+    trained = load_trained(workdir, checkpoint, raw)
+    dataset = datasets.load(config.data)
+    if dataset.class_names != class_names:
+        raise UserError(
+            f"data set {config.data.name}: its classes are {', '.join(dataset.class_names)}, but the run was"
+            f" trained on {', '.join(class_names)}; expected the data set that it was trained on"
+        )
+    train, val = datasets.train_val_split(dataset.train, config.data)
+    splits = {"train": train} | ({} if val is None else {"val": val}) | {"test": dataset.test}
+    devices = jax.local_device_count()
+    batch_size = -(-config.batch_size // devices) * devices  # The run may have had other devices.
+    mesh = make_mesh(batch_size)
+    network = trained.classifier.network
+    weights = jax.device_put(trained.classifier.weights, replicated(mesh))
+    predictor = make_predictor(network, batch_size, mesh)
+    return TrainedRun(
+        config,
+        class_names,
+        splits,
+        network,
+        weights,
+        trained.step,
+        trained.kind,
+        batch_size,
+        lambda images: predictor(weights, images),
+    )
 
 
 def make_predictor(network: Network, batch_size: int, mesh: Mesh) -> Predictor:
@@ -56,10 +141,41 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def full_report(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Accuracy, loss, confusion matrix (rows: true class) and precision and recall of every class.
+def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
+    """How far the probability of the predicted class is to be believed.
 
-    Precision is None for a class that is never predicted, recall for one without images.
+    Images fall into `bins` of equal width by that probability; `ece`, the expected calibration error, is
+    the mean over images of the gap between their bin's accuracy and mean probability (Guo et al. 2017,
+    arXiv:1706.04599, section 2). Returns it with the `bins` that hold images: `low`, `high`, `images`,
+    `confidence` (mean probability) and `accuracy`.
+    """
+    confidence = np.exp(log_softmax(logits).max(-1))
+    hits = logits.argmax(-1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = [
+        {
+            "low": i / bins,
+            "high": (i + 1) / bins,
+            "images": int((index == i).sum()),
+            "confidence": float(confidence[index == i].mean()),
+            "accuracy": float(hits[index == i].mean()),
+        }
+        for i in np.unique(index).tolist()
+    ]
+    gaps = [row["images"] * abs(row["accuracy"] - row["confidence"]) for row in rows]
+    return {"ece": sum(gaps) / len(labels), "bins": rows}
+
+
+def full_report(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    twins: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Accuracy, loss, calibration, confusion matrix (rows: true class), precision and recall of every class.
+
+    Precision is None for a class that is never predicted, recall for one without images. `twins`, bool
+    [N], says which images have a near duplicate in training: those without are then measured apart too.
     """
     count = len(class_names)
     confusion = np.zeros((count, count), int)
@@ -74,21 +190,71 @@ def full_report(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, 
         }
         for i, name in enumerate(class_names)
     ]
-    return {
+    report = {
         **accuracy_and_loss(logits, labels),
         "images": len(labels),
         "classes": classes,
         "confusion_matrix": confusion.tolist(),
+        "calibration": calibration(logits, labels),
     }
+    if twins is not None:
+        alone = ~twins
+        measured = accuracy_and_loss(logits[alone], labels[alone]) if alone.any() else {}
+        report["without_twins"] = {**measured, "images": int(alone.sum())}
+    return report
+
+
+def evaluate_corruptions(
+    predict: Callable[[np.ndarray], np.ndarray], split: Split, group: str
+) -> dict[str, Any]:
+    """Accuracy under each corruption of `group`, standard or extra, at each severity; see `corruptions`.
+
+    Returns `clean`, `corruptions` (name to the accuracies of severities 1 to 5), `by_severity` (their means
+    over corruptions) and `mean` (over all).
+    """
+    from datasets import corruptions  # brings SciPy, which no other mode needs
+
+    accuracies = {name: [] for name in corruptions.GROUPS[group]}
+    steps = [(name, severity) for name in accuracies for severity in corruptions.SEVERITIES]
+    for name, severity in tqdm(steps, unit="set", disable=None, leave=False):
+        images = corruptions.corrupt(split.images, name, severity)
+        accuracies[name].append(float(np.mean(predict(images).argmax(-1) == split.labels)))
+    table = np.array(list(accuracies.values()))
+    return {
+        "clean": float(np.mean(predict(split.images).argmax(-1) == split.labels)),
+        "mean": float(table.mean()),
+        "by_severity": table.mean(0).tolist(),
+        "corruptions": accuracies,
+        "images": len(split.labels),
+    }
+
+
+def format_corruptions(measured: dict[str, Any]) -> str:
+    """The table that `--mode=eval --corruptions` prints for what `evaluate_corruptions` returns."""
+    accuracies = measured["corruptions"]
+    rows = [[name, *row, np.mean(row)] for name, row in accuracies.items()]
+    rows.append(["mean", *measured["by_severity"], measured["mean"]])
+    severities = [f"severity {i}" for i in range(1, len(measured["by_severity"]) + 1)]
+    head = f"accuracy {measured['clean']:.4f} clean, {measured['mean']:.4f} mean under corruptions"
+    table = tabulate(rows, headers=["corruption", *severities, "mean"], floatfmt=".3f")
+    return f"{head}   images {measured['images']}\n\n{table}"
 
 
 def format_report(report: dict[str, Any]) -> str:
     """The tables that `--mode=eval` prints for a `full_report`."""
     names = [row["class"] for row in report["classes"]]
     confusion = [[name, *row] for name, row in zip(names, report["confusion_matrix"], strict=True)]
+    head = [
+        f"accuracy {report['accuracy']:.4f}   loss {report['loss']:.4f}   images {report['images']}",
+        f"expected calibration error {report['calibration']['ece']:.4f}",
+    ]
+    if alone := report.get("without_twins"):
+        count = f"{alone['images']} of {report['images']} images have no near duplicate in training"
+        measured = f"accuracy {alone['accuracy']:.4f}   loss {alone['loss']:.4f}" if alone["images"] else ""
+        head.append(f"{count}{': ' if measured else ''}{measured}")
     return "\n\n".join(
         [
-            f"accuracy {report['accuracy']:.4f}   loss {report['loss']:.4f}   images {report['images']}",
+            "\n".join(head),
             tabulate(report["classes"], headers="keys", floatfmt=".4f", missingval="-"),
             tabulate(confusion, headers=["true \\ predicted", *names]),
         ]

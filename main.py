@@ -14,14 +14,18 @@ from errors import UserError
 USAGE = """\
 python main.py --config=configs/signs.py --workdir=runs/signs              train; again: go on
 python main.py --mode=eval --workdir=runs/signs [--split=val]              accuracy, confusion matrix
+python main.py --mode=eval --workdir=runs/signs --corruptions=standard      under noise, blur, weather
+python main.py --mode=report --workdir=runs/signs                           report/index.html, anew
 python main.py --mode=predict --workdir=runs/signs hand.jpg folder/        label pictures
 python main.py --mode=summary --config=configs/signs.py                    table of layers
 python main.py --mode=show_batch --workdir=runs/signs                       picture of a training batch
+python main.py --mode=audit --config=configs/signs.py --workdir=runs/audit  duplicates, leaks, conflicts
+python main.py --mode=lr_find --config=configs/signs.py --workdir=runs/lr   a learning rate to try
 
 Every field of the config is a flag too, such as --config.optimizer.learning_rate=0.01; configs/default.py
 lists them all.
 """
-MODES = ("train", "eval", "predict", "summary", "show_batch")
+MODES = ("train", "eval", "report", "predict", "summary", "show_batch", "audit", "lr_find")
 SPLITS = ("train", "val", "test")
 DATASET_CLASSES = 6  # of every data set there is
 
@@ -35,8 +39,10 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     )
     flags.DEFINE_string("workdir", None, "Folder of the run.", **shared)
     flags.DEFINE_enum("mode", "train", MODES, "What to do.", **shared)
-    flags.DEFINE_enum("split", "test", SPLITS, "What --mode=eval evaluates.", **shared)
-    flags.DEFINE_enum("checkpoint", "best", ("best", "last"), "Which one eval and predict take.", **shared)
+    flags.DEFINE_enum("split", "test", SPLITS, "What eval and report measure on.", **shared)
+    groups = ("standard", "extra")
+    flags.DEFINE_enum("corruptions", None, groups, "Let eval corrupt the images, see datasets/.", **shared)
+    flags.DEFINE_enum("checkpoint", "best", ("best", "last"), "Which one to evaluate or use.", **shared)
     flags.DEFINE_bool("raw", False, "Take the raw weights rather than their moving average.", **shared)
     flags.DEFINE_bool("json", False, "Print one JSON object a line rather than a table.", **shared)
     flags.DEFINE_bool("help", False, "Print this.", short_name="h", **shared)
@@ -60,7 +66,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{arguments[0]}: not a flag; flags begin with --, see --help")
     if mode == "train" and values.config is None:
         raise UserError("--config is missing: name a file such as configs/signs.py")
-    if mode in ("eval", "predict") and values.config is not None:
+    if mode in ("eval", "report", "predict") and values.config is not None:
         raise UserError(f"--config: --mode={mode} takes the settings of the run; leave out --config")
     if not values.workdir and (mode != "summary" or values.config is None):
         raise UserError("--workdir is missing: name the folder of the run, such as runs/signs")
@@ -71,7 +77,7 @@ def main(argv: list[str]) -> int:
     else:
         config, class_names = settings.load(workdir)
         num_classes = len(class_names)
-    apply_accelerator_settings(config, training=mode == "train")
+    apply_accelerator_settings(config, training=mode in ("train", "lr_find"))
 
     # JAX reads its settings when it is imported: nothing above may import it.
     import modes
@@ -80,13 +86,21 @@ def main(argv: list[str]) -> int:
         case "train":
             return modes.train(config, workdir)
         case "eval":
-            return modes.evaluate(workdir, values.split, values.checkpoint, values.raw, values.json)
+            return modes.evaluate(
+                workdir, values.split, values.corruptions, values.checkpoint, values.raw, values.json
+            )
+        case "report":
+            return modes.write_report(workdir, values.split, values.checkpoint, values.raw)
         case "predict":
             return modes.predict(workdir, arguments, values.checkpoint, values.raw, values.json)
         case "summary":
             return modes.summary(config, num_classes)
         case "show_batch":
             return modes.show_batch(config, workdir)
+        case "audit":
+            return modes.audit(config, workdir, values.json)
+        case "lr_find":
+            return modes.lr_find(config, workdir)
 
 
 def apply_accelerator_settings(config: ConfigDict, training: bool) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,7 +25,7 @@ class MetricsWriter:
     def __init__(self, workdir: Path, step: int) -> None:
         """Continues at `step`: what a killed run had written beyond it is dropped."""
         path = workdir / METRICS_FILE
-        _drop_lines_after(path, step)
+        _drop_lines_after(workdir, step)
         self._file = path.open("a")
         # The suffix: files are named by the second, and one of the same name would be written over.
         self._board = SummaryWriter(
@@ -47,17 +48,30 @@ class MetricsWriter:
             self._board.add_scalar(f"{split}/{name}", value, step)
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, each with `step`, `epoch`, `split` and what was measured.
+
+    Empty where nothing was written yet. A half-written last line, of a run that was killed, is left out.
+    """
+    path = workdir / METRICS_FILE
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            line = json.loads(text)
+            line["step"], line["epoch"], line["split"]
         except (ValueError, KeyError, TypeError):
-            continue  # The half-written last line of a run that was killed.
-    write_whole(path, "".join(kept))
+            continue
+        lines.append(line)
+    return lines
+
+
+def _drop_lines_after(workdir: Path, step: int) -> None:
+    path = workdir / METRICS_FILE
+    if path.exists():
+        kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
+        write_whole(path, "".join(kept))
 
 
 class ProgressBar:

@@ -6,18 +6,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 import datasets
 import report
-import settings
-from datasets.types import Split
+from datasets.audit import audit as audit_data
 from errors import UserError
-from evaluate import format_report, full_report, make_predictor
-from input_pipeline import first_training_batch, make_mesh, replicated
+from evaluate import evaluate_corruptions, format_corruptions, format_report, load_run
+from input_pipeline import first_training_batch
 from resnet.checkpoint import Which
-from resnet.classifier import BATCH_SIZE, Classifier, Prediction, load_trained
+from resnet.classifier import BATCH_SIZE, Classifier, Prediction
 from resnet.images import find_images
 from resnet.network import check_image_size
 from resnet.summary import summarize
@@ -39,51 +38,100 @@ def train(config: ConfigDict, workdir: Path) -> int:
         if measured:
             test = measured["test"]
             print(f"test accuracy {test['accuracy']:.4f} loss {test['loss']:.4f} ({name})")
+    _write_report_once(workdir)
     print(f"results: {workdir}")
     return 0
 
 
-def evaluate(workdir: Path, split_name: str, checkpoint: Which, raw: bool, as_json: bool) -> int:
-    """Evaluates a checkpoint on a split, prints the report and writes it to `eval_<split>.json`."""
-    config, class_names = settings.load(workdir)
-    trained = load_trained(workdir, checkpoint, raw)
-    split = _load_split(config, class_names, split_name)
-    devices = jax.local_device_count()
-    batch_size = -(-config.batch_size // devices) * devices  # The run may have had other devices.
-    mesh = make_mesh(batch_size)
-    predict = make_predictor(trained.classifier.network, batch_size, mesh)
-    weights = jax.device_put(trained.classifier.weights, replicated(mesh))
-    measured = {
-        "split": split_name,
-        "step": trained.step,
-        "weights": trained.kind,
-        **full_report(predict(weights, split.images), split.labels, class_names),
-    }
-    file = workdir / f"eval_{split_name}.json"
+def _write_report_once(workdir: Path) -> None:
+    """Writes the report of a finished run where there is none yet; the run is whole with or without it."""
+    from report import page  # It brings matplotlib, which would make every start slower.
+
+    written = workdir / page.FOLDER / page.PAGE
+    try:
+        if not written.exists() or written.stat().st_mtime < (workdir / "summary.json").stat().st_mtime:
+            print("writing the report", flush=True)
+            page.write_report(workdir)
+    except Exception as error:
+        print(
+            f"warning: the run is finished and saved, but not its report ({type(error).__name__}: {error});"
+            f" try again with: python main.py --mode=report --workdir={workdir}",
+            file=sys.stderr,
+        )
+
+
+def write_report(workdir: Path, split_name: str, checkpoint: Which, raw: bool) -> int:
+    """Writes `report/` with its `index.html`, measured on a split."""
+    from report import page
+
+    print(f"written: {page.write_report(workdir, split_name, checkpoint, raw)}")
+    return 0
+
+
+def lr_find(config: ConfigDict, workdir: Path) -> int:
+    """Runs a learning rate range test, writes its curve to `lr_find.json` and `.png`, prints a suggestion."""
+    from lr_find import find_learning_rate, smooth
+    from report import figures
+
+    found = find_learning_rate(config)
+    rates, losses = np.array(found["learning_rates"]), np.array(found["losses"])
+    marks = {name: found[name] for name in ("suggestion", "lowest") if found[name]}
+    report.write_json(found, workdir / "lr_find.json")
+    if len(losses):
+        figure = figures.range_test(rates, losses, smooth(losses), marks)
+        report.write_file(figures.encode_figure(figure), workdir / "lr_find.png")
+    if marks:
+        print(
+            f"suggestion: --config.optimizer.learning_rate={marks['suggestion']:.2g}"
+            f" (the loss is lowest at {marks['lowest']:.2g})"
+        )
+    else:
+        print("no suggestion: the loss did not fall at any learning rate")
+    print(f"written: {workdir / 'lr_find.json'} and .png")
+    return 0
+
+
+def audit(config: ConfigDict, workdir: Path, as_json: bool) -> int:
+    """Looks for duplicates, leaks and conflicting labels in the data; writes `audit.json` and a picture."""
+    dataset = datasets.load(config.data)
+    train_split, val_split = datasets.train_val_split(dataset.train, config.data)
+    splits = {"train": train_split, "val": val_split, "test": dataset.test}
+    splits = {name: split for name, split in splits.items() if split is not None}
+    found = audit_data(splits, dataset.class_names)
+    report.write_json(found, workdir / "audit.json")
+    if picture := report.draw_pairs(splits, found["pairs"]):
+        report.write_picture(picture, workdir / "audit_pairs.png")
+    if as_json:
+        print(json.dumps(found))
+        return 0
+    print(report.format_audit(found))
+    print(f"\nwritten: {workdir / 'audit.json'}" + (" and audit_pairs.png" if picture else ""))
+    return 0
+
+
+def evaluate(
+    workdir: Path, split_name: str, corruptions: str | None, checkpoint: Which, raw: bool, as_json: bool
+) -> int:
+    """Evaluates a checkpoint on a split, prints the report and writes it to `eval_<split>.json`.
+
+    `corruptions`, standard or extra, asks for the accuracy under these instead; its file's name ends so.
+    """
+    run = load_run(workdir, checkpoint, raw)
+    measured = {"split": split_name, "step": run.step, "weights": run.kind}
+    if corruptions:
+        measured |= evaluate_corruptions(run.predict, run.split(split_name), corruptions)
+        file = workdir / f"eval_{split_name}_{corruptions}_corruptions.json"
+    else:
+        measured |= run.report(split_name)[1]
+        file = workdir / f"eval_{split_name}.json"
     report.write_json(measured, file)
     if as_json:
         print(json.dumps(measured))
     else:
-        print(f"{split_name} split, step {trained.step}, {trained.kind} weights")
-        print(format_report(measured))
+        print(f"{split_name} split, step {run.step}, {run.kind} weights")
+        print(format_corruptions(measured) if corruptions else format_report(measured))
         print(f"\nwritten: {file}")
     return 0
-
-
-def _load_split(config: ConfigDict, class_names: tuple[str, ...], name: str) -> Split:
-    dataset = datasets.load(config.data)
-    if dataset.class_names != class_names:
-        raise UserError(
-            f"data set {config.data.name}: its classes are {', '.join(dataset.class_names)}, but the run was"
-            f" trained on {', '.join(class_names)}; expected the data set that it was trained on"
-        )
-    train_split, val_split = datasets.train_val_split(dataset.train, config.data)
-    if name == "val" and val_split is None:
-        raise UserError(
-            "--split=val: the run held out no validation images (config.data.val_fraction and"
-            " config.data.folds are 0); expected --split=train or --split=test"
-        )
-    return {"train": train_split, "val": val_split, "test": dataset.test}[name]
 
 
 def predict(workdir: Path, paths: Sequence[str], checkpoint: Which, raw: bool, as_json: bool) -> int:

@@ -62,14 +62,21 @@ class Network:
         Returns logits [N, classes] float32, the stages' outputs (see `ResNet.__call__`) and the batch
         statistics, which only `train` moves.
         """
-        model = nnx.merge(
+        model = self.merge(weights)
+        logits, features = model(self.normalize(images), train)
+        return logits, features, self._pure(model).batch_stats
+
+    def merge(self, weights: Weights) -> ResNet:
+        """The module itself with `weights`, arrays or tracers: what `apply` calls."""
+        return nnx.merge(
             self._graph,
             _filled(self._params, weights.params),
             _filled(self._batch_stats, weights.batch_stats),
         )
-        normalized = (images.astype(jnp.float32) - self._mean) / self._std
-        logits, features = model(normalized, train)
-        return logits, features, self._pure(model).batch_stats
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """`images` [N, H, W, 3] of range 0 to 255, by the mean and deviation of `config.data`, float32."""
+        return (images.astype(jnp.float32) - self._mean) / self._std
 
     @staticmethod
     def _pure(model: ResNet) -> Weights:

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from datasets.types import Split
-from evaluate import accuracy_and_loss, evaluate, format_report, full_report, log_softmax, make_predictor
+from evaluate import (
+    accuracy_and_loss,
+    calibration,
+    evaluate,
+    evaluate_corruptions,
+    format_corruptions,
+    format_report,
+    full_report,
+    log_softmax,
+    make_predictor,
+)
 from input_pipeline import make_mesh
 from resnet.network import Weights
 
@@ -58,6 +68,64 @@ def test_full_report_by_hand() -> None:
     assert ["a", "3", "0.6667", "0.6667"] in rows
     assert ["c", "0", "-", "-"] in rows
     assert ["d", "0", "1", "0", "0"] in rows
+
+
+def test_calibration_by_hand() -> None:
+    # Probabilities of the predicted class 0.9, 0.9, 0.9, 0.62, 1.0; right, right, wrong, right, right.
+    rows = [[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.62, 0.38], [1.0, 1e-30]]
+    logits, labels = np.log(rows), np.array([0, 1, 1, 0, 0])
+    found = calibration(logits, labels, bins=10)
+    assert [row["images"] for row in found["bins"]] == [1, 4]  # 1.0 belongs to the last bin
+    assert found["bins"][0] == {
+        "low": 0.6,
+        "high": 0.7,
+        "images": 1,
+        "confidence": pytest.approx(0.62),
+        "accuracy": 1.0,
+    }
+    assert found["bins"][1]["confidence"] == pytest.approx((0.9 * 3 + 1) / 4)
+    assert found["bins"][1]["accuracy"] == pytest.approx(3 / 4)
+    assert found["ece"] == pytest.approx((1 * 0.38 + 4 * abs(0.75 - 0.925)) / 5)
+
+
+def test_images_without_a_twin_are_measured_apart() -> None:
+    labels, twins = np.array([0, 1, 1]), np.array([True, False, False])
+    logits = one_hot_logits([0, 1, 0], 2)
+    report = full_report(logits, labels, ("a", "b"), twins)
+    assert report["without_twins"] == {**accuracy_and_loss(logits[1:], labels[1:]), "images": 2}
+    assert "2 of 3 images have no near duplicate in training: accuracy 0.5000" in format_report(report)
+    every = full_report(logits, labels, ("a", "b"), np.ones(3, bool))
+    assert every["without_twins"] == {"images": 0}
+    assert "0 of 3 images have no near duplicate in training" in format_report(every)
+    assert "without_twins" not in full_report(logits, labels, ("a", "b"))
+
+
+def test_corruptions_are_counted_by_kind_and_severity() -> None:
+    # A classifier of bright against dark: contrast cannot fool it, brightness does at last.
+    images = np.stack([np.full((16, 16, 3), value, np.uint8) for value in (0, 60, 200, 250)])
+    split = Split(images, np.array([0, 0, 1, 1]))
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        bright = images.mean((1, 2, 3)) > 127
+        return np.stack([~bright, bright], 1).astype(np.float32)
+
+    found = evaluate_corruptions(predict, split, "standard")
+    table = np.array(list(found["corruptions"].values()))
+    assert table.shape == (15, 5)
+    assert found["clean"] == 1.0
+    assert found["corruptions"]["contrast"] == [1.0] * 5
+    # 60 + 76.5 is the first above the threshold, 0 + 127.5 the second.
+    assert found["corruptions"]["brightness"] == [1.0, 1.0, 0.75, 0.75, 0.5]
+    assert found["mean"] == pytest.approx(table.mean())
+    np.testing.assert_allclose(found["by_severity"], table.mean(0))
+    rows = [line.split() for line in format_corruptions(found).splitlines()]
+    assert ["brightness", "1.000", "1.000", "0.750", "0.750", "0.500", "0.800"] in rows
+    assert list(evaluate_corruptions(predict, split, "extra")["corruptions"]) == [
+        "speckle_noise",
+        "gaussian_blur",
+        "spatter",
+        "saturate",
+    ]
 
 
 def apply_linear(weights: Weights, images: jax.Array, train: bool) -> tuple[jax.Array, dict, dict]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metrics import MetricsWriter, ProgressBar
+from metrics import MetricsWriter, ProgressBar, read_metrics
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,6 +58,19 @@ def test_what_was_written_beyond_the_checkpoint_is_dropped(tmp_path: Path) -> No
     write_steps(tmp_path, 4, range(5, 7))
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in scalars(tmp_path)["train/loss"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_reading_leaves_out_what_a_kill_cut_off(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    write_steps(tmp_path, 0, range(1, 4))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"step": 4, "epoch": 1.3')
+    assert read_metrics(tmp_path) == lines_of_steps(tmp_path, 3)
+
+
+def lines_of_steps(workdir: Path, count: int) -> list[dict]:
+    text = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in text[:count]]
 
 
 def test_starting_over_keeps_nothing(tmp_path: Path) -> None:

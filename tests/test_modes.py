@@ -1,11 +1,14 @@
 """The command line: what each mode prints and writes, and how it refuses what it cannot use."""
 
+import base64
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +19,7 @@ import pytest
 from PIL import Image
 
 import main
+from lr_find import suggest
 from resnet import Classifier
 
 ROOT = Path(__file__).parent.parent
@@ -218,6 +222,124 @@ def test_show_batch_writes_a_picture_into_the_workdir_alone(
     assert run(*flags).code == 2
 
 
+class PageReader(HTMLParser):
+    """What a browser would fetch, and the text that it would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_training_ends_with_a_report_that_stands_alone(workdir: Path) -> None:
+    page = PageReader()
+    source = (workdir / "report" / "index.html").read_text()
+    page.feed(source)
+    assert "url(" not in source
+    assert "@import" not in source
+    pictures = [base64.b64decode(uri.removeprefix("data:image/png;base64,")) for uri in page.fetched]
+    beside = {file.read_bytes() for file in (workdir / "report").glob("*.png")}
+    assert set(pictures) == beside
+    assert len(beside) >= 9
+    for picture in pictures:
+        Image.open(io.BytesIO(picture)).load()
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert f"{summary['ema']['test']['accuracy']:.4f}" in page.text
+    for part in ("Grad-CAM", "ECE", "optimizer.learning_rate", summary["versions"]["jax"], "near twin"):
+        assert part in page.text
+
+
+def test_report_anew_of_another_split(run: Run, workdir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    (copy / "report" / "stale.png").write_bytes(b"")
+    (copy / "summary.json").unlink()  # as while it still trains
+    result = run("--mode=report", "--split=val", f"--workdir={copy}")
+    assert result == (0, f"written: {copy / 'report' / 'index.html'}\n", "")
+    assert not (copy / "report" / "stale.png").exists()
+    assert "val split" in (copy / "report" / "index.html").read_text()
+    assert_refused(run("--mode=report", f"--workdir={tmp_path / 'no'}"), "no trained run here")
+    assert_refused(run("--mode=report", CONFIG, f"--workdir={copy}"), "leave out --config")
+
+
+def test_report_that_fails_loses_nothing(
+    run: Run, workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_signs_dir: Path
+) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    shutil.rmtree(copy / "report")
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("report.page.write_report", fail)
+    flags = [*SMALL, f"--config.data.dir={shared_signs_dir}", "--config.data.val_fraction=0.2"]
+    result = run(*flags, f"--workdir={copy}")
+    assert result.code == 0
+    assert "test accuracy" in result.out
+    assert len(result.err.splitlines()) == 1
+    for part in ("ZeroDivisionError: oh", f"--mode=report --workdir={copy}"):
+        assert part in result.err
+    assert (copy / "summary.json").read_bytes() == (workdir / "summary.json").read_bytes()
+
+
+def test_report_shows_corruptions_of_the_same_weights_alone(run: Run, workdir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    picture = copy / "report" / "corruptions.png"
+    assert run("--mode=eval", "--corruptions=standard", f"--workdir={copy}").code == 0
+    assert run("--mode=report", f"--workdir={copy}").code == 0
+    assert Image.open(picture).height > 400
+    assert run("--mode=report", "--raw", f"--workdir={copy}").code == 0
+    assert not picture.exists()
+
+
+def test_eval_under_corruptions(run: Run, workdir: Path) -> None:
+    result = run("--mode=eval", "--corruptions=extra", "--json", f"--workdir={workdir}")
+    assert (result.code, result.err) == (0, "")
+    measured = json.loads(result.out)
+    assert json.loads((workdir / "eval_test_extra_corruptions.json").read_text()) == measured
+    assert [len(row) for row in measured["corruptions"].values()] == [5] * 4
+    plain = json.loads(run("--mode=eval", "--json", f"--workdir={workdir}").out)
+    assert measured["clean"] == plain["accuracy"]
+    assert (measured["split"], measured["step"], measured["weights"]) == ("test", plain["step"], "ema")
+
+
+def test_audit_of_a_config_and_of_a_run(
+    run: Run, workdir: Path, shared_signs_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "audit"
+    result = run("--mode=audit", CONFIG, f"--config.data.dir={shared_signs_dir}", f"--workdir={folder}")
+    assert (result.code, result.err) == (0, "")
+    for part in ("Images of each class", "Nearest neighbour", "audit.json"):
+        assert part in result.out
+    found = json.loads((folder / "audit.json").read_text())
+    assert list(found["classes"]) == ["train", "test"]
+    of_run = json.loads(run("--mode=audit", "--json", f"--workdir={workdir}").out)
+    assert list(of_run["classes"]) == ["train", "val", "test"]
+    assert of_run["nearest_neighbour"]["val"]["images"] == 12
+
+
+def test_lr_find_writes_its_curve(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = np.geomspace(1e-5, 1, 50)
+    for losses, expected in (
+        (np.abs(np.log10(rates) + 2) + 1, "suggestion: --config.optimizer.learning_rate=0.012"),
+        (np.full(50, 1.8), "no suggestion"),
+    ):
+        found = {"learning_rates": rates.tolist(), "losses": losses.tolist(), **suggest(rates, losses)}
+        monkeypatch.setattr("lr_find.find_learning_rate", lambda config, found=found: found)
+        folder = tmp_path / expected[:2]
+        result = run("--mode=lr_find", CONFIG, f"--workdir={folder}")
+        assert (result.code, result.err) == (0, "")
+        assert expected in result.out
+        assert json.loads((folder / "lr_find.json").read_text()) == found
+        assert Image.open(folder / "lr_find.png").width > 400
+        assert sorted(file.name for file in folder.iterdir()) == ["lr_find.json", "lr_find.png"]
+
+
 def test_help_names_modes_and_flags(run: Run) -> None:
     result = run("--help")
     assert result.code == 0
@@ -269,7 +391,7 @@ BAD_FLAGS = {
     "--config.data.image_size=31": "at least 32 pixels",
     "--config.data.dir=/no/such/folder": "/no/such/folder",
     "--batch=3": "batch",
-    "--mode=evl": "train|eval|predict",
+    "--mode=evl": "train|eval|report|predict",
     "stray": "stray: not a flag",
 }
 
@@ -329,4 +451,11 @@ def test_terminal_and_settings_of_a_fresh_process(workdir: Path, pictures: Path)
 
 def test_jax_starts_only_after_its_settings() -> None:
     code = "import sys, main; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_training_does_not_wait_for_what_the_report_needs() -> None:
+    code = (
+        "import sys, modes, train; sys.exit(bool({'matplotlib', 'jinja2', 'scipy.ndimage'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

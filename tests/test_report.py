@@ -1,4 +1,4 @@
-"""Pictures of a run: what they show is what training sees."""
+"""Pictures of a run: what they show is what training sees, and where."""
 
 from pathlib import Path
 
@@ -9,9 +9,11 @@ from PIL import Image
 
 import datasets
 from configs import default
+from datasets.audit import audit
+from datasets.types import Split
 from errors import UserError
 from input_pipeline import epoch_permutation, first_training_batch, make_mesh, put_on_devices
-from report import TILE, draw_grid, write_json, write_picture
+from report import TILE, draw_grid, draw_pairs, format_audit, write_json, write_picture
 from resnet.network import Weights
 from train import init_state, learning_rate_schedule, make_optimizer, make_run_steps
 
@@ -83,6 +85,36 @@ def test_captions_are_under_the_images() -> None:
     rows, columns = np.nonzero(dark)
     assert rows.min() > 2 * 64
     assert abs(columns.mean() - (6 + 64)) < 8
+
+
+def test_second_line_of_a_caption_is_below_the_first() -> None:
+    images = np.full((2, 64, 64, 3), 255, np.uint8)
+    one, two = (draw_grid(images, ["7", caption]) for caption in ("7", "7\n7"))
+    assert two.height > one.height
+    dark = (np.asarray(two) < 128).any(-1)[:, two.width // 2 :]
+    assert dark[one.height :].any()
+
+
+def test_audit_is_shown_conflicts_first() -> None:
+    colours = np.random.default_rng(0).integers(0, 250, (4, 1, 1, 3), dtype=np.uint8)
+    images = np.broadcast_to(colours, (4, 64, 64, 3)).copy()
+    splits = {
+        "train": Split(images, np.int32([0, 1, 2, 0])),
+        "test": Split(np.stack([images[3], images[1] + 4]), np.int32([0, 2])),
+    }
+    found = audit(splits, ("zero", "one", "two"))
+    assert [pair["indices"] for pair in found["pairs"]] == [[3, 0], [1, 1]]
+    sheet = np.asarray(draw_pairs(splits, found["pairs"]))
+    middle = sheet[6 + 64, 6 + 64 :: 128 + 6][:4]
+    np.testing.assert_array_equal(
+        middle, [images[i, 0, 0] + [a] for i, a in ((1, 0), (1, 4), (3, 0), (3, 0))]
+    )
+    assert draw_pairs(splits, []) is None
+    rows = [line.split() for line in format_audit(found).splitlines()]
+    assert ["one", "1", "0"] in rows
+    assert ["train", "and", "test", "6", "2", "2", "1"] in rows
+    assert ["test", "all", "2", "0.5000"] in rows
+    assert ["test", "without", "a", "near", "duplicate", "0", "-"] in rows
 
 
 def test_files_are_written_whole(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""The figures of a report, by matplotlib: what was recorded in training, and how far predictions hold."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+DPI = 110
+ANNOTATED_CLASSES = 20  # numbers in the cells of a larger matrix could not be read
+
+History = Sequence[dict[str, Any]]  # lines of `metrics.jsonl`
+
+
+def encode_figure(figure: Figure) -> bytes:
+    """The bytes of a PNG of `figure`."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    return content.getvalue()
+
+
+def learning_curves(history: History, final: dict[str, dict[str, float]]) -> Figure:
+    """Loss and accuracy over epochs of every split in `history`, and single points of `final` at the end.
+
+    `final` holds `loss` and `accuracy` by what was measured, such as "test, raw weights".
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    last = max((line["epoch"] for line in history), default=0)
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for i, split in enumerate(dict.fromkeys(line["split"] for line in history)):
+            _draw_curve(axes, history, split, name, f"C{i}")
+        for marker, (label, measured) in zip("*XDPv^", final.items(), strict=False):
+            axes.plot(last, measured[name], marker, color="black", alpha=0.6, ms=8, label=label)
+        axes.set(xlabel="epoch", ylabel=name)
+        if name == "loss":
+            axes.set_yscale("log")
+        _finish(axes)
+    return figure
+
+
+def _draw_curve(axes: Axes, history: History, split: str, name: str, colour: str) -> None:
+    """One curve: its mean of each epoch where there are several values in one, those pale behind it.
+
+    Several seeds would be drawn here: the mean of their curves, and their spread around it.
+    """
+    epochs, values = _recorded(history, split, name)
+    if not len(epochs):
+        return
+    ends = np.ceil(epochs - 1e-3)  # Epochs are recorded to four digits.
+    means = [values[ends == end].mean() for end in np.unique(ends)]
+    if len(means) < len(values):
+        axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(np.unique(ends), means, ".-", color=colour, label=split, markersize=4)
+
+
+def learning_rate(history: History) -> Figure:
+    """The learning rate of the steps, and the norm of the gradient, over epochs."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("learning_rate", "gradient_norm"), strict=True):
+        axes.plot(*_recorded(history, "train", name))
+        axes.set(xlabel="epoch", ylabel=name.replace("_", " "), ylim=(0, None))
+        _finish(axes)
+    return figure
+
+
+def throughput(history: History) -> Figure:
+    """Images trained on each second, call by call, and their median."""
+    figure = Figure(figsize=(11, 2.8), layout="constrained")
+    axes = figure.subplots()
+    epochs, rates = _recorded(history, "train", "images_per_second")
+    axes.plot(epochs, rates, linewidth=1)
+    if len(rates):
+        median = float(np.median(rates))
+        axes.axhline(median, color="grey", linestyle="--", label=f"median {median:,.1f}")
+    axes.set(xlabel="epoch", ylabel="images per second", ylim=(0, None))
+    _finish(axes)
+    return figure
+
+
+def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+    """Counts by true class (rows) and predicted class, coloured by their share of the row."""
+    counts = np.array(matrix)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = float(np.clip(1.6 + 0.55 * len(class_names), 4, 12))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    ticks = np.arange(len(class_names))
+    axes.set_xticks(ticks, class_names, rotation=45 if max(map(len, class_names)) > 3 else 0)
+    axes.set_yticks(ticks, class_names)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(class_names) <= ANNOTATED_CLASSES:
+        for row, column in np.ndindex(counts.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black" if counts[row, column] else "lightgrey"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=colour)
+    return figure
+
+
+def reliability(calibration: dict[str, Any]) -> Figure:
+    """Accuracy against mean probability of each bin, and how many images each bin holds.
+
+    A reliability diagram: Guo et al. 2017 (arXiv:1706.04599), figure 1.
+    """
+    bins = calibration["bins"]
+    figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    lows, widths = [row["low"] for row in bins], [row["high"] - row["low"] for row in bins]
+    accuracies = [row["accuracy"] for row in bins]
+    upper.bar(lows, accuracies, widths, align="edge", color="tab:blue", edgecolor="white", label="accuracy")
+    upper.plot([0, 1], [0, 1], "--", color="grey", label="perfect calibration")
+    upper.plot([row["confidence"] for row in bins], accuracies, "o", color="black", ms=4, label="bin means")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"ECE {calibration['ece']:.4f}")
+    _finish(upper)
+    lower.bar(lows, [row["images"] for row in bins], widths, align="edge", color="grey", edgecolor="white")
+    lower.set(xlabel="probability of the predicted class", ylabel="images", yscale="log")
+    return figure
+
+
+def corruptions(measured: dict[str, Any]) -> Figure:
+    """Accuracy by corruption and severity, for what `evaluate_corruptions` returns."""
+    names = [*measured["corruptions"], "mean"]
+    table = np.array([*measured["corruptions"].values(), measured["by_severity"]])
+    table = np.column_stack([table, table.mean(1)])
+    figure = Figure(figsize=(7, 0.6 + 0.3 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(table, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(table.shape[1]), [*map(str, range(1, table.shape[1])), "mean"])
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="severity")
+    for (row, column), accuracy in np.ndenumerate(table):
+        axes.text(column, row, f"{accuracy:.3f}", ha="center", va="center", fontsize="small")
+    return figure
+
+
+def range_test(
+    rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, marks: dict[str, float]
+) -> Figure:
+    """The `losses` [steps] of a range test over their learning rates, and `smoothed`; `marks` by name."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="loss of each step")
+    axes.plot(rates, smoothed, color="tab:blue", label="smoothed")
+    for (name, rate), colour in zip(marks.items(), ("tab:red", "tab:orange"), strict=False):
+        axes.axvline(rate, color=colour, linestyle="--", label=f"{name} {rate:.2g}")
+    # What diverges at the end would flatten all that comes before.
+    low, first = smoothed.min(), smoothed[0]
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    axes.set_ylim(low - 0.2 * (first - low) - 0.05, first + 0.5 * (first - low) + 0.05)
+    _finish(axes)
+    return figure
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """`image` uint8 [H, W, 3] under `heat` [h, w] of 0 to 1, enlarged: the hotter, the less of the image."""
+    height, width = image.shape[:2]
+    enlarged = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    strength = np.clip(np.asarray(enlarged), 0, 1)[..., None]
+    colours = colormaps["turbo"](strength[..., 0])[..., :3] * 255
+    opacity = 0.25 + 0.35 * strength
+    return np.rint(image * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
+def _recorded(history: History, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(line["epoch"], line[name]) for line in history if line["split"] == split and name in line]
+    return tuple(np.array(points, float).reshape(-1, 2).T)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")

@@ -1,0 +1,262 @@
+"""The report of a run: `report/index.html` in its workdir, self-contained, and its pictures beside it."""
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+
+import settings
+from configs import default
+from evaluate import TrainedRun, load_run, log_softmax
+from input_pipeline import first_training_batch
+from metrics import read_metrics
+from report import draw_grid, encode_picture, figures, write_file
+from resnet.checkpoint import Which
+from resnet.grad_cam import grad_cam
+
+FOLDER = "report"
+PAGE = "index.html"
+IMAGES_SHOWN = 16  # mistakes, hits
+BATCH_SHOWN = 32
+EXPLAINED = 12  # images with Grad-CAM
+STAGES = ("stage4", "stage3", "stage2")  # of Grad-CAM; the last one's map is 2x2 for an image of 64x64
+
+
+class Table(NamedTuple):
+    """Rows of text under headers; a row whose index is in `marked` stands out."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: frozenset[int] = frozenset()
+
+
+class Section(NamedTuple):
+    """A part of the page: a heading, a sentence on what is shown, pictures by file name, tables."""
+
+    title: str
+    text: str
+    pictures: dict[str, bytes] = {}  # noqa: RUF012
+    tables: Sequence[Table] = ()
+
+
+def write_report(
+    workdir: Path, split_name: str = "test", checkpoint: Which = "best", raw: bool = False
+) -> Path:
+    """Measures a run on a split and writes `report/` into its workdir; returns the path of the page.
+
+    Raises:
+        UserError: there is no trained run, its data cannot be read, or the report cannot be written.
+    """
+    run = load_run(workdir, checkpoint, raw)
+    summary = _read_json(workdir / "summary.json")
+    logits, measured = run.report(split_name)
+    history = read_metrics(workdir)
+    sections = [
+        _curves(history, summary, run),
+        *_classes(measured),
+        *_examples(run, split_name, logits),
+        *_corruptions(run, workdir, split_name),
+        _batch(run),
+        _course(history),
+        *_settings(run, summary),
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = _data_uri
+    page = environment.get_template("page.html").render(
+        title=workdir.resolve().name,
+        subtitle=f"{run.config.data.name}, {split_name} split, step {run.step}, {_weights_name(run.kind)}",
+        facts=_facts(measured, summary),
+        sections=sections,
+    )
+    folder = workdir / FOLDER
+    pictures = {name: content for section in sections for name, content in section.pictures.items()}
+    for name, content in pictures.items():
+        write_file(content, folder / name)
+    write_file(page.encode(), folder / PAGE)
+    for stale in set(folder.glob("*.png")) - {folder / name for name in pictures}:
+        stale.unlink()  # Such as the mistakes of a run that no longer makes any.
+    return folder / PAGE
+
+
+def _facts(measured: dict[str, Any], summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The numbers at the head of the page: what it is, and the number."""
+    facts = [
+        ("accuracy", f"{measured['accuracy']:.4f}"),
+        ("cross-entropy", f"{measured['loss']:.4f}"),
+        ("calibration error", f"{measured['calibration']['ece']:.4f}"),
+        ("images", f"{measured['images']:,}"),
+    ]
+    alone = measured.get("without_twins", {})
+    if alone.get("images"):
+        facts.append((f"accuracy, {alone['images']:,} without a near twin", f"{alone['accuracy']:.4f}"))
+    if summary:
+        facts += [
+            ("parameters", f"{summary['parameters']:,}"),
+            ("training", f"{summary['seconds'] / 60:,.1f} min"),
+            ("images per second", f"{summary['images_per_second']:,.1f}"),
+        ]
+    return facts
+
+
+def _curves(history: figures.History, summary: dict[str, Any], run: TrainedRun) -> Section:
+    final = {"test, raw weights": summary.get("test"), "test, average": summary.get("ema", {}).get("test")}
+    final = {name: measured for name, measured in final.items() if measured}
+    text = (
+        "On training images as the steps saw them: augmented, with raw weights, and with label smoothing in"
+        " the loss. On validation images, if any were held out, as they are"
+        f"{', with the moving average of the weights' if run.config.ema_decay else ''}."
+    )
+    picture = figures.encode_figure(figures.learning_curves(history, final))
+    return Section("Learning curves", text, {"learning_curves.png": picture})
+
+
+def _classes(measured: dict[str, Any]) -> list[Section]:
+    names = [row["class"] for row in measured["classes"]]
+    rows = [
+        [
+            row["class"],
+            str(row["images"]),
+            *("-" if row[n] is None else f"{row[n]:.4f}" for n in ("precision", "recall")),
+        ]
+        for row in measured["classes"]
+    ]
+    matrix = figures.encode_figure(figures.confusion_matrix(measured["confusion_matrix"], names))
+    diagram = figures.encode_figure(figures.reliability(measured["calibration"]))
+    return [
+        Section(
+            "Classes",
+            "How often which class is taken for which; precision and recall of each.",
+            {"confusion_matrix.png": matrix},
+            [Table(["class", "images", "precision", "recall"], rows)],
+        ),
+        Section(
+            "Calibration",
+            "Whether a probability can be believed: of the images predicted with about 0.9, about 0.9 should"
+            " be right. The expected calibration error (ECE) is the mean gap (Guo et al. 2017).",
+            {"reliability.png": diagram},
+        ),
+    ]
+
+
+def _examples(run: TrainedRun, split_name: str, logits: np.ndarray) -> list[Section]:
+    split = run.split(split_name)
+    probabilities = np.exp(log_softmax(logits))
+    predicted, confidence = probabilities.argmax(-1), probabilities.max(-1)
+    hits = np.flatnonzero(predicted == split.labels)
+    hits = hits[confidence[hits].argsort()]
+    mistakes = np.flatnonzero(predicted != split.labels)
+    mistakes = mistakes[(-confidence[mistakes]).argsort()]
+
+    def caption(i: int) -> str:
+        guess = f"{run.class_names[predicted[i]]}: {confidence[i]:.2f}"
+        wrong = predicted[i] != split.labels[i]
+        other = split.labels[i] if wrong else probabilities[i].argsort()[-2:][0]
+        kind = "true" if wrong else "next"
+        return f"{guess}\n{kind} {run.class_names[other]}: {probabilities[i, other]:.2f}"
+
+    def grid(indices: np.ndarray) -> bytes:
+        return encode_picture(draw_grid(split.images[indices], [caption(i) for i in indices]))
+
+    sections = []
+    for title, chosen, order, file in (
+        ("Mistakes", mistakes, "most", "mistakes.png"),
+        ("Least confident hits", hits, "least", "least_confident_hits.png"),
+    ):
+        shown = chosen[:IMAGES_SHOWN]
+        text = f"{len(chosen):,} of {len(predicted):,} images; shown are the {order} confident {len(shown)}."
+        sections.append(Section(title, text, {file: grid(shown)} if len(shown) else {}))
+
+    # A convincing example of each class, then what goes wrong, then what nearly does.
+    best = [hits[predicted[hits] == label][-1:] for label in range(len(run.class_names))]
+    half = EXPLAINED // 2
+    indices = np.concatenate([np.concatenate(best)[:half], mistakes[:half], hits[:half]])[:EXPLAINED]
+    indices = np.array(list(dict.fromkeys(indices.tolist())))
+    maps = grad_cam(run.network, run.weights, split.images[indices], predicted[indices], STAGES)
+    tiles, captions = [], []
+    for k, i in enumerate(indices):
+        tiles += [split.images[i], *(figures.overlay(split.images[i], maps[stage][k]) for stage in STAGES)]
+        captions += [caption(i), *(f"{s}\n{'x'.join(map(str, maps[s].shape[1:]))}" for s in STAGES)]
+    text = (
+        "Where the score of the predicted class comes from (Grad-CAM, Selvaraju et al. 2017), by the output"
+        " of the last stage, which sees the whole image but resolves little, and of the two before it."
+    )
+    picture = encode_picture(draw_grid(np.stack(tiles), captions))
+    return [*sections, Section("Grad-CAM", text, {"grad_cam.png": picture})]
+
+
+def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Section]:
+    """What `--mode=eval --corruptions=standard` last found, if it was about these weights."""
+    measured = _read_json(workdir / f"eval_{split_name}_standard_corruptions.json")
+    if (measured.get("step"), measured.get("weights")) != (run.step, run.kind):
+        return []
+    text = (
+        f"Accuracy under corruptions in the manner of ImageNet-C (Hendrycks & Dietterich 2019):"
+        f" {measured['mean']:.4f} in the mean, {measured['clean']:.4f} on clean images."
+    )
+    picture = figures.encode_figure(figures.corruptions(measured))
+    return [Section("Corruptions", text, {"corruptions.png": picture})]
+
+
+def _batch(run: TrainedRun) -> Section:
+    config = run.config.copy_and_resolve_references()
+    config.batch_size = run.batch_size
+    images, labels = first_training_batch(run.splits["train"], config)
+    captions = [run.class_names[label] for label in labels[:BATCH_SHOWN]]
+    picture = encode_picture(draw_grid(images[:BATCH_SHOWN], captions))
+    text = "What the first step of training sees: images as augmented."
+    return Section("Augmented batch", text, {"augmented_batch.png": picture})
+
+
+def _course(history: figures.History) -> Section:
+    return Section(
+        "Course of training",
+        "Learning rate, norm of the gradient, and speed.",
+        {
+            "learning_rate.png": figures.encode_figure(figures.learning_rate(history)),
+            "throughput.png": figures.encode_figure(figures.throughput(history)),
+        },
+    )
+
+
+def _settings(run: TrainedRun, summary: dict[str, Any]) -> list[Section]:
+    defaults = dict(settings.flatten(default.get_config()))
+    fields = list(settings.flatten(run.config))
+    changed = frozenset(i for i, (name, value) in enumerate(fields) if value != defaults[name])
+    rows = [(name, str(value)) for name, value in fields]
+    sections = [
+        Section(
+            "Settings",
+            "Every field of the run; those that differ from configs/default.py stand out.",
+            tables=[Table(["field", "value"], rows, changed)],
+        )
+    ]
+    if summary:
+        versions = [("device", summary["device"]), *summary["versions"].items()]
+        sections.append(Section("Versions", "What the run ended on.", tables=[Table(["", ""], versions)]))
+    return sections
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What `path` holds, empty where it is not there, or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _weights_name(kind: str) -> str:
+    return {"ema": "moving average of the weights", "raw": "raw weights"}[kind]
+
+
+def _data_uri(picture: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
