@@ -1,6 +1,7 @@
 """Evaluation of a network on a split: one jitted pass, every image counted once (DESIGN D6)."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from errors import UserError
 from input_pipeline import BATCH_AXIS, evaluation_batches, make_mesh, replicated
 from resnet.checkpoint import Which
 from resnet.classifier import load_trained
-from resnet.network import Network, Weights
+from resnet.network import Arranged, Network, Weights
 
 CALIBRATION_BINS = 15  # as Guo et al. 2017 take
 
@@ -108,14 +109,19 @@ def make_predictor(network: Network, batch_size: int, mesh: Mesh) -> Predictor:
     """
     rows = NamedSharding(mesh, P(BATCH_AXIS))
 
+    @partial(jax.jit, static_argnums=1, out_shardings=replicated(mesh))
+    def arrange(weights: Weights, batch_shape: tuple[int, ...]) -> Arranged:
+        return network.arrange(weights, batch_shape)
+
     @jax.jit
-    def logits_of_batch(weights: Weights, images: jax.Array) -> jax.Array:
+    def logits_of_batch(weights: Weights, arranged: Arranged, images: jax.Array) -> jax.Array:
         images = jax.lax.with_sharding_constraint(images, rows)
-        return network.apply(weights, images, train=False)[0]
+        return network.predict(weights, arranged, images)
 
     def predict(weights: Weights, images: np.ndarray) -> np.ndarray:
+        arranged = arrange(weights, (batch_size, *images.shape[1:]))
         batches = evaluation_batches(images, batch_size)
-        logits = [np.asarray(logits_of_batch(weights, batch)) for batch in batches]
+        logits = [np.asarray(logits_of_batch(weights, arranged, batch)) for batch in batches]
         return np.concatenate(logits)[: len(images)]
 
     return predict

@@ -1,6 +1,7 @@
 """A trained network as a Python object: pictures in, labels and probabilities out."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -43,10 +44,12 @@ class Classifier:
         """Puts `weights` on the default device; `image_size` is the side of its images, in pixels."""
         self.network = network
         self.weights = jax.device_put(weights)
+        batch_shape = (BATCH_SIZE, image_size, image_size, 3)
+        self._arranged = jax.jit(partial(network.arrange, batch_shape=batch_shape))(self.weights)
         self.class_names = class_names
         self.image_size = image_size
         self._probabilities_of_batch = jax.jit(
-            lambda weights, images: jax.nn.softmax(network.apply(weights, images, train=False)[0])
+            lambda weights, arranged, images: jax.nn.softmax(network.predict(weights, arranged, images))
         )
 
     @classmethod
@@ -122,7 +125,7 @@ class Classifier:
         for start in range(0, len(images), BATCH_SIZE):
             chunk = images[start : start + BATCH_SIZE]
             batch[: len(chunk)] = chunk
-            rows = self._probabilities_of_batch(self.weights, batch)
+            rows = self._probabilities_of_batch(self.weights, self._arranged, batch)
             result[start : start + len(chunk)] = np.asarray(rows)[: len(chunk)]
         return result
 

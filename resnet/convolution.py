@@ -3,13 +3,14 @@
 `lax` is XLA's own convolution, the right choice on accelerators. `matmul` turns a convolution into matrix
 products, which XLA's CPU backend runs many times faster than its convolution:
 
-- 1x1: one product over pixels;
 - 3x3, stride 1: Winograd's F(2x2, 3x3), 2.25 times fewer multiplications;
 - a few channels, as in the stem: patches and one product;
-- anything else, maps of at most 2x2 pixels too: one product for each tap of the kernel.
+- anything else, 1x1 and maps of at most 2x2 pixels too: one product for each tap of the kernel.
 """
 
+from collections.abc import Callable
 from functools import partial
+from math import isqrt, prod
 from typing import Literal
 
 import jax
@@ -18,7 +19,11 @@ from jax import lax
 
 Lowering = Literal["auto", "lax", "matmul"]
 
+Product = Callable[[jax.Array, jax.Array], jax.Array]  # of [M, C] and [C, O] to [M, O]
+
 FEW_CHANNELS = 16  # Below it a product over one tap's channels is too thin to be fast.
+FEW_ROWS = 32  # Up to so many output pixels, reading the weights is what a product costs.
+ONE_PRODUCT_ROWS = 64  # Up to so many, one product of patches beats many small ones.
 
 
 def conv2d(
@@ -29,9 +34,13 @@ def conv2d(
     Returns [N, (H + 2 padding - k) // stride + 1, likewise for W, O] in the dtype of `x`. `auto` is
     `matmul` on CPU and `lax` elsewhere. Both lowerings agree within float32 rounding.
     """
-    if lowering == "auto":
-        lowering = "matmul" if jax.default_backend() == "cpu" else "lax"
-    return _conv2d(x, kernel, stride, padding, lowering)
+    return _conv2d(x, kernel, stride, padding, _resolve(lowering))
+
+
+def _resolve(lowering: Lowering) -> Literal["lax", "matmul"]:
+    if lowering != "auto":
+        return lowering
+    return "matmul" if jax.default_backend() == "cpu" else "lax"
 
 
 # Traced once for each shape rather than for each layer.
@@ -47,31 +56,107 @@ def _conv2d(
             padding=((padding, padding), (padding, padding)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    if kernel.shape[:2] == (1, 1) and padding == 0:
-        return _pointwise(x[:, ::stride, ::stride], kernel)
-    if kernel.shape[:2] == (3, 3) and stride == padding == 1 and max(x.shape[1:3]) > 2:
+    if _suits_winograd(x.shape, kernel.shape, stride, padding):
         return winograd_3x3(x, kernel)
     if x.shape[-1] < FEW_CHANNELS:
-        return _patches_product(x, kernel, stride, padding)
-    return _tap_products(x, kernel, stride, padding)
+        return _patches_product(x, _flat(kernel), kernel.shape[0], stride, padding)
+    return _tap_products(x, _taps(kernel), stride, padding)
 
 
-def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    n, h, w, c = x.shape
-    return (x.reshape(n * h * w, c) @ kernel[0, 0]).reshape(n, h, w, -1)
+# A kernel that serves many predictions is put once for all into the form in which products take it.
 
 
-def _tap_products(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def arrange_kernel(
+    kernel: jax.Array, x_shape: tuple[int, ...], *, stride: int, padding: int, lowering: Lowering = "auto"
+) -> list[jax.Array]:
+    """`kernel` [k, k, C, O] as `conv2d_arranged` takes it for an `x` of `x_shape`."""
+    if _resolve(lowering) == "lax":
+        return [kernel]
+    match _arrangement(x_shape, kernel.shape, stride, padding):
+        case "winograd":
+            matrices = _transform_kernel(kernel)
+        case "patches":
+            matrices = [_flat(kernel)]
+        case "taps":
+            matrices = _taps(kernel)
+    if _output_pixels(x_shape, kernel.shape[0], stride, padding) <= FEW_ROWS:
+        return [matrix.T for matrix in matrices]
+    return matrices
+
+
+def conv2d_arranged(
+    x: jax.Array,
+    arranged: list[jax.Array],
+    kernel_shape: tuple[int, ...],
+    *,
+    stride: int,
+    padding: int,
+    lowering: Lowering = "auto",
+) -> jax.Array:
+    """`conv2d` of `x` with what `arrange_kernel` made of a kernel of `kernel_shape`."""
+    if _resolve(lowering) == "lax":
+        return conv2d(x, arranged[0], stride=stride, padding=padding, lowering="lax")
+    few = _output_pixels(x.shape, kernel_shape[0], stride, padding) <= FEW_ROWS
+    product = _product_from_the_left if few else jnp.matmul
+    match _arrangement(x.shape, kernel_shape, stride, padding):
+        case "winograd":
+            return _winograd_products(x, arranged, product)
+        case "patches":
+            return _patches_product(x, arranged[0], kernel_shape[0], stride, padding, product)
+        case "taps":
+            return _tap_products(x, arranged, stride, padding, product)
+
+
+def _arrangement(
+    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, padding: int
+) -> Literal["winograd", "patches", "taps"]:
+    k = kernel_shape[0]
+    one_product_is_best = k > 1 and _output_pixels(x_shape, k, stride, padding) <= ONE_PRODUCT_ROWS
+    if one_product_is_best or x_shape[-1] < FEW_CHANNELS:
+        return "patches"
+    return "winograd" if _suits_winograd(x_shape, kernel_shape, stride, padding) else "taps"
+
+
+def _output_pixels(x_shape: tuple[int, ...], k: int, stride: int, padding: int) -> int:
+    n, h, w, _ = x_shape
+    return n * prod((size + 2 * padding - k) // stride + 1 for size in (h, w))
+
+
+def _product_from_the_left(x: jax.Array, transposed: jax.Array) -> jax.Array:
+    """`x` [M, C] times the transpose of `transposed` [O, C], without rearranging the larger of the two.
+
+    The barriers keep XLA from turning it back into the product that it looks like.
+    """
+    return lax.optimization_barrier(transposed @ lax.optimization_barrier(x.T)).T
+
+
+def _suits_winograd(x: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int) -> bool:
+    return kernel[:2] == (3, 3) and stride == padding == 1 and max(x[1:3]) > 2
+
+
+def _flat(kernel: jax.Array) -> jax.Array:
+    """[k * k * C, O], as the patches are laid out."""
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def _taps(kernel: jax.Array) -> list[jax.Array]:
+    """The k * k matrices [C, O] of `kernel` [k, k, C, O], row by row."""
+    return jnp.unstack(kernel.reshape(-1, *kernel.shape[2:]))
+
+
+def _tap_products(
+    x: jax.Array, taps: list[jax.Array], stride: int, padding: int, product: Product = jnp.matmul
+) -> jax.Array:
     """One product for each tap of the kernel, over the outputs for which it does not fall on padding.
 
     Nothing is copied into patches, and nothing is multiplied by padding: of a 2x2 map that is 20 of 36.
     """
     _, h, w, c = x.shape
-    k = kernel.shape[0]
+    k = isqrt(len(taps))
     out_h, out_w = ((size + 2 * padding - k) // stride + 1 for size in (h, w))
     phases = _stride_phases(x, stride, (0, -h % stride), (0, -w % stride), fill=0.0)
     products = []
-    for tap, weights in enumerate(jnp.unstack(kernel.reshape(k * k, c, -1))):
+    for tap, weights in enumerate(taps):
         (top, bottom), (left, right) = (
             _reach(offset - padding, stride, size, out)
             for offset, size, out in ((tap // k, h, out_h), (tap % k, w, out_w))
@@ -81,9 +166,9 @@ def _tap_products(x: jax.Array, kernel: jax.Array, stride: int, padding: int) ->
         row, column = stride * top + tap // k - padding, stride * left + tap % k - padding
         seen = phases[row % stride][column % stride][:, row // stride :, column // stride :]
         seen = seen[:, : bottom - top, : right - left]
-        product = (seen.reshape(-1, c) @ weights).reshape(*seen.shape[:3], -1)
+        outputs = product(seen.reshape(-1, c), weights).reshape(*seen.shape[:3], -1)
         edges = ((0, 0), (top, out_h - bottom), (left, out_w - right), (0, 0))
-        products.append(jnp.pad(product, edges))
+        products.append(jnp.pad(outputs, edges))
     return sum(products)
 
 
@@ -92,14 +177,11 @@ def _reach(offset: int, stride: int, size: int, out_size: int) -> tuple[int, int
     return max(0, -(offset // stride)), min(out_size, (size - 1 - offset) // stride + 1)
 
 
-def _patches_product(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    n, h, w, c = x.shape
-    k = kernel.shape[0]
-    out_h, out_w = ((size + 2 * padding - k) // stride + 1 for size in (h, w))
-    patches = jnp.concatenate(strided_windows(x, k, stride, padding, fill=0.0), axis=-1).reshape(
-        n * out_h * out_w, k * k * c
-    )
-    return (patches @ kernel.reshape(k * k * c, -1)).reshape(n, out_h, out_w, -1)
+def _patches_product(
+    x: jax.Array, weights: jax.Array, k: int, stride: int, padding: int, product: Product = jnp.matmul
+) -> jax.Array:
+    patches = jnp.concatenate(strided_windows(x, k, stride, padding, fill=0.0), axis=-1)
+    return product(patches.reshape(-1, patches.shape[-1]), weights).reshape(*patches.shape[:3], -1)
 
 
 def strided_windows(x: jax.Array, k: int, stride: int, padding: int, fill: float) -> list[jax.Array]:
@@ -146,8 +228,14 @@ def winograd_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     The derivative is the transposed algorithm, with the input transform computed again rather than
     kept: it is four times the size of `x`.
     """
+    return _winograd_products(x, _transform_kernel(kernel))
+
+
+def _winograd_products(
+    x: jax.Array, transformed: list[jax.Array], product: Product = jnp.matmul
+) -> jax.Array:
     _, h, w, _ = x.shape
-    products = [d @ u for d, u in zip(_transform_input(x), _transform_kernel(kernel), strict=True)]
+    products = [product(d, u) for d, u in zip(_transform_input(x), transformed, strict=True)]
     return _transform_output(products, x.shape)[:, :h, :w]
 
 

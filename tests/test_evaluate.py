@@ -128,11 +128,15 @@ def test_corruptions_are_counted_by_kind_and_severity() -> None:
     ]
 
 
-def apply_linear(weights: Weights, images: jax.Array, train: bool) -> tuple[jax.Array, dict, dict]:
-    """Logits from each image's mean colour, less the running mean, or in training the batch's own."""
+def arrange_linear(weights: Weights, batch_shape: tuple[int, ...]) -> dict[str, list[jax.Array]]:
+    assert batch_shape == (4, 4, 4, 3)
+    return {"head": [weights.params["kernel"]]}
+
+
+def predict_linear(weights: Weights, arranged: dict[str, list[jax.Array]], images: jax.Array) -> jax.Array:
+    """Logits from each image's mean colour, less the running mean."""
     colour = images.astype(jnp.float32).mean((1, 2))
-    mean = colour.mean(0) if train else weights.batch_stats["mean"]
-    return (colour - mean) @ weights.params["kernel"], {}, weights.batch_stats
+    return (colour - weights.batch_stats["mean"]) @ arranged["head"][0]
 
 
 @pytest.mark.parametrize("count", [1, 8, 10])
@@ -141,7 +145,7 @@ def test_predictor_counts_every_image_once_with_the_running_statistics(count: in
     images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
     kernel = rng.standard_normal((3, 6), np.float32)
     weights = Weights({"kernel": kernel}, {"mean": np.float32([90, 120, 130])})
-    predict = make_predictor(SimpleNamespace(apply=apply_linear), 4, make_mesh(4))
+    predict = make_predictor(SimpleNamespace(arrange=arrange_linear, predict=predict_linear), 4, make_mesh(4))
     logits = predict(weights, images)
     expected = (images.mean((1, 2)) - [90, 120, 130]) @ kernel.astype(np.float64)
     assert logits.dtype == np.float32

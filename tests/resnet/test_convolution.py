@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import resnet.model
-from resnet.convolution import conv2d, strided_windows
+from resnet.convolution import arrange_kernel, conv2d, conv2d_arranged, strided_windows
 from resnet.model import ResNet
 
 # Compiling takes nearly all of these tests' time: little optimisation makes it several times faster.
@@ -122,6 +122,30 @@ def test_every_convolution_of_resnet_18_and_50(convolutions: set[tuple[int, int,
     assert {(7, 2, 3, 64), (7, 2, 3, 224), (3, 1, 1, 2), (3, 2, 1, 56), (1, 2, 0, 4)} <= convolutions
     for k, stride, padding, size in sorted(convolutions):
         check_in_float64(1, size, size, 3, 2, k, stride, padding, "matmul")
+
+
+@given(
+    k=st.sampled_from([1, 3, 7]),
+    stride=st.sampled_from([1, 2]),
+    size=st.sampled_from([(1, 1), (2, 2), (4, 3), (7, 7), (12, 9)]),
+    n=st.sampled_from([1, 5]),
+    c=st.sampled_from([3, 16]),
+    lowering=st.sampled_from(LOWERINGS),
+)
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
+def test_arranged_kernel_gives_the_same(
+    k: int, stride: int, size: tuple[int, int], n: int, c: int, lowering: str
+) -> None:
+    """All ways to arrange: few output pixels and many, few channels, Winograd's transform, XLA's own."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((n, *size, c)), rng.standard_normal((k, k, c, 5))
+    options = {"stride": stride, "padding": (k - 1) // 2, "lowering": lowering}
+    arranged = arrange_kernel(jnp.asarray(kernel, jnp.float32), x.shape, **options)
+    found = quick_jit(lambda x, arranged: conv2d_arranged(x, arranged, kernel.shape, **options))(
+        x.astype(np.float32), arranged
+    )
+    expected = convolve(x, kernel, stride, (k - 1) // 2)
+    np.testing.assert_allclose(found, expected, atol=2e-5 * k * c**0.5)
 
 
 @pytest.mark.parametrize(("k", "stride", "size"), [(1, 2, 9), (3, 1, 2), (3, 1, 8), (3, 2, 8), (7, 2, 16)])

@@ -285,6 +285,17 @@ def test_apply_is_pure_and_only_training_moves_the_statistics() -> None:
     )
 
 
+@pytest.mark.parametrize(("depth", "convolution"), [(18, "matmul"), (50, "matmul"), (18, "lax")])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_predict_gives_the_logits_of_apply(depth: int, convolution: str, batch: int) -> None:
+    network = Network(config_of(depth=depth, convolution=convolution), 6)
+    weights, images = random_weights(network), random_images(batch, 40, 48)
+    expected, _, _ = run(network, weights, images)
+    arranged = quick_jit(partial(network.arrange, batch_shape=images.shape))(weights)
+    found = quick_jit(network.predict)(weights, arranged, images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_apply_takes_integers_and_floats_alike() -> None:
     network = Network(config_of(depth=18), 6)
     weights, images = random_weights(network), random_images(2, 32, 32)
