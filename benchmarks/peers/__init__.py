@@ -72,6 +72,8 @@ class Peer:
 
 
 JAX = ("jax", "flax", "optax")
+# TensorFlow leaves oneDNN off on CPUs without AVX-512, where it is 2.5 times as fast.
+ON_TENSORFLOW = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 FREEZING = {"TORCHINDUCTOR_FREEZING": "1"}
 PEERS = {
     "ours": Peer("ours", JAX, compiles=True),
@@ -81,7 +83,7 @@ PEERS = {
     "torch_max_autotune": Peer("torch_resnet", ("torch",), FREEZING, devices=("gpu",), compiles=True),
     "torch_cuda_graph": Peer("torch_resnet", ("torch",), tasks=("train",), devices=("gpu",), compiles=True),
     "torch_jit": Peer("torch_resnet", ("torch",), tasks=("inference",)),
-    "keras_tf": Peer("keras_applications", ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow"}),
+    "keras_tf": Peer("keras_applications", ("keras", "tensorflow"), ON_TENSORFLOW),
     "keras_jax": Peer("keras_applications", ("keras", "jax"), {"KERAS_BACKEND": "jax"}, compiles=True),
 }
 # Matrix products: they give the floor.

@@ -62,15 +62,17 @@ def test_what_is_refused_before_anything_is_measured(
 class FakeWorker:
     """A step takes a millisecond an image of the batch; the process grows with it."""
 
+    running = 0
+
     def __init__(self, name: str, case: Case, caches: Path) -> None:
         if case.depth == 101:
             raise Failed("ended with exit code -9")
         self.case = case
         self.hello = {"peak_memory": 0, "compiling": {"peak_memory": 3e9, "warm_up_seconds": 9.0}}
-        self.stopped = False
+        FakeWorker.running += 1
 
     def run(self, steps: int) -> dict[str, Any]:
-        assert not self.stopped
+        assert FakeWorker.running == 1  # not disturbed by another point
         return {
             "seconds": steps * self.case.batch / 1000,
             "peak_memory": 10**9 + 10**7 * self.case.batch,
@@ -78,7 +80,7 @@ class FakeWorker:
         }
 
     def stop(self) -> None:
-        self.stopped = True
+        FakeWorker.running -= 1
 
 
 def test_report_and_picture(
