@@ -28,10 +28,12 @@ Variant = Literal["v1", "v1.5"]
 Rng = np.random.Generator | None
 
 
-def _normal(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
+def _normal(rng: Rng, std: float, shape: tuple[int, ...]) -> np.ndarray:
     if rng is None:
-        return np.zeros(shape, np.float32)
-    return rng.standard_normal(shape, np.float32)
+        return np.zeros(shape, np.float32)  # Takes no memory until it is written to.
+    values = rng.standard_normal(shape, np.float32)
+    values *= np.float32(std)
+    return values
 
 
 class Conv(nnx.Module):
@@ -52,7 +54,7 @@ class Conv(nnx.Module):
     ) -> None:
         shape = (kernel_size, kernel_size, in_features, out_features)
         std = (2 / (kernel_size**2 * out_features)) ** 0.5
-        self.kernel = nnx.Param(np.float32(std) * _normal(rng, shape))
+        self.kernel = nnx.Param(_normal(rng, std, shape))
         self.stride = stride
         self.lowering = lowering
         self.padding = (kernel_size - 1) // 2
@@ -241,7 +243,7 @@ class Linear(nnx.Module):
     """`x` [N, C] -> logits [N, classes] in float32."""
 
     def __init__(self, in_features: int, out_features: int, *, rng: Rng) -> None:
-        self.kernel = nnx.Param(np.float32(0.01) * _normal(rng, (in_features, out_features)))
+        self.kernel = nnx.Param(_normal(rng, 0.01, (in_features, out_features)))
         self.bias = nnx.Param(np.zeros(out_features, np.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
