@@ -19,7 +19,6 @@ from benchmarks.peers.matrix_product import floating_point_operations
 from benchmarks.rounds import OURS, Failed
 from benchmarks.worker import Worker
 from errors import UserError
-from resnet.model import STAGES
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "tensorflow", "tensorflow-cpu", "keras")
 PRODUCT_STEPS = {"cpu": 5, "gpu": 50}
@@ -40,7 +39,7 @@ def _parse(description: str, batches: list[int], steps: int) -> argparse.Namespa
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--depth", type=int, choices=sorted(STAGES), default=50)
+    parser.add_argument("--depth", type=int, choices=(18, 34, 50, 101, 152), default=50)
     parser.add_argument("--batch", type=_list_of(_at_least(1)), default=batches, metavar="N[,N...]")
     parser.add_argument(
         "--image_size", type=_list_of(_at_least(32)), default=[64], metavar="N[,N...]", help="pixels a side"

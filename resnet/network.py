@@ -1,5 +1,6 @@
 """A ResNet as pure functions of its parameters and statistics (DESIGN D1)."""
 
+from dataclasses import asdict
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from errors import UserError
+from resnet.architecture import Architecture
 from resnet.model import ResNet, Rng
 
 Tree = dict  # of names to arrays or trees
@@ -38,15 +40,11 @@ class Network:
         """The module itself, its weights drawn from `rng`, or zeros without one."""
         model = self._config.model
         return ResNet(
-            model.depth,
-            self._num_classes,
-            width=model.width,
-            variant=model.variant,
-            residual=model.residual,
-            zero_init_last=model.zero_init_last,
+            num_classes=self._num_classes,
             lowering=model.convolution,
             dtype=compute_dtype(self._config.compute_dtype),
             rng=rng,
+            **asdict(Architecture.from_config(model)),
         )
 
     def init(self, seed: int) -> Weights:
