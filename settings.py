@@ -29,6 +29,8 @@ MAY_CHANGE = (
 CHOICES = {
     "compute_dtype": ("auto", "float32", "bfloat16"),
     "data.name": ("signs", "rendered"),
+    "data.channel_order": ("rgb", "bgr"),
+    "init_head": ("auto", "keep", "replace"),
     "model.depth": (16, 18, 20, 28, 32, 34, 40, 44, 50, 56, 101, 110, 152, 164, 200),
     "model.variant": ("v1", "v1.5", "v2"),
     "model.stem": ("7x7", "deep", "3x3"),
@@ -49,6 +51,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "batch_size": (1, None),
     "steps_per_call": (1, None),
     "data.image_size": (1, 4096),
+    "data.crop": (0.05, 1),
     "data.train_size": (1, None),
     "data.test_size": (1, None),
     "data.seed": (0, None),

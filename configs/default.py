@@ -14,6 +14,9 @@ def get_config() -> ConfigDict:
     config.compute_dtype = "auto"  # auto (bfloat16 on accelerators), float32 or bfloat16
     config.compilation_cache = True  # keep compiled programs in the user's cache folder
 
+    config.init_from = ""  # file of weights, or workdir of a run, to start from; they set the model
+    config.init_head = "auto"  # its head: keep, replace, or auto (keep if the classes are as many)
+
     config.data = data = ConfigDict()
     data.name = "signs"  # signs or rendered
     data.dir = ""  # folder of the files; empty: $SIGNS_DIR, else data/signs
@@ -25,8 +28,10 @@ def get_config() -> ConfigDict:
     data.folds = 0  # k of k-fold validation; 0: off
     data.fold = 0  # which of the k folds is held out
     data.split_seed = 0  # of the validation split or folds
-    data.mean = (0.5, 0.5, 0.5)  # subtracted from pixels in [0, 1], per channel
+    data.mean = (0.5, 0.5, 0.5)  # subtracted from pixels in [0, 1]: red, green, blue
     data.std = (0.25, 0.25, 0.25)  # divides them afterwards
+    data.channel_order = "rgb"  # in which the network takes them, or bgr
+    data.crop = 1.0  # side of a picture's centre square that is looked at, as a share of its shorter side
 
     config.augment = augment = ConfigDict()  # every strength: 0 switches it off
     augment.flip = 0.5  # probability of a horizontal flip

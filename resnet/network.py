@@ -22,6 +22,26 @@ class Weights(NamedTuple):
     params: Tree
     batch_stats: Tree
 
+    def named(self) -> dict[str, np.ndarray]:
+        """All arrays by dotted names, such as `stage1.block1.norm1.mean`."""
+        return {
+            ".".join(key.key for key in path): np.asarray(leaf)
+            for tree in self
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+
+    @classmethod
+    def from_named(cls, named: dict[str, np.ndarray]) -> "Weights":
+        """The weights whose `named` is `named`."""
+        weights = cls({}, {})
+        for name, leaf in named.items():
+            *parents, last = name.split(".")
+            node = weights.batch_stats if last in ("mean", "var") else weights.params
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = leaf
+        return weights
+
 
 class Network:
     """The functional core of a `ResNet`: `apply` is pure, and weights are ordinary pytrees."""
@@ -32,6 +52,7 @@ class Network:
         self._num_classes = num_classes
         self._mean = np.asarray(config.data.mean, np.float32) * 255
         self._std = np.asarray(config.data.std, np.float32) * 255
+        self._reversed = config.data.channel_order == "bgr"
         self._graph, self._params, self._batch_stats = nnx.split(
             self.build(rng=None), nnx.Param, nnx.BatchStat
         )
@@ -52,6 +73,11 @@ class Network:
         model = self.build(np.random.default_rng(seed))
         return self._pure(model)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each array of `Weights.named`."""
+        blank = Weights(nnx.to_pure_dict(self._params), nnx.to_pure_dict(self._batch_stats))
+        return {name: leaf.shape for name, leaf in blank.named().items()}
+
     def apply(
         self, weights: Weights, images: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, jax.Array], Tree]:
@@ -66,6 +92,8 @@ class Network:
             _filled(self._batch_stats, weights.batch_stats),
         )
         normalized = (images.astype(jnp.float32) - self._mean) / self._std
+        if self._reversed:
+            normalized = normalized[..., ::-1]
         logits, features = model(normalized, train)
         return logits, features, self._pure(model).batch_stats
 
