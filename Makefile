@@ -1,4 +1,4 @@
-# make train | make test | make demo | make bench | make lint; see README.md.
+# make train | make test | make test-peers | make demo | make bench | make lint; see README.md.
 ifndef DEVICE
 DEVICE := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 endif
@@ -14,7 +14,7 @@ ifeq ($(REQUIREMENTS),)
 $(error DEVICE=$(DEVICE): expected cpu or gpu)
 endif
 
-.PHONY: train demo test bench lint clean
+.PHONY: train demo test test-peers bench lint clean
 
 train: .venv/installed-$(DEVICE)
 	$(RUN) main.py --config=configs/signs.py --workdir=runs/signs
@@ -27,6 +27,9 @@ demo: .venv/installed-$(DEVICE)
 test: .venv/installed-dev
 	JAX_PLATFORMS=cpu $(PY) -m pytest
 
+test-peers: .venv-peers/installed
+	JAX_PLATFORMS=cpu .venv-peers/bin/python -m pytest tests/peers
+
 bench: .venv-bench/installed-$(DEVICE)
 	.venv-bench/bin/python -m benchmarks.suite --device=$(DEVICE); status=$$?; \
 	.venv-bench/bin/python -m benchmarks.table && exit $$status
@@ -36,7 +39,7 @@ lint: .venv/installed-dev
 	.venv/bin/ruff format --check .
 
 clean:
-	rm -rf .venv .venv-bench
+	rm -rf .venv .venv-bench .venv-peers
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -55,4 +58,9 @@ clean:
 
 .venv/installed-dev: requirements-dev.txt .venv/installed-$(DEVICE)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv-peers/installed: requirements-peers.txt requirements-cpu.txt requirements-common.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	touch $@

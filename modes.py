@@ -11,14 +11,18 @@ from ml_collections import ConfigDict
 
 import datasets
 import report
+import settings
 from datasets.audit import audit as audit_data
 from errors import UserError
 from evaluate import evaluate_corruptions, format_corruptions, format_report, load_run
 from input_pipeline import first_training_batch
 from resnet.checkpoint import Which
-from resnet.classifier import BATCH_SIZE, Classifier, Prediction
+from resnet.classifier import BATCH_SIZE, Classifier, Prediction, load_trained
+from resnet.export import ExportFormat
+from resnet.export import export as export_weights
 from resnet.images import find_images
 from resnet.network import check_image_size
+from resnet.pretrained import adopt, read_pretrained
 from resnet.summary import summarize
 
 PICTURE_FILE = "show_batch.png"
@@ -180,8 +184,18 @@ def _files(paths: Sequence[str], refuse: Callable[[UserError], None]) -> Iterato
             refuse(error)
 
 
+def export(workdir: Path, format: ExportFormat, checkpoint: Which, raw: bool) -> int:
+    """Writes the run's weights for another framework into `export/` of its workdir."""
+    config, class_names = settings.load(workdir)
+    weights = load_trained(workdir, checkpoint, raw).classifier.weights
+    print(f"written: {export_weights(config, weights, class_names, format, workdir / 'export')}")
+    return 0
+
+
 def summary(config: ConfigDict, num_classes: int) -> int:
     """Prints the table of the network's layers."""
+    if config.init_from:
+        config = adopt(config, read_pretrained(config.init_from))
     check_image_size(config.data.image_size)
     print(report.format_layers(summarize(config, num_classes)))
     return 0

@@ -29,13 +29,20 @@ MAY_CHANGE = (
 CHOICES = {
     "compute_dtype": ("auto", "float32", "bfloat16"),
     "data.name": ("signs", "rendered"),
-    "model.depth": (18, 34, 50, 101, 152),
-    "model.variant": ("v1", "v1.5"),
+    "data.channel_order": ("rgb", "bgr"),
+    "init_head": ("auto", "keep", "replace"),
+    "model.depth": (16, 18, 20, 28, 32, 34, 40, 44, 50, 56, 101, 110, 152, 164, 200),
+    "model.variant": ("v1", "v1.5", "v2"),
+    "model.stem": ("7x7", "deep", "3x3"),
+    "model.max_pool": ("padded", "zero_padded", "unpadded", "none"),
+    "model.shortcut": ("projection", "zero_pad", "average_pool"),
+    "model.stride_in": ("first_block", "last_block"),
     "model.convolution": ("auto", "lax", "matmul"),
     "optimizer.name": ("sgd", "adam", "adamw"),
     "optimizer.schedule": ("cosine", "constant"),
     "gpu.matmul_precision": ("default", "high", "highest"),
 }
+BOTTLENECK_DEPTHS = (50, 101, 152, 164, 200)
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 # Inclusive bounds; None is no bound.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
@@ -44,6 +51,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "batch_size": (1, None),
     "steps_per_call": (1, None),
     "data.image_size": (1, 4096),
+    "data.crop": (0.05, 1),
     "data.train_size": (1, None),
     "data.test_size": (1, None),
     "data.seed": (0, None),
@@ -57,6 +65,11 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "augment.channel_gain": (0, 1),
     "augment.cutout": (0, 1),
     "model.width": (1, None),
+    "model.stem_width": (0, None),
+    "model.groups": (1, None),
+    "model.widen": (1, None),
+    "model.squeeze": (0, None),
+    "model.norm_epsilon": (1e-12, 1),
     "optimizer.learning_rate": (0, None),
     "optimizer.warmup_epochs": (0, None),
     "optimizer.momentum": (0, 1),
@@ -138,9 +151,32 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"config.{name}={value!r}: expected 3 numbers, such as {known[name]}")
     if min(config.data.std) <= 0:
         raise UserError(f"config.data.std={config.data.std!r}: expected numbers above 0")
+    _check_model(config.model)
     if config.gpu.visible_devices.strip(", 0123456789"):
         raise UserError(
             f"config.gpu.visible_devices={config.gpu.visible_devices}: expected indices such as 0,1"
+        )
+
+
+def _check_model(model: ConfigDict) -> None:
+    """Checks rules between fields of `config.model`."""
+    for name in ("groups", "widen"):
+        if model[name] != 1 and model.depth not in BOTTLENECK_DEPTHS:
+            raise UserError(
+                f"config.model.{name}={model[name]}: needs blocks of three convolutions, but"
+                f" model.depth={model.depth} has basic ones; expected a depth of"
+                f" {', '.join(map(str, BOTTLENECK_DEPTHS))}, or 1 and another model.width"
+            )
+    inner = model.width * model.widen
+    if inner % model.groups:
+        raise UserError(
+            f"config.model.groups={model.groups}: does not divide model.width x model.widen = {inner};"
+            " expected a divisor of it"
+        )
+    if model.stride_in == "last_block" and model.variant != "v2":
+        raise UserError(
+            f"config.model.stride_in=last_block: is the layout of pre-activation, but model.variant is"
+            f" {model.variant}; expected first_block, or variant v2"
         )
 
 

@@ -39,6 +39,7 @@ from metrics import MetricsWriter, ProgressBar
 from report import write_json
 from resnet.checkpoint import Checkpoints
 from resnet.network import Network, Tree, Weights, check_image_size
+from resnet.pretrained import adopt, initial_weights, read_pretrained
 
 SUMMARY_FILE = "summary.json"
 
@@ -130,9 +131,14 @@ def _kernels(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def init_state(network: Network, optimizer: optax.GradientTransformation, config: ConfigDict) -> TrainState:
-    """The state before the first step, in host memory."""
-    weights = network.init(config.seed)
+def init_state(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    weights: Weights | None = None,
+) -> TrainState:
+    """The state before the first step, in host memory: from `weights`, or from those that the seed draws."""
+    weights = weights or network.init(config.seed)
     ema = jax.tree.map(np.copy, weights) if config.ema_decay else None
     return TrainState(np.int32(0), *weights, jax.jit(optimizer.init)(weights.params), ema)
 
@@ -231,6 +237,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         StopRun: a signal asked the run to stop; it is saved.
     """
     settings.check(config)
+    pretrained = read_pretrained(config.init_from) if config.init_from else None
+    if pretrained is not None:
+        config = adopt(config, pretrained)
     check_image_size(config.data.image_size)
     check_visible_devices(config.gpu.visible_devices)
     mesh = make_mesh(config.batch_size)
@@ -242,7 +251,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     settings.check_same_run(config, workdir, data_digest)
     settings.save(config, dataset.class_names, workdir, data_digest)
 
-    network = Network(config, len(dataset.class_names))
+    num_classes = len(dataset.class_names)
+    network = Network(config, num_classes)
+    weights = None if pretrained is None else initial_weights(config, pretrained, num_classes)
     schedule = learning_rate_schedule(config, per_epoch)
     optimizer = make_optimizer(config, schedule)
     run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
@@ -253,7 +264,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, Signals() as signals:
         started = last_save = time.perf_counter()
-        state, before = _restore_or_init(checkpoints, init_state(network, optimizer, config), mesh)
+        initial = init_state(network, optimizer, config, weights)
+        state, before = _restore_or_init(checkpoints, initial, mesh)
         step, images, step_seconds, best_accuracy = int(state.step), *before[1:]
         if step == total_steps and (summary := _finished_summary(workdir, step)):
             return summary

@@ -1,6 +1,6 @@
 """The floor of a benchmark: its multiply-adds at the rate that a large matrix product reaches."""
 
-from resnet.model import BOTTLENECK_EXPANSION, STAGES
+from resnet.architecture import BOTTLENECK_EXPANSION, STAGES
 
 
 def forward_multiply_adds(depth: int, image_size: int, classes: int) -> tuple[int, int]:

@@ -14,6 +14,9 @@ def get_config() -> ConfigDict:
     config.compute_dtype = "auto"  # auto (bfloat16 on accelerators), float32 or bfloat16
     config.compilation_cache = True  # keep compiled programs in the user's cache folder
 
+    config.init_from = ""  # file of weights, or workdir of a run, to start from; they set the model
+    config.init_head = "auto"  # its head: keep, replace, or auto (keep if the classes are as many)
+
     config.data = data = ConfigDict()
     data.name = "signs"  # signs or rendered
     data.dir = ""  # folder of the files; empty: $SIGNS_DIR, else data/signs
@@ -25,8 +28,10 @@ def get_config() -> ConfigDict:
     data.folds = 0  # k of k-fold validation; 0: off
     data.fold = 0  # which of the k folds is held out
     data.split_seed = 0  # of the validation split or folds
-    data.mean = (0.5, 0.5, 0.5)  # subtracted from pixels in [0, 1], per channel
+    data.mean = (0.5, 0.5, 0.5)  # subtracted from pixels in [0, 1]: red, green, blue
     data.std = (0.25, 0.25, 0.25)  # divides them afterwards
+    data.channel_order = "rgb"  # in which the network takes them, or bgr
+    data.crop = 1.0  # side of a picture's centre square that is looked at, as a share of its shorter side
 
     config.augment = augment = ConfigDict()  # every strength: 0 switches it off
     augment.flip = 0.5  # probability of a horizontal flip
@@ -39,11 +44,21 @@ def get_config() -> ConfigDict:
     augment.cutout = 0.0  # side of a square set to grey, as a share of the image's side
 
     config.model = model = ConfigDict()
-    model.depth = 50  # 18, 34, 50, 101 or 152
+    model.depth = 50  # 18, 34, 50, 101, 152, 200; with three stages 16, 20, 28, 32, 40, 44, 56, 110, 164
     model.width = 64  # channels of the first stage
-    model.variant = "v1.5"  # bottleneck stride: v1 in the 1x1, v1.5 in the 3x3
+    model.variant = "v1.5"  # bottleneck stride: v1 in the 1x1, v1.5 in the 3x3; v2: pre-activation
+    model.stem = "7x7"  # 7x7 stride 2, deep (ResNet-C: three 3x3, stride 2) or 3x3 (stride 1, small images)
+    model.stem_width = 0  # channels of the stem; 0: those of the first stage
+    model.max_pool = "padded"  # after the stem; zero_padded (Keras V2), unpadded or none
+    model.shortcut = "projection"  # 1x1 with stride; zero_pad; average_pool (ResNet-D) before the 1x1
+    model.stride_in = "first_block"  # of a stage, or last_block (Keras V2)
+    model.groups = 1  # of the 3x3 in bottlenecks (ResNeXt: 32)
+    model.widen = 1  # factor on the inner channels of bottlenecks (Wide ResNet-50-2, ResNeXt 32x4d: 2)
+    model.squeeze = 0  # reduction of squeeze-and-excitation (SE-ResNet: 16); 0: none
     model.residual = True  # False: the plain network of the same depth
-    model.zero_init_last = True  # start the last scale of each block at zero
+    model.zero_init_last = True  # blocks start as the identity: last scale zero, in v2 the last kernel
+    model.conv_bias = False  # biases where no norm follows a convolution (Keras V2)
+    model.norm_epsilon = 1e-5  # added to the variance
     model.convolution = "auto"  # auto (matmul on CPU, lax elsewhere), lax or matmul
 
     config.optimizer = optimizer = ConfigDict()

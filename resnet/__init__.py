@@ -1,14 +1,15 @@
 """Residual networks and what one can do with a trained one: `from resnet import Classifier`."""
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["Classifier", "Prediction"]
+__all__ = ["Classifier", "Prediction", "load_pretrained"]
+
+_MODULES = {"Classifier": "classifier", "Prediction": "classifier", "load_pretrained": "pretrained"}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: reading images, for one, needs no JAX.
-    if name in __all__:
-        from resnet import classifier
-
-        return getattr(classifier, name)
+    if name in _MODULES:
+        return getattr(import_module(f"resnet.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,15 +39,24 @@ class Classifier:
     """
 
     def __init__(
-        self, network: Network, weights: Weights, class_names: tuple[str, ...], image_size: int
+        self,
+        network: Network,
+        weights: Weights,
+        class_names: tuple[str, ...],
+        image_size: int,
+        crop: float = 1.0,
     ) -> None:
-        """Puts `weights` on the default device; `image_size` is the side of its images, in pixels."""
+        """Puts `weights` on the default device; `image_size` is the side of its images, in pixels.
+
+        `crop` is the side of a picture's centre square that it looks at, as a share of the shorter side.
+        """
         self.network = network
         self.weights = jax.device_put(weights)
         batch_shape = (BATCH_SIZE, image_size, image_size, 3)
         self._arranged = jax.jit(partial(network.arrange, batch_shape=batch_shape))(self.weights)
         self.class_names = class_names
         self.image_size = image_size
+        self.crop = crop
         self._probabilities_of_batch = jax.jit(
             lambda weights, arranged, images: jax.nn.softmax(network.predict(weights, arranged, images))
         )
@@ -89,7 +98,7 @@ class Classifier:
         """
         if isinstance(picture, str | PathLike):
             picture = read_image(picture)
-        return resize_and_crop(picture, self.image_size)
+        return resize_and_crop(picture, self.image_size, self.crop)
 
     def predict_prepared(self, names: Sequence[str | None], images: Sequence[np.ndarray]) -> list[Prediction]:
         """Classifies what `prepare` returned; `names` become the predictions' `path`."""
@@ -111,7 +120,7 @@ class Classifier:
         S is `image_size`.
 
         Raises:
-            UserError: the array has another shape or dtype.
+            UserError: the array has another shape or dtype, or the network has no head.
         """
         images = np.asarray(images)
         expected = (self.image_size, self.image_size, 3)
@@ -120,6 +129,8 @@ class Classifier:
                 f"image array: found {images.dtype} {list(images.shape)}, expected uint8"
                 f" [N, {self.image_size}, {self.image_size}, 3]; use predict for images of other sizes"
             )
+        if not self.class_names:
+            raise UserError("these weights have no head, so that they know no classes; use features instead")
         result = np.empty((len(images), len(self.class_names)), np.float32)
         batch = np.zeros((BATCH_SIZE, *expected), np.uint8)
         for start in range(0, len(images), BATCH_SIZE):
@@ -150,4 +161,5 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> Train
     with Checkpoints(workdir, read_only=True) as checkpoints:
         weights, step = checkpoints.restore_weights(checkpoint, ema=kind == "ema")
     network = Network(config, len(class_names))
-    return Trained(Classifier(network, weights, class_names, config.data.image_size), step, kind)
+    classifier = Classifier(network, weights, class_names, config.data.image_size, config.data.crop)
+    return Trained(classifier, step, kind)

@@ -103,8 +103,8 @@ def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) 
         return _decode(file, name, max_pixels)
 
 
-def resize_and_crop(image: np.ndarray | Image.Image, size: int) -> np.ndarray:
-    """Scales the shorter side to `size` (antialiased bicubic) and cuts out the centre square.
+def resize_and_crop(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
+    """Scales the shorter side to `size / crop` (antialiased bicubic) and cuts out the centre square.
 
     Only the central square is resampled, so extreme aspect ratios cost nothing. An image whose
     shorter side is `size` already is cropped and otherwise bit-identical.
@@ -112,6 +112,7 @@ def resize_and_crop(image: np.ndarray | Image.Image, size: int) -> np.ndarray:
     Args:
       image: uint8 `[H, W, 3]`, or a Pillow image, converted as `read_image` does.
       size: side of the result in pixels, at least 1.
+      crop: side of the square as a share of the shorter side; 0.875 is ImageNet's 224 of 256.
 
     Returns:
       uint8 `[size, size, 3]`.
@@ -130,7 +131,7 @@ def resize_and_crop(image: np.ndarray | Image.Image, size: int) -> np.ndarray:
             "with at least one pixel; convert it first"
         )
     height, width, _ = image.shape
-    side = min(height, width)
+    side = max(1, round(min(height, width) * crop))
     top, left = (height - side) // 2, (width - side) // 2
     resized = Image.fromarray(image).resize(
         (size, size),

@@ -1,6 +1,7 @@
 """A ResNet as pure functions of its parameters and statistics (DESIGN D1)."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from errors import UserError
+from resnet.architecture import Architecture
 from resnet.model import BatchNorm, Conv, ResNet, Rng
 
 Tree = dict  # of names to arrays or trees
@@ -22,6 +24,26 @@ class Weights(NamedTuple):
     params: Tree
     batch_stats: Tree
 
+    def named(self) -> dict[str, np.ndarray]:
+        """All arrays by dotted names, such as `stage1.block1.norm1.mean`."""
+        return {
+            ".".join(key.key for key in path): np.asarray(leaf)
+            for tree in self
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+
+    @classmethod
+    def from_named(cls, named: dict[str, np.ndarray]) -> "Weights":
+        """The weights whose `named` is `named`."""
+        weights = cls({}, {})
+        for name, leaf in named.items():
+            *parents, last = name.split(".")
+            node = weights.batch_stats if last in ("mean", "var") else weights.params
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = leaf
+        return weights
+
 
 class Network:
     """The functional core of a `ResNet`: `apply` is pure, and weights are ordinary pytrees."""
@@ -32,6 +54,7 @@ class Network:
         self._num_classes = num_classes
         self._mean = np.asarray(config.data.mean, np.float32) * 255
         self._std = np.asarray(config.data.std, np.float32) * 255
+        self._reversed = config.data.channel_order == "bgr"
         self._graph, self._params, self._batch_stats = nnx.split(
             self.build(rng=None), nnx.Param, nnx.BatchStat
         )
@@ -40,21 +63,22 @@ class Network:
         """The module itself, its weights drawn from `rng`, or zeros without one."""
         model = self._config.model
         return ResNet(
-            model.depth,
-            self._num_classes,
-            width=model.width,
-            variant=model.variant,
-            residual=model.residual,
-            zero_init_last=model.zero_init_last,
+            num_classes=self._num_classes,
             lowering=model.convolution,
             dtype=compute_dtype(self._config.compute_dtype),
             rng=rng,
+            **asdict(Architecture.from_config(model)),
         )
 
     def init(self, seed: int) -> Weights:
         """Returns the initial weights of `seed`, in host memory: the same on every device."""
         model = self.build(np.random.default_rng(seed))
         return self._pure(model)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each array of `Weights.named`."""
+        blank = Weights(nnx.to_pure_dict(self._params), nnx.to_pure_dict(self._batch_stats))
+        return {name: leaf.shape for name, leaf in blank.named().items()}
 
     def apply(
         self, weights: Weights, images: jax.Array, train: bool
@@ -93,8 +117,9 @@ class Network:
         )
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """`images` [N, H, W, 3] of range 0 to 255, by the mean and deviation of `config.data`, float32."""
-        return (images.astype(jnp.float32) - self._mean) / self._std
+        """`images` [N, H, W, 3], RGB of range 0 to 255, as `config.data` has them normalised, float32."""
+        normalized = (images.astype(jnp.float32) - self._mean) / self._std
+        return normalized[..., ::-1] if self._reversed else normalized
 
     @staticmethod
     def _pure(model: ResNet) -> Weights:

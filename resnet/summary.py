@@ -37,8 +37,9 @@ def summarize(config: ConfigDict, num_classes: int) -> list[Layer]:
         lambda images: model(images, train=False),
         jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
     )
-    after_stem = [layer.name for layer in layers].index("stem_norm") + 1
-    layers.insert(after_stem, Layer("max_pool", features["stem"].shape[1:], 0, 0))
+    if config.model.max_pool != "none":
+        after_stem = sum(layer.name.startswith("stem") for layer in layers)
+        layers.insert(after_stem, Layer("max_pool", features["stem"].shape[1:], 0, 0))
     layers.insert(-1, Layer("mean_pool", features["pooled"].shape[1:], 0, 0))
     return layers
 

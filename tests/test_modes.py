@@ -386,7 +386,7 @@ BAD_FLAGS = {
     "--config.gpu.preallocate=maybe": "expected true or false",
     "--config.gpu.memory_fraction=1.5": "config.gpu.memory_fraction=1.5",
     "--config.data.mean=1": "expected 3 numbers",
-    "--config.model.depth=42": "expected one of 18, 34, 50",
+    "--config.model.depth=42": "expected one of 16, 18, 20",
     "--config.batch_size=61": "larger than the 60 training images",
     "--config.data.image_size=31": "at least 32 pixels",
     "--config.data.dir=/no/such/folder": "/no/such/folder",

@@ -67,7 +67,7 @@ def test_configs_of_the_project_pass(name: str) -> None:
         ({"ema_decay": float("nan")}, "config.ema_decay=nan: expected a finite number"),
         ({"data__val_fraction": float("nan")}, "config.data.val_fraction=nan: expected a finite number"),
         ({"optimizer__epsilon": float("inf")}, "config.optimizer.epsilon=inf: expected a finite number"),
-        ({"model__depth": 20}, "config.model.depth=20: expected one of 18, 34, 50, 101, 152"),
+        ({"model__variant": "v3"}, "config.model.variant='v3': expected one of v1, v1.5, v2"),
         ({"optimizer__name": "lion"}, "config.optimizer.name='lion': expected one of sgd, adam, adamw"),
         ({"data__mean": (0.5, 1)}, "config.data.mean=(0.5, 1): expected 3 numbers, such as (0.5, 0.5, 0.5)"),
         ({"data__std": ("1",) * 3},
@@ -176,7 +176,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 def test_fields_that_are_unknown_or_out_of_range_are_refused_on_loading(tmp_path: Path) -> None:
     for changes, line in [
         ({"detph": 50}, "config.model.detph: no such field; did you mean config.model.depth?"),
-        ({"depth": 51}, "config.model.depth=51: expected one of 18, 34, 50, 101, 152"),
+        ({"depth": 51}, "config.model.depth=51: expected one of 16, 18, 20, 28,"),
     ]:
         (tmp_path / "config.json").write_text(stored_text(**changes))
         with pytest.raises(UserError) as caught:

@@ -11,7 +11,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import resnet.model
-from resnet.convolution import arrange_kernel, conv2d, conv2d_arranged, strided_windows
+from resnet.arranged import arrange_kernel, conv2d_arranged
+from resnet.convolution import conv2d, strided_windows
 from resnet.model import ResNet
 
 # Compiling takes nearly all of these tests' time: little optimisation makes it several times faster.
@@ -99,12 +100,28 @@ def test_kernels_and_paddings_that_no_resnet_has(k: int, stride: int, padding: i
         check_in_float64(2, 7, 8, 3, 2, k, stride, padding, lowering)
 
 
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(("k", "stride", "groups"), [(3, 1, 2), (3, 2, 3), (1, 1, 6)])
+def test_groups_are_convolutions_side_by_side(k: int, stride: int, groups: int, lowering: str) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((2, 7, 6, 6)), rng.standard_normal((k, k, 6 // groups, 12))
+    parts = zip(np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
+    expected = np.concatenate([convolve(*part, stride, k // 2) for part in parts], axis=-1)
+    options = {"stride": stride, "padding": k // 2, "groups": groups, "lowering": lowering}
+    with jax.enable_x64(True):
+        found = quick_jit(partial(conv2d, **options))(x, kernel)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * abs(expected).max())
+
+
 @pytest.fixture(scope="module")
 def convolutions() -> set[tuple[int, int, int, int]]:
     """(kernel, stride, padding, map size) of every convolution in ResNet-18 and 50 at 64 and 224 pixels."""
     found = set()
 
-    def record(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, lowering: str) -> jax.Array:
+    def record(
+        x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, groups: int, lowering: str
+    ) -> jax.Array:
+        assert groups == 1
         assert x.shape[1] == x.shape[2]
         found.add((kernel.shape[0], stride, padding, x.shape[1]))
         return conv2d(x, kernel, stride=stride, padding=padding, lowering="lax")

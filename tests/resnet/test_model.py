@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 from errors import UserError
-from resnet.model import STAGES, BasicBlock, BatchNorm, BottleneckBlock, ResNet
+from resnet.architecture import STAGES, Architecture
+from resnet.model import BatchNorm, Block, ResNet
 from resnet.network import Network, Tree, Weights, check_image_size, compute_dtype
 
 # Compiling takes nearly all of these tests' time: little optimisation makes it several times faster.
@@ -204,23 +205,25 @@ def test_plain_network_has_no_shortcuts(depth: int) -> None:
             assert jax.tree.map(np.shape, kept) == jax.tree.map(np.shape, params)
     assert removed > 0
 
-    block = BasicBlock(
-        4, 4, 1, variant="v1.5", residual=False, zero_init_last=False, lowering="lax",
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
+    plain_18 = Architecture(18, residual=False)
+    block = Block(4, 4, 1, plain_18, lowering="lax", rng=np.random.default_rng(0))
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 4), np.float32)
     expected = relu(block.norm2(block.conv2(relu(block.norm1(block.conv1(x), False))), False))
     np.testing.assert_allclose(block(x, False), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize(("kind", "features"), [(BasicBlock, 8), (BottleneckBlock, 2)])
-def test_zero_init_last_starts_blocks_as_the_identity(kind: type, features: int, train: bool) -> None:
+@pytest.mark.parametrize("variant", ["v1.5", "v2"])
+@pytest.mark.parametrize(("depth", "features"), [(18, 8), (50, 2)])
+def test_zero_init_last_starts_blocks_as_the_identity(
+    depth: int, features: int, variant: str, train: bool
+) -> None:
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 8), np.float32)
-    options = {"variant": "v1.5", "residual": True, "lowering": "matmul"}
     for zero_init_last in (True, False):
-        block = kind(8, features, 1, zero_init_last=zero_init_last, rng=np.random.default_rng(0), **options)
-        assert np.array_equal(block(x, train), relu(x)) is zero_init_last
+        architecture = Architecture(depth, variant=variant, zero_init_last=zero_init_last)
+        block = Block(8, features, 1, architecture, lowering="matmul", rng=np.random.default_rng(0))
+        identity = x if variant == "v2" else relu(x)
+        assert np.array_equal(block(x, train), identity) is zero_init_last
 
 
 # Batch normalisation

@@ -1,0 +1,100 @@
+"""What tells one residual network of the family from another: plain numbers and names."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ml_collections import ConfigDict
+
+# Blocks per stage and kind of block. Four stages: He et al. 2015 (arXiv:1512.03385), table 1, and for 200
+# He et al. 2016. Three stages, for small images: 6n + 2 layers of He et al. 2015, section 4.2, 9n + 2 of He
+# et al. 2016 (arXiv:1603.05027), 6n + 4 of Zagoruyko & Komodakis 2016 (arXiv:1605.07146).
+STAGES: dict[int, tuple[tuple[int, ...], Literal["basic", "bottleneck"]]] = {
+    18: ((2, 2, 2, 2), "basic"),
+    34: ((3, 4, 6, 3), "basic"),
+    50: ((3, 4, 6, 3), "bottleneck"),
+    101: ((3, 4, 23, 3), "bottleneck"),
+    152: ((3, 8, 36, 3), "bottleneck"),
+    200: ((3, 24, 36, 3), "bottleneck"),
+    **{6 * n + 2: ((n, n, n), "basic") for n in (3, 5, 7, 9, 18)},
+    **{9 * n + 2: ((n, n, n), "bottleneck") for n in (18,)},
+    **{6 * n + 4: ((n, n, n), "basic") for n in (2, 4, 6)},
+}
+BOTTLENECK_EXPANSION = 4
+
+Variant = Literal["v1", "v1.5", "v2"]
+Stem = Literal["7x7", "deep", "3x3"]
+MaxPool = Literal["padded", "zero_padded", "unpadded", "none"]
+ShortcutKind = Literal["projection", "zero_pad", "average_pool"]
+StrideIn = Literal["first_block", "last_block"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network of the family. Where each field comes from:
+
+    - `variant`: `v1` He et al. 2015, bottleneck stride in the first 1x1; `v1.5` in the 3x3, as torchvision;
+      `v2` pre-activation, He et al. 2016 (arXiv:1603.05027), figure 1 (b), the stem without norm.
+    - `stem`: `7x7` stride 2; `deep` three 3x3, the first with stride 2: ResNet-C, He et al. 2018
+      (arXiv:1812.01187), section 4.1; `3x3` stride 1, for small images: He et al. 2015, section 4.2.
+    - `stem_width`: channels after the stem, 0 for `width`.
+    - `max_pool`: 3x3, stride 2, after the stem. `zero_padded` counts the padding as zeros (which matters
+      where no ReLU precedes: Keras V2), `unpadded` drops what does not fill a window (the first Keras).
+    - `shortcut`, where the shape changes: `projection` 1x1 with stride: He et al. 2015, section 3.3, option
+      B; `zero_pad` skipped pixels and channels of zeros: option A, theirs for small images; `average_pool`
+      2x2 mean, then 1x1: ResNet-D, He et al. 2018, section 4.1.
+    - `stride_in`: which block of a stage halves the map; the last one in Keras V2, which leaves the last
+      stage without.
+    - `groups`: of the 3x3 in bottlenecks: ResNeXt, Xie et al. 2017 (arXiv:1611.05431), section 3.
+    - `widen`: factor on the inner channels of bottlenecks. Wide ResNet-50-2 (Zagoruyko & Komodakis 2016,
+      section 3.4) is `widen=2`, ResNeXt-50 32x4d `groups=32, widen=2`, ResNeXt-101 32x8d `widen=4`.
+      Networks of basic blocks are widened by `width`: WRN-28-10 is `width=160, stem_width=16`.
+    - `squeeze`: reduction of squeeze-and-excitation in every block, 0 for none: Hu et al. 2018
+      (arXiv:1709.01507), section 3, where it is 16.
+    - `residual`: without, the plain network of the same depth.
+    - `zero_init_last`: blocks start as the identity: Goyal et al. 2017 (arXiv:1706.02677), section 5.1.
+    - `conv_bias`: convolutions that no norm follows have a bias, as in Keras V2.
+    - `norm_epsilon`: added to the variance.
+    """
+
+    depth: int = 50
+    width: int = 64
+    variant: Variant = "v1.5"
+    stem: Stem = "7x7"
+    stem_width: int = 0
+    max_pool: MaxPool = "padded"
+    shortcut: ShortcutKind = "projection"
+    stride_in: StrideIn = "first_block"
+    groups: int = 1
+    widen: int = 1
+    squeeze: int = 0
+    residual: bool = True
+    zero_init_last: bool = False
+    conv_bias: bool = False
+    norm_epsilon: float = 1e-5
+
+    @classmethod
+    def from_config(cls, model: ConfigDict) -> "Architecture":
+        """The architecture of `config.model`, whose other field says how convolutions are computed."""
+        return cls(**{name: value for name, value in model.items() if name != "convolution"})
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The number of blocks in each stage."""
+        return STAGES[self.depth][0]
+
+    @property
+    def bottleneck(self) -> bool:
+        """Whether blocks are bottlenecks: 1x1, 3x3, 1x1; else they are basic: 3x3, 3x3."""
+        return STAGES[self.depth][1] == "bottleneck"
+
+    @property
+    def preactivation(self) -> bool:
+        """Whether norm and ReLU precede each convolution of a block, rather than follow it."""
+        return self.variant == "v2"
+
+    def stride(self, stage: int, block: int) -> int:
+        """The stride of `block` in `stage`, both counted from 1."""
+        last_stage, last_block = len(self.blocks), self.blocks[stage - 1]
+        if self.stride_in == "last_block":
+            return 2 if block == last_block and stage < last_stage else 1
+        return 2 if block == 1 and stage > 1 else 1

@@ -1,0 +1,154 @@
+"""Weights to start from, whoever made them, with all that must travel with them."""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+import settings
+from configs import default
+from datasets.imagenet import class_names_of
+from errors import UserError
+from resnet.checkpoint import Checkpoints
+from resnet.classifier import Classifier
+from resnet.foreign import huggingface, timm_config, torchvision
+from resnet.foreign.containers import read_container
+from resnet.foreign.names import Format
+from resnet.foreign.reading import Translation, infer_model, recognise
+from resnet.network import Network, Weights
+
+# Fields of `config.model` that say how a network is computed or first drawn, not what its weights are.
+FREE = ("convolution", "zero_init_last")
+DATA_FIELDS = ("mean", "std", "channel_order", "image_size", "crop")
+_WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class Pretrained(NamedTuple):
+    """Weights with what must travel with them: `config.model`, `config.data` fields and class names.
+
+    `format` is the name of a foreign format, or `run` for a run of this project. Without a head the class
+    names are empty.
+    """
+
+    config: ConfigDict
+    weights: Weights
+    class_names: tuple[str, ...]
+    format: str
+
+
+def read_pretrained(path: str | PathLike) -> Pretrained:
+    """Reads a file of weights, a folder of Hugging Face's or timm's, or the workdir of a run.
+
+    float16, bfloat16 and float64 become float32. A run gives the weights that `Classifier.load` takes.
+
+    Raises:
+        UserError: there is nothing to read, or it is damaged, or no network that this project has.
+    """
+    path = Path(path)
+    if (path / settings.CONFIG_FILE).is_file() and (path / "checkpoints").is_dir():
+        return _read_run(path)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        files = [path / name for name in _WEIGHTS_FILES if (path / name).is_file()]
+        if not files:
+            raise UserError(
+                f"{path}: neither a run nor {' nor '.join(_WEIGHTS_FILES)} in it; expected a workdir with"
+                " checkpoints, or a file or folder of weights"
+            )
+        path = files[0]
+    container = read_container(path)
+    format = recognise(container, path)
+    translation = Translation(container.arrays, format)
+    told = {"model": format.model, "data": format.data, "class_names": ()}
+    for more in (_beside(folder, format), container.description or {}):
+        told = {
+            "model": {**told["model"], **more.get("model", {})},
+            "data": {**told["data"], **more.get("data", {})},
+            "class_names": more.get("class_names") or told["class_names"],
+        }
+    config = _config_of({**infer_model(translation.named), **told["model"]}, told["data"], path)
+    named = translation.finished(config, path)
+    class_names = tuple(told["class_names"])
+    if len(class_names) != translation.classes:
+        class_names = class_names_of(translation.classes)
+    return Pretrained(config, Weights.from_named(named), class_names, format.name)
+
+
+def _read_run(workdir: Path) -> Pretrained:
+    config, class_names = settings.load(workdir)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        weights, _ = checkpoints.restore_weights("best", ema=bool(config.ema_decay))
+    return Pretrained(config, weights, class_names, "run")
+
+
+def _config_of(model: dict[str, Any], data: dict[str, Any], path: Path) -> ConfigDict:
+    config = default.get_config()
+    try:
+        config.model.update(model)
+        config.data.update({name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
+        settings.check(config)
+    except (UserError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path}: no network of this project ({error}); expected one of those in configs/default.py"
+        ) from None
+    return config
+
+
+def _beside(folder: Path, format: Format) -> dict[str, Any]:
+    """What files of Hugging Face or timm beside the weights tell of them."""
+    told = []
+    for name in ("config.json", "preprocessor_config.json"):
+        try:
+            content = json.loads((folder / name).read_text())
+        except FileNotFoundError:
+            content = {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / name}: cannot be read as JSON ({error}); remove or mend it") from None
+        told.append(content if isinstance(content, dict) else {})
+    if format is huggingface.FORMAT and told[0].get("model_type") == "resnet":
+        return huggingface.fields_of_json(*told)
+    if format is torchvision.FORMAT and "pretrained_cfg" in told[0]:
+        return timm_config.fields_of_json(told[0])
+    return {}
+
+
+def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
+    """`config` with the network and the normalisation of `pretrained`; the image size stays."""
+    adopted = config.copy_and_resolve_references()
+    for name, value in pretrained.config.model.items():
+        if name not in FREE:
+            adopted.model[name] = value
+    for name in ("mean", "std", "channel_order"):
+        adopted.data[name] = pretrained.config.data[name]
+    return adopted
+
+
+def initial_weights(config: ConfigDict, pretrained: Pretrained, num_classes: int) -> Weights:
+    """The weights of `pretrained` for `num_classes`, with its head or a new one drawn from `config.seed`.
+
+    Raises:
+        UserError: `config.init_head` keeps a head of another number of classes.
+    """
+    found = len(pretrained.class_names)
+    if config.init_head == "keep" and found != num_classes:
+        raise UserError(
+            f"config.init_head=keep: the weights have {found or 'no'} classes, the data set {num_classes};"
+            " expected auto or replace"
+        )
+    if config.init_head != "replace" and found == num_classes:
+        return pretrained.weights
+    head = Network(config, num_classes).init(config.seed).params["head"]
+    return Weights({**pretrained.weights.params, "head": head}, pretrained.weights.batch_stats)
+
+
+def load_pretrained(path: str | PathLike) -> Classifier:
+    """A classifier with the weights in `path`: a file, a folder of Hugging Face's or timm's, or a run.
+
+    Raises:
+        UserError: there is nothing to read, or it is damaged, or no network that this project has.
+    """
+    config, weights, class_names, _ = read_pretrained(path)
+    network = Network(config, len(class_names))
+    return Classifier(network, weights, class_names, config.data.image_size, config.data.crop)

@@ -1,0 +1,1 @@
+"""Comparisons with other frameworks' own code; `make test-peers`."""

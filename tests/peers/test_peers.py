@@ -1,0 +1,129 @@
+"""Full-size networks in other frameworks' own code against ours: what they saved, and what they load."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torchvision import models as torchvision_models
+
+from configs import default
+from resnet.export import export
+from resnet.network import Network, Weights
+from resnet.pretrained import read_pretrained
+from tests.peers import keras_networks, torch_networks
+from tests.resnet.foreign.test_golden import relative_errors, run
+
+PEERS: dict[str, tuple[Callable, str]] = {
+    "torchvision resnet18": (lambda: torch_networks.torchvision_peer("resnet18"), "weights.pth"),
+    "torchvision resnet50": (lambda: torch_networks.torchvision_peer("resnet50"), "weights.safetensors"),
+    "torchvision resnext50_32x4d": (
+        lambda: torch_networks.torchvision_peer("resnext50_32x4d"),
+        "weights.safetensors",
+    ),
+    "torchvision wide_resnet50_2": (
+        lambda: torch_networks.torchvision_peer("wide_resnet50_2"),
+        "weights.safetensors",
+    ),
+    "timm resnet34": (lambda: torch_networks.timm_peer("resnet34"), "weights.safetensors"),
+    "transformers resnet-18": (lambda: torch_networks.huggingface_peer(18), "folder"),
+    "transformers resnet-50": (lambda: torch_networks.huggingface_peer(50), "folder"),
+    "transformers resnet-50, v1": (lambda: torch_networks.huggingface_peer(50, v1=True), "folder"),
+    "keras ResNet50": (lambda: keras_networks.applications_peer("ResNet50"), "model.weights.h5"),
+    "keras ResNet50V2": (lambda: keras_networks.applications_peer("ResNet50V2"), "model.keras"),
+    "keras, first ResNet-50": (lambda: keras_networks.old_peer(64, 1000), "weights.h5"),
+}
+
+
+@cache
+def normalized(size: int, count: int = 2) -> np.ndarray:
+    return np.random.default_rng(size).standard_normal((count, size, size, 3), np.float32)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_logits_and_stages(name: str, tmp_path: Path, table: list[dict[str, object]]) -> None:
+    make, file = PEERS[name]
+    peer = make()
+    peer.save(tmp_path / file)
+    pretrained = read_pretrained(tmp_path / file)
+    for size in (224, 64):
+        errors = relative_errors(run(pretrained, normalized(size)), peer.run(normalized(size)))
+        order = ("logits", "stem", "stage1", "stage2", "stage3", "stage4")
+        table.append({"peer": name, "size": size, **{stage: errors[stage] for stage in order}})
+        assert errors.keys() == set(order)
+        assert max(errors.values()) <= 1e-4, errors
+
+
+def random_network(**model: object) -> tuple[Network, object, Weights]:
+    """A network for 64x64 images with six classes, whose norms are nowhere 0 or 1."""
+    config = default.get_config()
+    config.compute_dtype = "float32"
+    config.model.update(model)
+    network, rng = Network(config, 6), np.random.default_rng(0)
+    bounds = {"scale": (0.5, 1.5), "bias": (-0.5, 0.5), "mean": (-0.5, 0.5), "var": (0.5, 2.0)}
+    named = {
+        name: leaf
+        if (kind := name.rsplit(".", 1)[1]) == "kernel"
+        else rng.uniform(*bounds[kind], leaf.shape).astype(np.float32)
+        for name, leaf in network.init(0).named().items()
+    }
+    named["head.kernel"] = named["head.kernel"] * 10
+    return network, config, Weights.from_named(named)
+
+
+def load_in_torchvision(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    model = torchvision_models.resnet50(num_classes=6).eval()
+    model.load_state_dict(load_file(path))
+    return lambda images: model(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
+
+
+def load_in_transformers(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    model = transformers.ResNetForImageClassification.from_pretrained(path).eval()
+    transformers.AutoImageProcessor.from_pretrained(path)
+    return lambda images: model(torch.from_numpy(images).permute(0, 3, 1, 2)).logits.detach().numpy()
+
+
+def load_in_keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    model = keras.models.load_model(path)
+    return lambda images: np.asarray(model(images, training=False))
+
+
+KERAS_V2 = {"variant": "v2", "max_pool": "zero_padded", "stride_in": "last_block", "conv_bias": True}
+
+
+@pytest.mark.parametrize(
+    ("format", "load", "model"),
+    [
+        ("torchvision", load_in_torchvision, {}),
+        ("huggingface", load_in_transformers, {}),
+        ("huggingface", load_in_transformers, {"variant": "v1", "depth": 101, "width": 16}),
+        ("keras", load_in_keras, {}),
+        ("keras", load_in_keras, {"norm_epsilon": 1e-3, "variant": "v1", "width": 16}),
+        ("keras", load_in_keras, {**KERAS_V2, "width": 16}),
+        ("keras", load_in_keras, {"depth": 28, "stem": "3x3", "max_pool": "none", "width": 16}),
+        (
+            "keras",
+            load_in_keras,
+            {"stem": "deep", "shortcut": "average_pool", "squeeze": 4, "groups": 4, "width": 16},
+        ),
+    ],
+)
+def test_exports_are_loaded_and_predict_the_same(
+    format: str, load: Callable, model: dict, tmp_path: Path, table: list[dict[str, object]]
+) -> None:
+    network, config, weights = random_network(**model)
+    images = np.random.default_rng(1).integers(0, 256, (64, 64, 64, 3), np.uint8)
+    expected = np.asarray(network.apply(weights, images, train=False)[0])
+    path = export(config, weights, tuple("abcdef"), format, tmp_path)
+    found = load(path)(((images / 255 - 0.5) / 0.25).astype(np.float32))
+    error = float(abs(found - expected).max() / abs(expected).max())
+    changes = ", ".join(f"{name}={value}" for name, value in model.items())
+    table.append({"peer": f"export to {format} {changes}", "size": 64, "logits": error})
+    assert error <= 1e-4
+    assert len(set(expected.argmax(-1))) > 1
+    np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))

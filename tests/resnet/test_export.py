@@ -1,0 +1,102 @@
+"""Out and in again gives the same bits, the same settings and the same classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import default
+from errors import UserError
+from resnet.export import FORMATS, export
+from resnet.network import Network, Weights
+from resnet.pretrained import FREE, read_pretrained
+
+CLASSES = ("zero", "one", "two")
+KERAS_V2 = {"variant": "v2", "max_pool": "zero_padded", "stride_in": "last_block", "conv_bias": True}
+
+
+def network_of(**model: object) -> tuple[object, Weights]:
+    config = default.get_config()
+    config.data.update(
+        mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channel_order="bgr", crop=0.9, image_size=96
+    )
+    config.model.update({"width": 4, **model})
+    rng = np.random.default_rng(0)
+    named = Network(config, 3).init(0).named()
+    named = {n: rng.uniform(0.1, 1, x.shape).astype(np.float32) for n, x in named.items()}
+    return config, Weights.from_named(named)
+
+
+@pytest.mark.parametrize(
+    ("format", "model"),
+    [
+        *((format, {"depth": depth}) for format in FORMATS for depth in (18, 50)),
+        ("torchvision", {"groups": 4, "widen": 2}),
+        ("huggingface", {"variant": "v1"}),
+        ("keras", {"variant": "v1", "norm_epsilon": 1.001e-5}),
+        ("keras", KERAS_V2),
+        ("keras", {"depth": 20, "stem": "3x3", "max_pool": "none"}),
+        ("keras", {"stem": "deep", "shortcut": "average_pool", "squeeze": 4}),
+        ("safetensors", {"variant": "v2", "stem": "deep", "squeeze": 4}),
+        ("safetensors", {"depth": 20, "shortcut": "zero_pad", "residual": True}),
+    ],
+)
+def test_out_and_in_gives_the_same_bits(format: str, model: dict, tmp_path: Path) -> None:
+    config, weights = network_of(**model)
+    back = read_pretrained(export(config, weights, CLASSES, format, tmp_path))
+    named = weights.named()
+    assert back.weights.named().keys() == named.keys()
+    for name, array in back.weights.named().items():
+        np.testing.assert_array_equal(array, named[name], err_msg=name)
+    assert back.class_names == CLASSES
+    for field in ("mean", "std", "channel_order", "crop", "image_size"):
+        assert back.config.data[field] == config.data[field]
+    for field, value in config.model.items():
+        assert field in FREE or back.config.model[field] == value
+
+
+@pytest.mark.parametrize(
+    ("format", "model", "field"),
+    [
+        ("torchvision", {"variant": "v1"}, "variant=v1"),
+        ("torchvision", {"stem": "3x3"}, "stem=3x3"),
+        ("huggingface", {"variant": "v2"}, "variant=v2"),
+        ("huggingface", {"groups": 2}, "groups=2"),
+        ("huggingface", {"depth": 20}, "depth=20"),
+        ("keras", {"shortcut": "zero_pad"}, "shortcut=zero_pad"),
+        ("keras", {"variant": "v2"}, "max_pool=padded with variant v2"),
+    ],
+)
+def test_what_a_format_has_no_network_for_is_refused(
+    format: str, model: dict, field: str, tmp_path: Path
+) -> None:
+    config, weights = network_of(**model)
+    with pytest.raises(UserError, match=field):
+        export(config, weights, CLASSES, format, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_variances_take_up_the_difference_to_pytorch_s_epsilon(tmp_path: Path) -> None:
+    config, weights = network_of(depth=18, norm_epsilon=0.25)
+    back = read_pretrained(export(config, weights, CLASSES, "torchvision", tmp_path))
+    assert back.config.model.norm_epsilon == 1e-5
+    var = back.weights.batch_stats["stem_norm"]["var"]
+    np.testing.assert_allclose(var + 1e-5, weights.batch_stats["stem_norm"]["var"] + 0.25, rtol=1e-6)
+
+
+def test_folder_for_transformers(tmp_path: Path) -> None:
+    config, weights = network_of(depth=50, variant="v1")
+    folder = export(config, weights, CLASSES, "huggingface", tmp_path)
+    written = json.loads((folder / "config.json").read_text())
+    assert written["hidden_sizes"] == [16, 32, 64, 128]
+    assert written["downsample_in_bottleneck"] is True
+    assert written["id2label"] == {"0": "zero", "1": "one", "2": "two"}
+    assert json.loads((folder / "preprocessor_config.json").read_text())["image_mean"] == [0.1, 0.2, 0.3]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    config, weights = network_of(depth=18)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export(config, weights, CLASSES, "safetensors", tmp_path / "file")
