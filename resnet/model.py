@@ -55,11 +55,12 @@ class Conv(nnx.Module):
         self.has_bias = bias
         self.lowering = lowering
         self.padding = (kernel_size - 1) // 2
-        self.input_shape: tuple[int, ...] = ()
+        self.input_shape: tuple[int, ...] | None = None  # Noted at a call where it is not None.
         self.arranged = nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        self.input_shape = x.shape
+        if self.input_shape is not None:
+            self.input_shape = x.shape
         if self.arranged is None:
             y = conv2d(x, self.kernel[...].astype(x.dtype), **self._settings)
         else:
@@ -67,7 +68,7 @@ class Conv(nnx.Module):
         return y + self.bias[...].astype(x.dtype) if self.has_bias else y
 
     def arrange(self, dtype: jnp.dtype) -> list[jax.Array]:
-        """What `arranged` takes for many predictions from inputs of the shape that was seen last."""
+        """What `arranged` takes for many predictions from inputs of the shape that was noted."""
         return arrange_kernel(self.kernel[...].astype(dtype), self.input_shape, **self._settings)
 
     @property

@@ -98,8 +98,12 @@ class Network:
         Done once for many batches: on CPU, products of small maps are then several times faster.
         """
         model = self.merge(weights)
+        modules = dict(_arrangeable(model))
+        for module in modules.values():
+            if isinstance(module, Conv):
+                module.input_shape = ()
         model(jnp.zeros(batch_shape), train=False)  # Notes the shape that each convolution sees, no more.
-        return {path: module.arrange(model.dtype) for path, module in _arrangeable(model)}
+        return {path: module.arrange(model.dtype) for path, module in modules.items()}
 
     def predict(self, weights: Weights, arranged: Arranged, images: jax.Array) -> jax.Array:
         """Logits float32 [N, classes] of `images` as `apply` takes them, by what `arrange` returned."""
