@@ -16,13 +16,16 @@ python main.py --config=configs/signs.py --workdir=runs/signs              train
 python main.py --mode=eval --workdir=runs/signs [--split=val]              accuracy, confusion matrix
 python main.py --mode=predict --workdir=runs/signs hand.jpg folder/        label pictures
 python main.py --mode=summary --config=configs/signs.py                    table of layers
+python main.py --mode=features --workdir=runs/signs --layer=stage3 folder/  features of pictures, as .npz
 python main.py --mode=export --workdir=runs/signs --format=keras           for other frameworks
 python main.py --mode=show_batch --workdir=runs/signs                       picture of a training batch
 
 Every field of the config is a flag too, such as --config.optimizer.learning_rate=0.01; configs/default.py
 lists them all.
 """
-MODES = ("train", "eval", "predict", "summary", "show_batch", "export")
+MODES = ("train", "eval", "predict", "summary", "show_batch", "export", "features")
+IMAGE_MODES = ("predict", "features")
+POOLS = ("avg", "max", "none")
 EXPORT_FORMATS = ("torchvision", "huggingface", "keras", "safetensors")
 SPLITS = ("train", "val", "test")
 DATASET_CLASSES = 6  # of every data set there is
@@ -39,6 +42,8 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_enum("mode", "train", MODES, "What to do.", **shared)
     flags.DEFINE_enum("split", "test", SPLITS, "What --mode=eval evaluates.", **shared)
     flags.DEFINE_enum("format", "safetensors", EXPORT_FORMATS, "What --mode=export writes.", **shared)
+    flags.DEFINE_string("layer", "pooled", "Whose output --mode=features writes, as stage3.block2.", **shared)
+    flags.DEFINE_enum("pool", "avg", POOLS, "What --mode=features does over positions.", **shared)
     flags.DEFINE_enum("checkpoint", "best", ("best", "last"), "Which one eval and predict take.", **shared)
     flags.DEFINE_bool("raw", False, "Take the raw weights rather than their moving average.", **shared)
     flags.DEFINE_bool("json", False, "Print one JSON object a line rather than a table.", **shared)
@@ -57,13 +62,13 @@ def main(argv: list[str]) -> int:
         print(USAGE + values.get_help())
         return 0
     mode = values.mode
-    if mode == "predict" and not arguments:
-        raise UserError("--mode=predict needs images: name files or folders after the flags")
-    if mode != "predict" and arguments:
+    if mode in IMAGE_MODES and not arguments:
+        raise UserError(f"--mode={mode} needs images: name files or folders after the flags")
+    if mode not in IMAGE_MODES and arguments:
         raise UserError(f"{arguments[0]}: not a flag; flags begin with --, see --help")
     if mode == "train" and values.config is None:
         raise UserError("--config is missing: name a file such as configs/signs.py")
-    if mode in ("eval", "predict", "export") and values.config is not None:
+    if mode in ("eval", "export", *IMAGE_MODES) and values.config is not None:
         raise UserError(f"--config: --mode={mode} takes the settings of the run; leave out --config")
     if not values.workdir and (mode != "summary" or values.config is None):
         raise UserError("--workdir is missing: name the folder of the run, such as runs/signs")
@@ -86,6 +91,10 @@ def main(argv: list[str]) -> int:
             return modes.evaluate(workdir, values.split, values.checkpoint, values.raw, values.json)
         case "predict":
             return modes.predict(workdir, arguments, values.checkpoint, values.raw, values.json)
+        case "features":
+            return modes.features(
+                workdir, arguments, values.checkpoint, values.raw, values.layer, values.pool
+            )
         case "export":
             return modes.export(workdir, values.format, values.checkpoint, values.raw)
         case "summary":
