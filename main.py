@@ -18,6 +18,7 @@ python main.py --mode=eval --workdir=runs/signs --corruptions=standard      unde
 python main.py --mode=report --workdir=runs/signs                           report/index.html, anew
 python main.py --mode=predict --workdir=runs/signs hand.jpg folder/        label pictures
 python main.py --mode=summary --config=configs/signs.py                    table of layers
+python main.py --mode=features --workdir=runs/signs --layer=stage3 folder/  features of pictures, as .npz
 python main.py --mode=export --workdir=runs/signs --format=keras           for other frameworks
 python main.py --mode=show_batch --workdir=runs/signs                       picture of a training batch
 python main.py --mode=audit --config=configs/signs.py --workdir=runs/audit  duplicates, leaks, conflicts
@@ -26,7 +27,20 @@ python main.py --mode=lr_find --config=configs/signs.py --workdir=runs/lr   a le
 Every field of the config is a flag too, such as --config.optimizer.learning_rate=0.01; configs/default.py
 lists them all.
 """
-MODES = ("train", "eval", "report", "predict", "summary", "show_batch", "export", "audit", "lr_find")
+MODES = (
+    "train",
+    "eval",
+    "report",
+    "predict",
+    "features",
+    "summary",
+    "show_batch",
+    "export",
+    "audit",
+    "lr_find",
+)
+IMAGE_MODES = ("predict", "features")
+POOLS = ("avg", "max", "none")
 EXPORT_FORMATS = ("torchvision", "huggingface", "keras", "safetensors")
 SPLITS = ("train", "val", "test")
 DATASET_CLASSES = 6  # of every data set there is
@@ -45,6 +59,8 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     groups = ("standard", "extra")
     flags.DEFINE_enum("corruptions", None, groups, "Let eval corrupt the images, see datasets/.", **shared)
     flags.DEFINE_enum("format", "safetensors", EXPORT_FORMATS, "What --mode=export writes.", **shared)
+    flags.DEFINE_string("layer", "pooled", "Whose output --mode=features writes, as stage3.block2.", **shared)
+    flags.DEFINE_enum("pool", "avg", POOLS, "What --mode=features does over positions.", **shared)
     flags.DEFINE_enum("checkpoint", "best", ("best", "last"), "Which one to evaluate or use.", **shared)
     flags.DEFINE_bool("raw", False, "Take the raw weights rather than their moving average.", **shared)
     flags.DEFINE_bool("json", False, "Print one JSON object a line rather than a table.", **shared)
@@ -63,13 +79,13 @@ def main(argv: list[str]) -> int:
         print(USAGE + values.get_help())
         return 0
     mode = values.mode
-    if mode == "predict" and not arguments:
-        raise UserError("--mode=predict needs images: name files or folders after the flags")
-    if mode != "predict" and arguments:
+    if mode in IMAGE_MODES and not arguments:
+        raise UserError(f"--mode={mode} needs images: name files or folders after the flags")
+    if mode not in IMAGE_MODES and arguments:
         raise UserError(f"{arguments[0]}: not a flag; flags begin with --, see --help")
     if mode == "train" and values.config is None:
         raise UserError("--config is missing: name a file such as configs/signs.py")
-    if mode in ("eval", "report", "predict", "export") and values.config is not None:
+    if mode in ("eval", "report", "export", *IMAGE_MODES) and values.config is not None:
         raise UserError(f"--config: --mode={mode} takes the settings of the run; leave out --config")
     if not values.workdir and (mode != "summary" or values.config is None):
         raise UserError("--workdir is missing: name the folder of the run, such as runs/signs")
@@ -96,6 +112,10 @@ def main(argv: list[str]) -> int:
             return modes.write_report(workdir, values.split, values.checkpoint, values.raw)
         case "predict":
             return modes.predict(workdir, arguments, values.checkpoint, values.raw, values.json)
+        case "features":
+            return modes.features(
+                workdir, arguments, values.checkpoint, values.raw, values.layer, values.pool
+            )
         case "export":
             return modes.export(workdir, values.format, values.checkpoint, values.raw)
         case "summary":

@@ -16,8 +16,9 @@ from datasets.audit import audit as audit_data
 from errors import UserError
 from evaluate import evaluate_corruptions, format_corruptions, format_report, load_run
 from input_pipeline import first_training_batch
+from report.features import FeaturesWriter
 from resnet.checkpoint import Which
-from resnet.classifier import BATCH_SIZE, Classifier, Prediction, load_trained
+from resnet.classifier import BATCH_SIZE, Classifier, Pool, load_trained
 from resnet.export import ExportFormat
 from resnet.export import export as export_weights
 from resnet.images import find_images
@@ -141,26 +142,49 @@ def evaluate(
 def predict(workdir: Path, paths: Sequence[str], checkpoint: Which, raw: bool, as_json: bool) -> int:
     """Classifies image files and folders of them; 2 if any could not be read, the others are answered."""
     classifier = Classifier.load(workdir, checkpoint, raw)
-    failed = False
-
-    def refuse(error: UserError) -> None:
-        nonlocal failed
-        failed = True
-        print(f"error: {error}", file=sys.stderr, flush=True)
-
-    predictions = _predictions(classifier, paths, refuse)
+    refused = Refused()
+    predictions = (
+        prediction
+        for names, images in _prepared_batches(classifier, paths, refused)
+        for prediction in classifier.predict_prepared(names, images)
+    )
     if as_json:
         for prediction in predictions:
             print(json.dumps(prediction._asdict()), flush=True)
     elif rows := list(predictions):
         print(report.format_predictions(rows, classifier.class_names))
-    return 2 if failed else 0
+    return refused.exit_code
 
 
-def _predictions(
+def features(
+    workdir: Path, paths: Sequence[str], checkpoint: Which, raw: bool, layer: str, pool: Pool
+) -> int:
+    """Writes features of image files and folders to `features_<layer>.npz`; 2 if any could not be read."""
+    classifier = Classifier.load(workdir, checkpoint, raw)
+    classifier.check_layer(layer, pool)
+    refused = Refused()
+    file = workdir / f"features_{layer}.npz"
+    with FeaturesWriter(file) as writer:
+        for names, images in _prepared_batches(classifier, paths, refused):
+            writer.write(names, classifier.features(np.stack(images), layer, pool))
+    print(f"written: {file} ({len(writer.paths)} images)")
+    return refused.exit_code
+
+
+class Refused:
+    """Prints what is wrong with an image when called, and remembers that there was one."""
+
+    exit_code = 0
+
+    def __call__(self, error: UserError) -> None:
+        self.exit_code = 2
+        print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def _prepared_batches(
     classifier: Classifier, paths: Sequence[str], refuse: Callable[[UserError], None]
-) -> Iterator[Prediction]:
-    """Yields the predictions in the order of the files, never holding more than a batch of images."""
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """Yields names and prepared images in the order of the files, never holding more than a batch."""
     names, images = [], []
     for file in _files(paths, refuse):
         try:
@@ -171,9 +195,10 @@ def _predictions(
         # Bytes that are not UTF-8 cannot be printed.
         names.append(os.fsencode(file).decode(errors="replace"))
         if len(images) == BATCH_SIZE:
-            yield from classifier.predict_prepared(names, images)
+            yield names, images
             names, images = [], []
-    yield from classifier.predict_prepared(names, images)
+    if images:
+        yield names, images
 
 
 def _files(paths: Sequence[str], refuse: Callable[[UserError], None]) -> Iterator[Path]:

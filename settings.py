@@ -79,6 +79,8 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "optimizer.weight_decay": (0, None),
     "optimizer.clip_norm": (0, None),
     "optimizer.l2_stem_and_head": (0, None),
+    "finetune.frozen": (0, 5),
+    "finetune.layer_decay": (0.01, 1),
     "label_smoothing": (0, 0.999),
     "ema_decay": (0, 0.999999),
     "checkpoint.every_epochs": (0, None),

@@ -37,6 +37,7 @@ from input_pipeline import (
 )
 from metrics import MetricsWriter, ProgressBar
 from report import write_json
+from resnet.architecture import Architecture
 from resnet.checkpoint import Checkpoints
 from resnet.network import Network, Tree, Weights, check_image_size
 from resnet.pretrained import adopt, initial_weights, read_pretrained
@@ -124,7 +125,44 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
         "adamw": [adam, decay],
     }[optimizer.name]
     clip = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
-    return optax.chain(*clip, *direction, optax.scale_by_learning_rate(schedule))
+    chain = [*clip, *direction, optax.scale_by_learning_rate(schedule)]
+    finetune = config.finetune
+    if finetune.frozen or finetune.layer_decay != 1 or finetune.freeze_norm:
+        chain.append(_scale_by_part(config))
+    return optax.chain(*chain)
+
+
+def update_scales(params: Tree, config: ConfigDict) -> Tree:
+    """What each parameter's update is multiplied by: 0 where it is frozen, less the further from the head.
+
+    Layer-wise decay as in Howard & Ruder 2018 (arXiv:1801.06146), section 3.2, and Clark et al. 2020
+    (arXiv:2003.10555). The final norm of pre-activation counts as part of the last stage.
+    """
+    stages = len(Architecture.from_config(config.model).blocks)
+
+    def scale(path: tuple, _: Any) -> float:
+        names = [key.key for key in path]
+        first = names[0]
+        if first.startswith("stem"):
+            part = 0
+        elif first.startswith("stage"):
+            part = int(first.removeprefix("stage"))
+        else:
+            part = stages if first == "final_norm" else stages + 1
+        is_norm = any("norm" in name for name in names)
+        if part < config.finetune.frozen or (is_norm and config.finetune.freeze_norm):
+            return 0.0
+        return config.finetune.layer_decay ** (stages + 1 - part)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _scale_by_part(config: ConfigDict) -> optax.GradientTransformation:
+    def update(updates: Tree, state: optax.OptState, params: Tree | None = None) -> tuple[Tree, Any]:
+        scales = update_scales(updates, config)
+        return jax.tree.map(lambda update, scale: update * scale, updates, scales), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _kernels(params: Tree) -> Tree:
@@ -149,6 +187,10 @@ def make_train_step(
     """Returns the pure function (state, images uint8 [N, H, W, 3], labels [N], key) -> (state, metrics)."""
 
     def loss_of(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array) -> Any:
+        if config.finetune.frozen or config.finetune.freeze_norm:
+            # No gradient is computed for what does not move, nor counted in its norm.
+            scales = update_scales(params, config)
+            params = jax.tree.map(lambda p, scale: p if scale else lax.stop_gradient(p), params, scales)
         logits, _, batch_stats = network.apply(Weights(params, batch_stats), images, train=True)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()

@@ -73,6 +73,13 @@ def get_config() -> ConfigDict:
     optimizer.weight_decay = 0.05  # of kernels alone; decoupled in adamw, part of the gradient elsewhere
     optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
     optimizer.l2_stem_and_head = 0.0  # loss term: this times the squares of both kernels
+    config.finetune = finetune = ConfigDict()
+    finetune.frozen = (
+        0  # first parts that stay as they are: 1 the stem, 2 also stage 1, ... 5 all but the head
+    )
+    finetune.layer_decay = 1.0  # learning rate of each part (stem, stages, head) relative to the next one's
+    finetune.freeze_norm = False  # norms use and keep their running statistics, scales and biases
+
     config.label_smoothing = 0.1  # share of the target spread evenly over the classes
     config.ema_decay = 0.99  # of the moving average of weights and statistics; 0: none
 

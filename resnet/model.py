@@ -320,15 +320,21 @@ class ResNet(nnx.Module):
         *,
         lowering: Lowering = "auto",
         dtype: jnp.dtype = jnp.float32,
+        frozen: int = 0,
+        freeze_norm: bool = False,
         rng: Rng,
         **options: object,
     ) -> None:
         """Builds the network of `Architecture(depth, **options)`.
 
-        `dtype` is what convolutions compute in; parameters, statistics and logits are float32.
+        `dtype` is what convolutions compute in; parameters, statistics and logits are float32. In the
+        first `frozen` parts (1: the stem, 2: and stage 1, ...), or everywhere with `freeze_norm`, norms use
+        and keep their running statistics in training too.
         """
         self.architecture = a = Architecture(depth, **options)
         self.dtype = dtype
+        self.frozen = frozen
+        self.freeze_norm = freeze_norm
         build = {"lowering": lowering, "rng": rng}
         width = a.stem_width or a.width
         if a.stem == "deep":
@@ -362,17 +368,20 @@ class ResNet(nnx.Module):
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Normalised `images` [N, H, W, 3] to logits [N, classes] and every stage's output.
 
-        The dictionary has `stem` (after the max-pool), `stage1`, `stage2`, ... [N, h, w, c] in the
-        compute dtype and `pooled` [N, c] in float32. With `train`, batch statistics normalise and the
-        running ones are updated.
+        The dictionary has `stem` (after the max-pool), every block, such as `stage1.block2`, and every
+        stage, such as `stage1`, [N, h, w, c] in the compute dtype, and `pooled` [N, c] in float32. With
+        `train`, batch statistics normalise and the running ones are updated.
         """
-        x = self._stem(images.astype(self.dtype), train)
+        train = train and not self.freeze_norm
+        x = self._stem(images.astype(self.dtype), train and self.frozen < 1)
         features = {"stem": x}
-        for stage in range(1, len(self.architecture.blocks) + 1):
-            x = getattr(self, f"stage{stage}")(x, train)
+        stages = len(self.architecture.blocks)
+        for stage in range(1, stages + 1):
+            x, blocks = getattr(self, f"stage{stage}")(x, train and self.frozen < stage + 1)
+            features |= {f"stage{stage}.{name}": y for name, y in blocks.items()}
             features[f"stage{stage}"] = x
         if self.architecture.preactivation:
-            x = nnx.relu(self.final_norm(x, train))
+            x = nnx.relu(self.final_norm(x, train and self.frozen < stages + 1))
         features["pooled"] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return self.head(features["pooled"]), features
 
@@ -400,7 +409,9 @@ class Sequence(nnx.Module):
 
     count: int
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The last block's output, and each block's by its name."""
+        outputs = {}
         for index in range(1, self.count + 1):
-            x = getattr(self, f"block{index}")(x, train)
-        return x
+            outputs[f"block{index}"] = x = getattr(self, f"block{index}")(x, train)
+        return x, outputs

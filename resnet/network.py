@@ -59,6 +59,15 @@ class Network:
             self.build(rng=None), nnx.Param, nnx.BatchStat
         )
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the features that `apply` returns, in the order in which they are computed."""
+        blocks = Architecture.from_config(self._config.model).blocks
+        names = ["stem"]
+        for stage, count in enumerate(blocks, start=1):
+            names += [f"stage{stage}.block{block}" for block in range(1, count + 1)] + [f"stage{stage}"]
+        return (*names, "pooled")
+
     def build(self, rng: Rng) -> ResNet:
         """The module itself, its weights drawn from `rng`, or zeros without one."""
         model = self._config.model
@@ -66,6 +75,8 @@ class Network:
             num_classes=self._num_classes,
             lowering=model.convolution,
             dtype=compute_dtype(self._config.compute_dtype),
+            frozen=self._config.finetune.frozen,
+            freeze_norm=self._config.finetune.freeze_norm,
             rng=rng,
             **asdict(Architecture.from_config(model)),
         )

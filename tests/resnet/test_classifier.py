@@ -175,3 +175,29 @@ def test_load_without_a_run(tmp_path: Path) -> None:
 def test_reading_images_needs_no_jax() -> None:
     code = "import sys, resnet.images; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+# Features
+
+
+def test_features_are_those_of_the_network(classifier: Classifier, images: np.ndarray) -> None:
+    _, expected, _ = Network(make_config(), len(CLASSES)).apply(weights_of(1), images, train=False)
+    assert set(classifier.layers) == expected.keys()
+    for layer in ("stage3", "stage2.block1"):
+        full = np.asarray(expected[layer])
+        for pool, pooled in {"none": full, "avg": full.mean((1, 2)), "max": full.max((1, 2))}.items():
+            found = classifier.features(images, layer, pool)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, pooled, atol=1e-4 * abs(full).max())
+    np.testing.assert_allclose(classifier.features(images), expected["pooled"], rtol=1e-3, atol=1e-4)
+    assert classifier.features(images[:0], "stage1", "none").shape == (0, 12, 12, 4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "pool", "message"),
+    [("stage9", "avg", "layer stage9: no such layer; expected one of stem, stage1.block1"),
+     ("stem", "sum", "pool sum: expected one of avg, max, none")],
+)  # fmt: skip
+def test_features_that_there_are_not(classifier: Classifier, layer: str, pool: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        classifier.features(np.zeros((1, SIZE, SIZE, 3), np.uint8), layer, pool)
