@@ -60,8 +60,13 @@ def grad_cam(
 
 
 def _add_to_output(model: ResNet, stage: Stage, added: jax.Array) -> None:
-    original: Callable[[jax.Array, bool], jax.Array] = getattr(model, stage)
-    setattr(model, stage, lambda x, train: original(x, train) + added)
+    original: Callable[[jax.Array, bool], tuple[jax.Array, dict]] = getattr(model, stage)
+
+    def with_added(x: jax.Array, train: bool) -> tuple[jax.Array, dict]:
+        output, of_blocks = original(x, train)
+        return output + added, of_blocks
+
+    setattr(model, stage, with_added)
 
 
 def _scaled(maps: np.ndarray) -> np.ndarray:
