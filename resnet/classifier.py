@@ -1,7 +1,7 @@
 """A trained network as a Python object: pictures in, labels and probabilities out."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -15,7 +15,7 @@ import settings
 from errors import UserError
 from resnet.checkpoint import Checkpoints, Which
 from resnet.images import read_image, resize_and_crop
-from resnet.network import Network, Weights
+from resnet.network import Arranged, Network, Weights
 
 # Compiling takes longer than running a few hundred images, so there is one size only. A larger one is
 # hardly faster an image (ResNet-50 on 2 CPU cores: 31 ms at 8, 29 ms at 32), but is slow for one picture.
@@ -54,8 +54,6 @@ class Classifier:
         """
         self.network = network
         self.weights = jax.device_put(weights)
-        batch_shape = (BATCH_SIZE, image_size, image_size, 3)
-        self._arranged = jax.jit(partial(network.arrange, batch_shape=batch_shape))(self.weights)
         self.class_names = class_names
         self.image_size = image_size
         self.crop = crop
@@ -153,6 +151,12 @@ class Classifier:
             raise UserError(f"layer {layer}: no such layer; expected one of {', '.join(self.layers)}")
         if pool not in get_args(Pool):
             raise UserError(f"pool {pool}: expected one of {', '.join(get_args(Pool))}")
+
+    @cached_property
+    def _arranged(self) -> Arranged:
+        """The weights as predictions take them; who only wants weights or features need not wait for it."""
+        batch_shape = (BATCH_SIZE, self.image_size, self.image_size, 3)
+        return jax.jit(partial(self.network.arrange, batch_shape=batch_shape))(self.weights)
 
     @property
     def layers(self) -> tuple[str, ...]:
