@@ -12,6 +12,7 @@ from resnet.convolution import (
     Lowering,
     conv2d,
     flat,
+    output_size,
     patches_product,
     resolve,
     tap_products,
@@ -83,7 +84,7 @@ def _arrangement(
 
 def _output_pixels(x_shape: tuple[int, ...], k: int, stride: int, padding: int) -> int:
     n, h, w, _ = x_shape
-    return n * prod((size + 2 * padding - k) // stride + 1 for size in (h, w))
+    return n * prod(output_size(size, k, stride, padding) for size in (h, w))
 
 
 def _product_from_the_left(x: jax.Array, transposed: jax.Array) -> jax.Array:

@@ -76,6 +76,11 @@ def _conv2d(
     return tap_products(x, taps(kernel), stride, padding)
 
 
+def output_size(size: int, k: int, stride: int, padding: int) -> int:
+    """The rows or columns that a window of `k` gives over `size` of them, padded at both ends."""
+    return (size + 2 * padding - k) // stride + 1
+
+
 def flat(kernel: jax.Array) -> jax.Array:
     """[k * k * C, O], as the patches are laid out."""
     return kernel.reshape(-1, kernel.shape[-1])
@@ -95,7 +100,7 @@ def tap_products(
     """
     _, h, w, c = x.shape
     k = isqrt(len(weights))
-    out_h, out_w = ((size + 2 * padding - k) // stride + 1 for size in (h, w))
+    out_h, out_w = (output_size(size, k, stride, padding) for size in (h, w))
     phases = _stride_phases(x, stride, (0, -h % stride), (0, -w % stride), fill=0.0)
     products = []
     for tap, matrix in enumerate(weights):
@@ -145,7 +150,7 @@ def strided_windows(x: jax.Array, k: int, stride: int, padding: int, fill: float
     transpose is a plain pad; XLA's CPU backend is slow at strided slices and their transposes.
     """
     _, h, w, _ = x.shape
-    out_h, out_w = ((size + 2 * padding - k) // stride + 1 for size in (h, w))
+    out_h, out_w = (output_size(size, k, stride, padding) for size in (h, w))
     phase_h, phase_w = (size + (k - 1) // stride for size in (out_h, out_w))
     # A negative upper padding drops rows and columns that no window reaches.
     phases = _stride_phases(
