@@ -1,6 +1,6 @@
 """Rendered hand signs 0-5: a data source that needs no files.
 
-Every image is one random hand (`datasets.hand`) before one random wall (`datasets.photograph`).
+Every image is one random hand (`datasets.hand`) in one random place (`datasets.photograph`).
 `python -m datasets.rendered OUT.png` writes a labelled sheet of 60, and with `--label=2` one image.
 """
 
@@ -34,8 +34,11 @@ def _check(field: str, value: object, low: int, high: int | None = None) -> None
         raise UserError(f"{field}: found {value!r}; expected {expected}; set {field} to such a number")
 
 
-def render(label: int, index: int, seed: int, image_size: int = 64, stream: int = TRAIN) -> np.ndarray:
-    """One picture of a hand showing `label`, uint8 `[image_size, image_size, 3]`, RGB.
+def render_with_matte(
+    label: int, index: int, seed: int, image_size: int = 64, stream: int = TRAIN
+) -> tuple[np.ndarray, np.ndarray]:
+    """One picture of a hand showing `label`, uint8 `[image_size, image_size, 3]`, RGB, and its matte, uint8
+    `[image_size, image_size]`, 255 where there is nothing but hand and arm, 0 where there is none.
 
     It depends on nothing but the arguments: image `index` of a `seed` and a `stream` (TRAIN or
     TEST) is always the same. Raises UserError for a label outside 0-5 or a negative number.
@@ -49,11 +52,23 @@ def render(label: int, index: int, seed: int, image_size: int = 64, stream: int 
     return photograph(hand, sample_view(label, rng), image_size, rng)
 
 
+def render(label: int, index: int, seed: int, image_size: int = 64, stream: int = TRAIN) -> np.ndarray:
+    """The picture alone of `render_with_matte`."""
+    return render_with_matte(label, index, seed, image_size, stream)[0]
+
+
 def _render_range(stream: int, start: int, stop: int, seed: int, image_size: int) -> np.ndarray:
-    images = np.empty((stop - start, image_size, image_size, 3), np.uint8)
+    """Images `start` up to `stop`, uint8 `[N, image_size, image_size, 4]`: RGB and the matte."""
+    images = np.empty((stop - start, image_size, image_size, 4), np.uint8)
     for i in range(start, stop):
-        images[i - start] = render(i % len(CLASS_NAMES), i, seed, image_size, stream)
+        image, matte = render_with_matte(i % len(CLASS_NAMES), i, seed, image_size, stream)
+        images[i - start, ..., :3], images[i - start, ..., 3] = image, matte
     return images
+
+
+def _as_split(with_mattes: np.ndarray, labels: np.ndarray) -> Split:
+    images, mattes = with_mattes[..., :3], with_mattes[..., 3]
+    return Split(np.ascontiguousarray(images), labels, np.ascontiguousarray(mattes))
 
 
 def _render_aside(*range_of_images: int) -> subprocess.Popen:
@@ -75,7 +90,7 @@ def _render_aside(*range_of_images: int) -> subprocess.Popen:
 def _split(stream: int, count: int, seed: int, image_size: int, workers: int) -> Split:
     labels = np.arange(count, dtype=np.int32) % len(CLASS_NAMES)
     if workers == 1:
-        return Split(_render_range(stream, 0, count, seed, image_size), labels)
+        return _as_split(_render_range(stream, 0, count, seed, image_size), labels)
     bounds = np.linspace(0, count, workers + 1).astype(int)
     helpers = [_render_aside(stream, a, b, seed, image_size) for a, b in pairwise(bounds)]
     try:
@@ -86,8 +101,8 @@ def _split(stream: int, count: int, seed: int, image_size: int, workers: int) ->
     for helper in helpers:
         if helper.returncode:
             raise RuntimeError(f"a rendering process failed with exit code {helper.returncode}")
-    images = np.frombuffer(bytearray().join(outputs), np.uint8)
-    return Split(images.reshape(count, image_size, image_size, 3), labels)
+    images = np.frombuffer(b"".join(outputs), np.uint8)
+    return _as_split(images.reshape(count, image_size, image_size, 4), labels)
 
 
 def load(
@@ -97,7 +112,7 @@ def load(
     image_size: int = 64,
     workers: int | None = None,
 ) -> Dataset:
-    """Rendered training and test images, uint8 `[N, image_size, image_size, 3]`; label `i % 6`.
+    """Rendered training and test images, uint8 `[N, image_size, image_size, 3]`, with mattes; label `i % 6`.
 
     Image i of a seed and split is the same however many are asked for and however many worker
     processes draw them (by default one a core, fewer for few images), and the two splits share no

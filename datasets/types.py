@@ -7,10 +7,14 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """Labelled images: `images` uint8 `[N, H, W, 3]`, values 0-255; `labels` int32 `[N]`."""
+    """Labelled images: `images` uint8 `[N, H, W, 3]`, values 0-255; `labels` int32 `[N]`.
+
+    `mattes` uint8 `[N, H, W]`, how much of each pixel is hand (255) and not background (0), or None.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    mattes: np.ndarray | None = None
 
     def digest(self) -> str:
         """A checksum of all images and labels, in hexadecimal."""

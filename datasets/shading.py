@@ -1,0 +1,257 @@
+"""Light on a hand: skin, its creases, nails, sleeves, and the shadows of fingers on each other.
+
+Colour arrays have their channels first.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.hand import BAND, NAIL, PALM, SKIN, SLEEVE, RoundCones
+from datasets.pixels import OVERSAMPLING, clip, linear, reduce, repeat, shift, smooth_noise, soften
+from datasets.round_cones import Surface
+
+# Back-of-hand skin from very light to very dark, sRGB; palms of all tones are nearer to PALM_TONE.
+SKIN_TONES = (
+    np.array(
+        [
+            [242, 207, 188],
+            [228, 180, 152],
+            [208, 152, 118],
+            [176, 120, 86],
+            [134, 86, 60],
+            [98, 62, 46],
+            [72, 48, 38],
+        ]
+    )
+    / 255.0
+)
+PALM_TONE = np.array([222, 166, 146]) / 255.0
+NAIL_TINT = np.array([236, 190, 178]) / 255.0
+# How far light creeps round into the shaded side of skin, per channel.
+SKIN_WRAP = np.array([[0.42], [0.26], [0.2]], np.float32)
+
+# The three main creases of a palm, cm in the hand's frame: around the thumb's ball, and two across.
+PALM_CREASES = (
+    ((2.9, 6.6), (1.7, 6.0), (0.7, 5.0), (0.2, 3.6), (0.5, 2.0)),
+    ((2.9, 6.6), (1.5, 6.4), (-0.4, 5.6), (-2.4, 4.4)),
+    ((-3.4, 6.1), (-1.6, 6.5), (0.2, 7.2), (1.4, 8.5)),
+)
+CREASE_MAP_STEP = 0.125  # cm
+CREASE_MAP_ORIGIN = np.array([-4.5, 1.0])  # cm
+
+
+class Picture(NamedTuple):
+    """A hand in a square picture.
+
+    hand: the cones in the hand's own frame. palmar: float32 `[P, 3]`, their palm sides in the picture's
+    frame. start, end: float32 `[P, 2]`, pixels. scale: pixels per cm. to_picture: `[3, 3]`, from the
+    hand's frame to the picture's; origin: `[2]` pixels, where a point `centre` (`[3]` cm) of the hand
+    is shown; distance: cm to the camera.
+    """
+
+    surface: Surface
+    hand: RoundCones
+    palmar: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    scale: float
+    to_picture: np.ndarray
+    origin: np.ndarray
+    centre: np.ndarray
+    distance: float
+
+
+class Light(NamedTuple):
+    """direction, fill_direction: float32 `[3]` towards the main source and a weaker one that casts no
+    shadow. direct, fill, ambient: linear RGB float32 `[3, 1]`.
+    """
+
+    direction: np.ndarray
+    direct: np.ndarray
+    fill_direction: np.ndarray
+    fill: np.ndarray
+    ambient: np.ndarray
+
+
+def _towards(azimuth: float, height: float) -> np.ndarray:
+    """float32 `[3]` of two angles in degrees; -90 is from above, a height of 90 from the camera."""
+    azimuth, height = np.radians([azimuth, height])
+    flat = np.cos(height)
+    return np.array([np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(height)], np.float32)
+
+
+def sample_light(rng: np.random.Generator) -> Light:
+    """A lamp, a window or a flash, a weaker light from elsewhere, and light from everywhere."""
+    warmth, tint = rng.normal(0, 0.09), rng.normal(0, 0.02)
+    exposure = rng.uniform(0.85, 1.15)
+    ambient, fill = rng.uniform(0.15, 0.65), rng.uniform(0, 1) ** 2 * 0.5
+    direct = exposure * (1 - ambient) * np.array([[1 + warmth], [1 + tint], [1 - warmth]])
+    everywhere = exposure * ambient * np.array([[1 - 0.3 * warmth], [1], [1 + 0.3 * warmth]])
+    other = rng.normal(0, 0.15)
+    filling = exposure * fill * np.array([[1 + other], [1], [1 - other]])
+    return Light(
+        _towards(rng.normal(-90, 65), rng.uniform(20, 82)),
+        direct.astype(np.float32),
+        _towards(rng.uniform(-180, 180), rng.uniform(0, 60)),
+        filling.astype(np.float32),
+        everywhere.astype(np.float32),
+    )
+
+
+def sample_skin(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """sRGB `[3]` of the back of a hand and of its palm, of any tone."""
+    tone = rng.uniform(0, len(SKIN_TONES) - 1)
+    at = np.arange(len(SKIN_TONES))
+    back = np.array([np.interp(tone, at, channel) for channel in SKIN_TONES.T])
+    back = back * (1 + rng.normal(0, 0.05) + rng.normal(0, [0.03, 0.03, 0.05]))
+    paler = (0.12 + 0.28 * tone / at[-1]) * rng.uniform(0.7, 1.2)
+    return back, back + (PALM_TONE - back) * paler
+
+
+def _occlusion(picture: Picture, light: Light, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """What share of the source's light and of the ambient light reaches the hand, `[H, W]` each."""
+    depth = picture.surface.depth * np.float32(1 / picture.scale)  # cm
+    scale = picture.scale / OVERSAMPLING
+    across = light.direction[:2] / light.direction[2]
+    coarse = depth[::OVERSAMPLING, ::OVERSAMPLING]
+    shadow = np.zeros_like(coarse)
+    for step in np.float32([0.5, 1.0, 1.6, 2.4, 3.4]):
+        above = shift(coarse, -across * step * scale) - coarse - step
+        # Fingers are not walls: light passes behind what stands far above.
+        np.maximum(shadow, np.minimum(above * 1.5, 1) * (above < 3.2), out=shadow)
+    shadow = soften(shadow, 0.15 * scale)
+
+    # Creases lie deeper than their surroundings (Luft et al. 2006, unsharp masking of the depth).
+    depth = np.maximum(depth, -4)
+    coarse = reduce(depth)
+    crease = np.zeros_like(depth)
+    strong = rng.uniform(0.7, 1.7)
+    for radius, strength in ((0.2, 0.9), (0.7, 0.45)):
+        deeper = repeat(soften(coarse, radius * scale)) - depth
+        crease += np.minimum(np.maximum(deeper, 0), 1.6) * np.float32(strength * strong)
+    return 1 - np.float32(rng.uniform(0.6, 0.9)) * repeat(shadow), 1 / (1 + crease)
+
+
+@lru_cache(1)
+def _palm_crease_map() -> np.ndarray:
+    """float32 `[90, 80]`, rows along y: how much of a crease is at a place of the palm, 0 to 1."""
+    rows, columns = np.mgrid[0:90, 0:80]
+    place = np.stack([columns, rows], -1) * CREASE_MAP_STEP + CREASE_MAP_ORIGIN
+    nearest = np.full(rows.shape, np.inf)
+    for crease in PALM_CREASES:
+        for a, b in zip(np.array(crease[:-1]), np.array(crease[1:]), strict=True):
+            t = np.clip((place - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)[..., None]
+            nearest = np.minimum(nearest, np.linalg.norm(place - a - t * (b - a), axis=-1))
+    return np.exp(-((nearest / 0.16) ** 2)).astype(np.float32)
+
+
+def _creases(
+    picture: Picture, covered: np.ndarray, part: np.ndarray, facing: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """What share of light the folds of the skin leave, `[K]`, at K covered pixels.
+
+    facing: `[K]`, 1 where the palm's side shows, -1 where the back.
+    """
+    hand, size = picture.hand, len(picture.surface.depth)
+    dark = np.zeros(len(covered), np.float32)
+    row, column = np.divmod(covered, size)
+
+    # Over the joints of the digits: lines on the palm's side, broad wrinkles on the back.
+    lengths = np.linalg.norm(hand.end - hand.start, axis=1).astype(np.float32)
+    digit = np.flatnonzero(((hand.limb > PALM) & (hand.material == SKIN)).take(part))
+    bone = part.take(digit)
+    run = picture.end - picture.start
+    steep = np.maximum((run * run).sum(1), 1.0)
+    x = column.take(digit) + np.float32(0.5) - picture.start[:, 0].take(bone)
+    y = row.take(digit) + np.float32(0.5) - picture.start[:, 1].take(bone)
+    t = (x * run[:, 0].take(bone) + y * run[:, 1].take(bone)) / steep.take(bone)
+    length = lengths.take(bone)
+    starts, ends = np.where(hand.bends, 0, 99).T.astype(np.float32)
+    ends = np.where(hand.bends[:, 0] | ~hand.bends[:, 1], ends, 0)
+    first = np.where(hand.bends[:, 1] & ~hand.bends[:, 0], 0, 99).astype(np.float32)
+    away = np.minimum(np.abs(t) * length + starts.take(bone), np.abs(1 - t) * length + ends.take(bone))
+    inside = np.minimum(away, np.abs(t - np.float32(0.46)) * length + first.take(bone))
+    line = np.exp(-((inside / np.float32(0.14)) ** 2)) * clip(facing.take(digit) * 2, 0, 1)
+    wrinkle = np.exp(-((away / np.float32(0.35)) ** 2)) * clip(facing.take(digit) * -2, 0, 1)
+    dark[digit] = line * np.float32(rng.uniform(0, 0.4)) + wrinkle * np.float32(rng.uniform(0, 0.25))
+
+    palm = np.flatnonzero((hand.limb == PALM).take(part) & (facing > 0.2))
+    if len(palm):
+        depth = picture.surface.depth.take(covered.take(palm)) / picture.scale
+        nearness = picture.distance / (picture.distance - depth)
+        flat = np.stack([column.take(palm), row.take(palm)], 1) - picture.origin
+        flat = flat / (nearness * picture.scale)[:, None]
+        place = flat @ picture.to_picture[:2, :2].T + depth[:, None] * picture.to_picture[:2, 2]
+        place = place + picture.centre[:2]
+        place = (place * (1 + rng.normal(0, 0.04, 2)) - CREASE_MAP_ORIGIN) / CREASE_MAP_STEP
+        table = _palm_crease_map()
+        at = clip(np.rint(place), 0, np.array(table.shape[::-1]) - 1).astype(int)
+        dark[palm] = table[at[:, 1], at[:, 0]] * np.float32(rng.uniform(0, 0.4))
+    return 1 - dark
+
+
+def _contacts(picture: Picture, rng: np.random.Generator) -> np.ndarray:
+    """What share of light is left where one digit lies against another, `[H, W]`."""
+    limb = np.append(picture.hand.limb, PALM).astype(np.int8).take(picture.surface.part)
+    line = np.zeros(limb.shape, np.float32)
+    across = (limb[:, 1:] != limb[:, :-1]) & (limb[:, 1:] > PALM) & (limb[:, :-1] > PALM)
+    down = (limb[1:] != limb[:-1]) & (limb[1:] > PALM) & (limb[:-1] > PALM)
+    line[:, 1:] += across
+    line[:, :-1] += across
+    line[1:] += down
+    line[:-1] += down
+    line = np.minimum(line, 1)
+    return 1 - np.float32(rng.uniform(0.1, 0.6)) * line
+
+
+def _colours(
+    picture: Picture, part: np.ndarray, facing: np.ndarray, skin: tuple, rng: np.random.Generator
+) -> np.ndarray:
+    """Linear RGB reflectance of skin, nails, sleeve and bands, float32 `[3, K]`, at K covered pixels."""
+    back, palm = skin
+    nail = back + (NAIL_TINT - back) * rng.uniform(0.2, 0.6)
+    if rng.random() < 0.06:  # polish
+        nail = rng.uniform(0.05, 0.95, 3)
+    sleeve = rng.uniform(0.05, 0.95) * np.clip(rng.normal(1, 0.3, 3), 0.2, 1.6)
+    band = rng.uniform(0.05, 0.95) * np.clip(rng.normal(1, 0.15, 3), 0.3, 1.5)
+    hand = picture.hand
+    of_material = np.zeros((2, 4, 3))
+    of_material[:, SKIN] = back, palm
+    of_material[:, NAIL], of_material[:, SLEEVE], of_material[:, BAND] = nail, sleeve, band
+    outside, inside = np.moveaxis(linear(of_material.clip(0.01, 1)).take(hand.material, 1), -1, 1)
+    # Blood shows at the fingertips and over the knuckles.
+    flush = np.where((hand.limb > PALM) & (hand.material == SKIN), rng.uniform(0, 0.22), 0)
+    flush = 1 - flush * np.where(hand.bends[:, 1], 0.4, 1) * np.array([[0.1], [1], [0.9]])
+    outside, inside = outside * flush.astype(np.float32), inside * flush.astype(np.float32)
+    inward = clip(facing * 0.9 + 0.5, 0, 1)
+    return outside.take(part, 1) + (inside - outside).take(part, 1) * inward
+
+
+def lit_hand(picture: Picture, light: Light, skin: tuple, rng: np.random.Generator) -> np.ndarray:
+    """Linear RGB light from the hand, float32 `[3, H, W]`, black elsewhere; `skin` as of `sample_skin`.
+
+    Lambert's law, wrapped round the shaded side, furthest in red, as light does inside skin.
+    """
+    part = picture.surface.part
+    size, covered = part.shape[0], np.flatnonzero(part >= 0)
+    source, openness = _occlusion(picture, light, rng)
+    openness = openness * _contacts(picture, rng)
+    source, openness, part = source.take(covered), openness.take(covered), part.take(covered)
+    normal = picture.surface.normal.reshape(3, -1).take(covered, 1)
+    facing = (normal * picture.palmar.T.take(part, 1)).sum(0)
+    diffuse = np.maximum((light.direction @ normal + SKIN_WRAP) / (1 + SKIN_WRAP), 0) * source
+    fill = np.maximum((light.fill_direction @ normal + SKIN_WRAP) / (1 + SKIN_WRAP), 0)
+    sky = 0.88 - np.float32(rng.uniform(0, 0.25)) * normal[1]
+    halfway = light.direction + np.float32([0, 0, 1])
+    shine = np.maximum(halfway / np.sqrt(halfway @ halfway) @ normal, 0) ** np.float32(rng.uniform(8, 36))
+    gloss = np.float32(rng.uniform(0, 1) ** 2 * 0.2) * shine * source * light.direct
+    mottled = 1 + rng.uniform(0.01, 0.1) * smooth_noise(size // OVERSAMPLING, 9, rng)
+    mottled += rng.uniform(0, 0.06) * smooth_noise(size // OVERSAMPLING, 28, rng)
+    colour = _colours(picture, part, facing, skin, rng) * repeat(mottled).take(covered)
+    colour = colour * _creases(picture, covered, part, facing, rng)
+    image = np.zeros((3, size * size), np.float32)
+    lit = diffuse * light.direct + fill * light.fill + sky * light.ambient
+    image[:, covered] = (colour * lit + gloss) * openness
+    return image.reshape(3, size, size)
