@@ -1,15 +1,16 @@
-"""From a data set in host memory to batches on the devices: shuffle, augment, pad and shard (D4 to D6)."""
+"""From a data set in host memory to batches on the devices: shuffle, pad and shard (D4 to D6)."""
 
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+import datasets
+from augment import augment
 from datasets.types import Split
 from errors import UserError
 
@@ -17,7 +18,10 @@ BATCH_AXIS = "batch"
 
 
 class DeviceSplit(NamedTuple):
-    """A split on the devices: `images` uint8 [N, H, W, 3] and `labels` int32 [N], on each of them whole."""
+    """A split on the devices, on each of them whole: `images` uint8 [N, H, W, C] and `labels` int32 [N].
+
+    The channels are red, green, blue and, where the split has mattes, the matte.
+    """
 
     images: jax.Array
     labels: jax.Array
@@ -58,9 +62,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def training_images(train: Split, config: ConfigDict) -> Split:
+    """What an epoch goes through: `train` as often as `config.data` says, and what it adds.
+
+    Raises:
+        UserError: a number of images is out of range.
+    """
+    return datasets.extend_training(train, config.data, with_mattes=config.augment.background > 0)
+
+
 def put_on_devices(split: Split, mesh: Mesh) -> DeviceSplit:
     """Copies `split` to every device of `mesh`."""
-    return DeviceSplit(*jax.device_put((split.images, split.labels), replicated(mesh)))
+    images = split.images
+    if split.mattes is not None:
+        images = np.concatenate([images, split.mattes[..., None]], axis=-1)
+    return DeviceSplit(*jax.device_put((images, split.labels), replicated(mesh)))
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -91,7 +107,7 @@ def augmentation_key(seed: int) -> jax.Array:
 def training_batch(
     split: DeviceSplit, permutation: jax.Array, index: jax.Array, batch_size: int, mesh: Mesh
 ) -> tuple[jax.Array, jax.Array]:
-    """Batch `index` of an epoch: uint8 images [batch, H, W, 3] and labels [batch], split over `mesh`."""
+    """Batch `index` of an epoch: uint8 images [batch, H, W, C] and labels [batch], split over `mesh`."""
     chosen = lax.dynamic_slice(permutation, (index * batch_size,), (batch_size,))
     chosen = lax.with_sharding_constraint(chosen, NamedSharding(mesh, P(BATCH_AXIS)))
     return split.images[chosen], split.labels[chosen]
@@ -103,6 +119,7 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
     Raises:
         UserError: the batch is larger than the split, or does not divide over the devices.
     """
+    split = training_images(split, config)
     steps_per_epoch(split, config.batch_size)
     mesh = make_mesh(config.batch_size)
     seed = np.uint32(config.seed)
@@ -123,90 +140,3 @@ def evaluation_batches(images: np.ndarray, batch_size: int) -> np.ndarray:
     padded = np.zeros((count * batch_size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images
     return padded.reshape(count, batch_size, *images.shape[1:])
-
-
-def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
-    """Random changes of `images` uint8 [N, H, W, 3], each image its own; strengths from `config.augment`.
-
-    Returns float32 [N, H, W, 3] of range 0 to 255. Geometry is a single bilinear resampling, edges
-    extended; colours follow, then cutout (DeVries & Taylor 2017, arXiv:1708.04552).
-    """
-    keys = jax.random.split(key, 4)
-    images = images.astype(jnp.float32)
-    if config.rotation or config.scale or config.translation:
-        images = _resample(images, _random_affine(keys[0], len(images), config))
-    if config.flip:
-        flipped = jax.random.bernoulli(keys[1], config.flip, (len(images), 1, 1, 1))
-        images = jnp.where(flipped, images[:, :, ::-1], images)
-    images = _jitter_colours(keys[2], images, config)
-    if config.cutout:
-        images = _cut_out(keys[3], images, config.cutout)
-    return images
-
-
-def _uniform(key: jax.Array, shape: tuple[int, ...], strength: float) -> jax.Array:
-    return jax.random.uniform(key, shape, minval=-strength, maxval=strength)
-
-
-def _random_affine(key: jax.Array, count: int, config: ConfigDict) -> jax.Array:
-    """[N, 2, 3]: maps output pixels to input pixels, both (row, column) from -1 to 1 across the image."""
-    rotation, scale, translation = jax.random.split(key, 3)
-    angle = _uniform(rotation, (count,), np.deg2rad(config.rotation))
-    # Uniform in the logarithm: as often larger by a factor as smaller by it.
-    zoom = jnp.exp(_uniform(scale, (count,), np.log1p(config.scale)))
-    cosine, sine = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
-    shift = _uniform(translation, (count, 2), 2 * config.translation)
-    rows = jnp.stack([cosine, -sine, shift[:, 0]], axis=-1)
-    columns = jnp.stack([sine, cosine, shift[:, 1]], axis=-1)
-    return jnp.stack([rows, columns], axis=1)
-
-
-def _resample(images: jax.Array, affine: jax.Array) -> jax.Array:
-    """Bilinear samples of `images` [N, H, W, C] at `affine` [N, 2, 3] of every pixel; edges extended.
-
-    `dm_pix.affine_transform` does the same in 126 ms of CPU time for 32 images of 64x64, this in 4 ms.
-    """
-    n, h, w, _ = images.shape
-    row, column = jnp.meshgrid(_pixel_centres(h), _pixel_centres(w), indexing="ij")
-    grid = jnp.stack([row, column, jnp.ones_like(row)]).reshape(3, h * w)
-    source = affine @ grid
-    row = jnp.clip((source[:, 0] + 1) * h / 2 - 0.5, 0, h - 1)
-    column = jnp.clip((source[:, 1] + 1) * w / 2 - 0.5, 0, w - 1)
-    top, left = jnp.floor(row), jnp.floor(column)
-    down, right = (row - top)[..., None], (column - left)[..., None]
-    top, left = top.astype(jnp.int32), left.astype(jnp.int32)
-    bottom, further = jnp.minimum(top + 1, h - 1), jnp.minimum(left + 1, w - 1)
-    flat = images.reshape(n, h * w, -1)
-
-    def at(row: jax.Array, column: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(flat, (row * w + column)[..., None], axis=1)
-
-    upper = at(top, left) * (1 - right) + at(top, further) * right
-    lower = at(bottom, left) * (1 - right) + at(bottom, further) * right
-    return (upper * (1 - down) + lower * down).reshape(images.shape)
-
-
-def _pixel_centres(size: int) -> jax.Array:
-    return (jnp.arange(size, dtype=jnp.float32) + 0.5) * (2 / size) - 1
-
-
-def _jitter_colours(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
-    brightness, contrast, gain = jax.random.split(key, 3)
-    n = len(images)
-    if config.channel_gain:
-        images = images * (1 + _uniform(gain, (n, 1, 1, 3), config.channel_gain))
-    if config.contrast:
-        mean = images.mean(axis=(1, 2, 3), keepdims=True)
-        images = mean + (images - mean) * (1 + _uniform(contrast, (n, 1, 1, 1), config.contrast))
-    if config.brightness:
-        images = images + 255 * _uniform(brightness, (n, 1, 1, 1), config.brightness)
-    return jnp.clip(images, 0, 255)
-
-
-def _cut_out(key: jax.Array, images: jax.Array, side: float) -> jax.Array:
-    """Sets a square of `side` (share of the image), centred anywhere, to middle grey."""
-    n, h, w, _ = images.shape
-    centre = jax.random.uniform(key, (2, n, 1, 1))
-    rows = jnp.abs(jnp.arange(h)[None, :, None] + 0.5 - centre[0] * h) <= side * h / 2
-    columns = jnp.abs(jnp.arange(w)[None, None, :] + 0.5 - centre[1] * w) <= side * w / 2
-    return jnp.where((rows & columns)[..., None], 127.5, images)

@@ -20,12 +20,12 @@ from ml_collections import ConfigDict
 
 import datasets
 import settings
+from augment import augment
 from datasets.types import Split
 from errors import UserError
 from evaluate import Predictor, evaluate, make_predictor
 from input_pipeline import (
     DeviceSplit,
-    augment,
     augmentation_key,
     check_visible_devices,
     epoch_permutation,
@@ -34,6 +34,7 @@ from input_pipeline import (
     replicated,
     steps_per_epoch,
     training_batch,
+    training_images,
 )
 from metrics import MetricsWriter, ProgressBar
 from report import write_json
@@ -287,7 +288,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     mesh = make_mesh(config.batch_size)
     dataset = datasets.load(config.data)
     train, val = datasets.train_val_split(dataset.train, config.data)
-    per_epoch = steps_per_epoch(train, config.batch_size)
+    shown = training_images(train, config)
+    per_epoch = steps_per_epoch(shown, config.batch_size)
     total_steps = config.num_epochs * per_epoch
     data_digest = dataset.train.digest()
     settings.check_same_run(config, workdir, data_digest)
@@ -300,8 +302,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     optimizer = make_optimizer(config, schedule)
     run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
     predict = make_predictor(network, config.batch_size, mesh)
-    permute = jax.jit(partial(epoch_permutation, size=len(train.labels)), out_shardings=replicated(mesh))
-    device_train = put_on_devices(train, mesh)
+    permute = jax.jit(partial(epoch_permutation, size=len(shown.labels)), out_shardings=replicated(mesh))
+    device_train = put_on_devices(shown, mesh)
     seed = np.uint32(config.seed)
 
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, Signals() as signals:

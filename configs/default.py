@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     data.seed = 0  # of rendered images
     data.train_size = 1080  # rendered images for training
     data.test_size = 120  # rendered images for the test
+    data.rendered_size = 0  # rendered hands to train on beside the images of the data set
+    data.repeats = 1  # times that an epoch shows each image of the data set
     data.image_size = 64  # pixels along a side
     data.val_fraction = 0.0  # share of the training images held out for validation
     data.folds = 0  # k of k-fold validation; 0: off
@@ -38,9 +40,17 @@ def get_config() -> ConfigDict:
     augment.rotation = 15.0  # degrees, at most, either way
     augment.scale = 0.15  # relative change of size, at most, either way
     augment.translation = 0.1  # share of the image's side, at most, either way
+    augment.perspective = 0.0  # relative change of size across half the image, at most, either way
+    augment.background = 0.0  # probability that what is not hand is replaced by a random texture
+    augment.veil = 0.0  # share of a random texture that is mixed over the whole, at most
+    augment.saturation = 0.0  # relative change of colours' distance from grey, at most, either way
     augment.brightness = 0.15  # added to pixels in [0, 1], at most, either way
     augment.contrast = 0.2  # relative change of contrast, at most, either way
     augment.channel_gain = 0.1  # relative change of each channel, at most, either way
+    augment.levels = (
+        0.0  # share of the range by which black and white move, and log of the tone curve's power
+    )
+    augment.noise = 0.0  # evenly distributed, as a share of the range, at most, either way
     augment.cutout = 0.0  # side of a square set to grey, as a share of the image's side
 
     config.model = model = ConfigDict()

@@ -6,15 +6,16 @@
 import difflib
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from datasets.splits import stratified_fold, stratified_split
 from datasets.types import Dataset, Split
 from errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from ml_collections import ConfigDict
 
-__all__ = ["NAMES", "Dataset", "Split", "load", "train_val_split"]
+__all__ = ["NAMES", "Dataset", "Split", "extend_training", "load", "train_val_split"]
 
 NAMES = ("signs", "rendered")
 
@@ -91,5 +92,38 @@ def train_val_split(split: Split, config: "ConfigDict") -> tuple[Split, Split | 
     return _take(split, kept), _take(split, held_out)
 
 
-def _take(split: Split, indices: "np.ndarray") -> Split:
-    return Split(split.images[indices], split.labels[indices])
+def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Split:
+    """The images that an epoch goes through: `split`, `config.repeats` times, and rendered hands.
+
+    `config.rendered_size` hands are rendered by `config.seed`. `with_mattes` asks for mattes, which
+    those of photographs get by their colours.
+
+    Returns: `split` itself where nothing is added.
+
+    Raises: UserError where a size is out of range.
+    """
+    if with_mattes and split.mattes is None:
+        from datasets.matte import skin_mattes
+
+        split = split._replace(mattes=skin_mattes(split.images))
+    parts = [split] * config.repeats
+    if config.rendered_size:
+        from datasets import rendered
+
+        parts.append(
+            rendered.load(
+                seed=config.seed, train_size=config.rendered_size, image_size=config.image_size, test_size=1
+            ).train
+        )
+    if len(parts) == 1:
+        return split
+    return Split(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.mattes for part in parts]) if with_mattes else None,
+    )
+
+
+def _take(split: Split, indices: np.ndarray) -> Split:
+    mattes = None if split.mattes is None else split.mattes[indices]
+    return Split(split.images[indices], split.labels[indices], mattes)

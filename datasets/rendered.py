@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from datasets.hand import sample_hand
 from datasets.photograph import photograph, sample_view
+from datasets.render_cache import cached
 from datasets.types import Dataset, Split
 from errors import UserError
 
@@ -66,11 +67,6 @@ def _render_range(stream: int, start: int, stop: int, seed: int, image_size: int
     return images
 
 
-def _as_split(with_mattes: np.ndarray, labels: np.ndarray) -> Split:
-    images, mattes = with_mattes[..., :3], with_mattes[..., 3]
-    return Split(np.ascontiguousarray(images), labels, np.ascontiguousarray(mattes))
-
-
 def _render_aside(*range_of_images: int) -> subprocess.Popen:
     """A process of its own that writes the bytes of `_render_range` to its standard output.
 
@@ -88,9 +84,17 @@ def _render_aside(*range_of_images: int) -> subprocess.Popen:
 
 
 def _split(stream: int, count: int, seed: int, image_size: int, workers: int) -> Split:
+    shape = (count, image_size, image_size, 4)
+    name = f"{stream}-{seed}-{count}-{image_size}"
+    images = cached(name, shape, lambda: _draw(stream, count, seed, image_size, workers))
     labels = np.arange(count, dtype=np.int32) % len(CLASS_NAMES)
+    return Split(np.ascontiguousarray(images[..., :3]), labels, np.ascontiguousarray(images[..., 3]))
+
+
+def _draw(stream: int, count: int, seed: int, image_size: int, workers: int) -> np.ndarray:
+    """All images of a split, uint8 `[count, image_size, image_size, 4]`: RGB and the matte."""
     if workers == 1:
-        return _as_split(_render_range(stream, 0, count, seed, image_size), labels)
+        return _render_range(stream, 0, count, seed, image_size)
     bounds = np.linspace(0, count, workers + 1).astype(int)
     helpers = [_render_aside(stream, a, b, seed, image_size) for a, b in pairwise(bounds)]
     try:
@@ -101,8 +105,7 @@ def _split(stream: int, count: int, seed: int, image_size: int, workers: int) ->
     for helper in helpers:
         if helper.returncode:
             raise RuntimeError(f"a rendering process failed with exit code {helper.returncode}")
-    images = np.frombuffer(b"".join(outputs), np.uint8)
-    return _as_split(images.reshape(count, image_size, image_size, 4), labels)
+    return np.frombuffer(b"".join(outputs), np.uint8).reshape(count, image_size, image_size, 4)
 
 
 def load(

@@ -1,0 +1,179 @@
+"""Random changes of training images, made on the device: geometry, background, light, colour and noise."""
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+# Sides of the grids of random colours that are enlarged and added up to a texture: from slow gradients
+# to cells of two pixels in a 64x64 image.
+TEXTURE_CELLS = (2, 4, 8, 16, 32)
+
+
+def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
+    """Random changes of `images` uint8 [N, H, W, 3 or 4], each its own; strengths from `config.augment`.
+
+    A fourth channel is the matte: 255 where a pixel shows the object, 0 where the background. Returns
+    float32 [N, H, W, 3] of range 0 to 255. Geometry is a single bilinear resampling, edges extended;
+    what it shows is then put before other backgrounds, veiled by a texture (as in PixMix, Hendrycks et
+    al. 2022, arXiv:2112.05135), exposed, coloured and made noisy; cutout (DeVries & Taylor 2017,
+    arXiv:1708.04552) comes last.
+    """
+    geometry, mirror, behind, before, colour, noise, hole = jax.random.split(key, 7)
+    images = images.astype(jnp.float32)
+    if config.rotation or config.scale or config.translation or config.perspective:
+        images = _resample(images, _random_projection(geometry, len(images), config))
+    if config.flip:
+        flipped = jax.random.bernoulli(mirror, config.flip, (len(images), 1, 1, 1))
+        images = jnp.where(flipped, images[:, :, ::-1], images)
+    images, matte = images[..., :3], images[..., 3:] / 255
+    if config.background and matte.size:
+        images = _replace_background(behind, images, matte, config.background)
+    if config.veil:
+        share_key, texture_key = jax.random.split(before)
+        share = config.veil * _mostly_small(share_key, len(images))
+        images += share * (_texture(texture_key, images.shape) - images)
+    images = _jitter_colours(colour, images, config)
+    if config.noise:
+        images = _add_noise(noise, images, config.noise)
+    if config.cutout:
+        images = _cut_out(hole, images, config.cutout)
+    return images
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], strength: float) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=-strength, maxval=strength)
+
+
+def _mostly_small(key: jax.Array, count: int) -> jax.Array:
+    """A number from 0 to 1 an image, [N, 1, 1, 1]: below an eighth as often as above it."""
+    return jax.random.uniform(key, (count, 1, 1, 1)) ** 3
+
+
+def _random_projection(key: jax.Array, count: int, config: ConfigDict) -> jax.Array:
+    """[N, 3, 3]: maps output to input pixels, both homogeneous (row, column, 1), -1 to 1 across the image."""
+    rotation, scale, translation, perspective = jax.random.split(key, 4)
+    angle = _uniform(rotation, (count,), np.deg2rad(config.rotation))
+    # Uniform in the logarithm: as often larger by a factor as smaller by it.
+    zoom = jnp.exp(_uniform(scale, (count,), np.log1p(config.scale)))
+    cosine, sine = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
+    shift = _uniform(translation, (count, 2), 2 * config.translation)
+    tilt = _uniform(perspective, (count, 2), config.perspective)
+    rows = jnp.stack([cosine, -sine, shift[:, 0]], axis=-1)
+    columns = jnp.stack([sine, cosine, shift[:, 1]], axis=-1)
+    depth = jnp.concatenate([tilt, jnp.ones((count, 1))], axis=-1)
+    return jnp.stack([rows, columns, depth], axis=1)
+
+
+def _resample(images: jax.Array, projection: jax.Array) -> jax.Array:
+    """Bilinear samples of `images` [N, H, W, C] at `projection` [N, 3, 3] of every pixel; edges extended.
+
+    `dm_pix.affine_transform` does the affine part in 126 ms of CPU time for 32 images of 64x64, this in 4 ms.
+    """
+    n, h, w, _ = images.shape
+    row, column = jnp.meshgrid(_pixel_centres(h), _pixel_centres(w), indexing="ij")
+    grid = jnp.stack([row, column, jnp.ones_like(row)]).reshape(3, h * w)
+    source = projection @ grid
+    row = jnp.clip((source[:, 0] / source[:, 2] + 1) * h / 2 - 0.5, 0, h - 1)
+    column = jnp.clip((source[:, 1] / source[:, 2] + 1) * w / 2 - 0.5, 0, w - 1)
+    top, left = jnp.floor(row), jnp.floor(column)
+    down, right = (row - top)[..., None], (column - left)[..., None]
+    top, left = top.astype(jnp.int32), left.astype(jnp.int32)
+    bottom, further = jnp.minimum(top + 1, h - 1), jnp.minimum(left + 1, w - 1)
+    flat = images.reshape(n, h * w, -1)
+
+    def at(row: jax.Array, column: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(flat, (row * w + column)[..., None], axis=1)
+
+    upper = at(top, left) * (1 - right) + at(top, further) * right
+    lower = at(bottom, left) * (1 - right) + at(bottom, further) * right
+    return (upper * (1 - down) + lower * down).reshape(images.shape)
+
+
+def _pixel_centres(size: int) -> jax.Array:
+    return (jnp.arange(size, dtype=jnp.float32) + 0.5) * (2 / size) - 1
+
+
+def _replace_background(key: jax.Array, images: jax.Array, matte: jax.Array, probability: float) -> jax.Array:
+    """Puts what `matte` [N, H, W, 1] of `images` [N, H, W, 3] shows before a random texture, or leaves it."""
+    chosen, texture = jax.random.split(key)
+    replaced = jax.random.bernoulli(chosen, probability, (len(images), 1, 1, 1))
+    return jnp.where(replaced, images * matte + _texture(texture, images.shape) * (1 - matte), images)
+
+
+def _texture(key: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
+    """Random surfaces [N, H, W, 3], 0 to 255: a colour, smooth noise of several scales, a straight edge."""
+    n, h, w, _ = shape
+    base, tint, cells, edge = jax.random.split(key, 4)
+    base = jax.random.uniform(base, (n, 1, 1, 1), minval=-0.1, maxval=1.1)
+    # Most surfaces are nearly grey, some are of strong colour.
+    base += 0.7 * _mostly_small(tint, n) * _uniform(jax.random.fold_in(tint, 0), (n, 1, 1, 3), 1)
+
+    def noise(i: int, side: int) -> jax.Array:
+        strength_key, grid_key, colour_key = jax.random.split(jax.random.fold_in(cells, i), 3)
+        strength = 0.4 * _mostly_small(strength_key, n)
+        grid = jax.random.normal(grid_key, (n, side, side))
+        colour = 1 + _uniform(colour_key, (n, 1, 1, 3), 0.5)
+        smooth = _enlargement(h, side) @ grid @ _enlargement(w, side).T
+        return strength * colour * smooth[..., None]
+
+    angle_key, offset_key, step_key = jax.random.split(edge, 3)
+    angle = jax.random.uniform(angle_key, (n, 1, 1), maxval=2 * np.pi)
+    across = jnp.cos(angle) * _pixel_centres(w) + jnp.sin(angle) * _pixel_centres(h)[:, None]
+    side_of_edge = across > _uniform(offset_key, (n, 1, 1), 1.4)
+    step = side_of_edge[..., None] * _uniform(step_key, (n, 1, 1, 3), 0.5)
+    noises = (noise(i, side) for i, side in enumerate(TEXTURE_CELLS))
+    return 255 * jnp.clip(reduce(jnp.add, noises, base + step), 0, 1)
+
+
+def _enlargement(size: int, cells: int) -> np.ndarray:
+    """[size, cells]: weights that enlarge a row of cells linearly to a row of pixels."""
+    at = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)
+
+
+def _jitter_colours(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
+    brightness, contrast, gain, saturation, levels = jax.random.split(key, 5)
+    n = len(images)
+    if config.saturation:
+        # From grey through the colours as they are to stronger ones.
+        factor = 1 + _uniform(saturation, (n, 1, 1, 1), config.saturation)
+        grey = images.mean(axis=-1, keepdims=True)
+        images = grey + (images - grey) * factor
+    if config.channel_gain:
+        images = images * (1 + _uniform(gain, (n, 1, 1, 3), config.channel_gain))
+    if config.contrast:
+        mean = images.mean(axis=(1, 2, 3), keepdims=True)
+        images = mean + (images - mean) * (1 + _uniform(contrast, (n, 1, 1, 1), config.contrast))
+    if config.brightness:
+        images = images + 255 * _uniform(brightness, (n, 1, 1, 1), config.brightness)
+    images = jnp.clip(images, 0, 255)
+    return _move_levels(levels, images, config.levels) if config.levels else images
+
+
+def _move_levels(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
+    """Bends the tone curve by a power; moves black up and white down by at most `strength` of the range."""
+    power, range_key, place = jax.random.split(key, 3)
+    n = len(images)
+    exponent = jnp.exp(_uniform(power, (n, 1, 1, 1), strength))
+    span = 1 - strength * _mostly_small(range_key, n)
+    black = (1 - span) * jax.random.uniform(place, (n, 1, 1, 1))
+    return 255 * (black + span * (images / 255) ** exponent)
+
+
+def _add_noise(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
+    """Evenly distributed noise of every value, at most `strength` of the range either way."""
+    strength_key, noise_key = jax.random.split(key)
+    most = 255 * strength * _mostly_small(strength_key, len(images))
+    return jnp.clip(images + most * _uniform(noise_key, images.shape, 1), 0, 255)
+
+
+def _cut_out(key: jax.Array, images: jax.Array, side: float) -> jax.Array:
+    """Sets a square of `side` (share of the image), centred anywhere, to middle grey."""
+    n, h, w, _ = images.shape
+    centre = jax.random.uniform(key, (2, n, 1, 1))
+    rows = jnp.abs(jnp.arange(h)[None, :, None] + 0.5 - centre[0] * h) <= side * h / 2
+    columns = jnp.abs(jnp.arange(w)[None, None, :] + 0.5 - centre[1] * w) <= side * w / 2
+    return jnp.where((rows & columns)[..., None], 127.5, images)
