@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 TEXTURE_CELLS = (2, 4, 8, 16, 32)
 
 
-def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
+def augment(
+    key: jax.Array, images: jax.Array, config: ConfigDict, progress: float | jax.Array = 1.0
+) -> jax.Array:
     """Random changes of `images` uint8 [N, H, W, 3 or 4], each its own; strengths from `config.augment`.
 
     A fourth channel is the matte: 255 where a pixel shows the object, 0 where the background. Returns
@@ -20,8 +22,12 @@ def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
     what it shows is then put before other backgrounds, veiled by a texture (as in PixMix, Hendrycks et
     al. 2022, arXiv:2112.05135), exposed, coloured and made noisy; cutout (DeVries & Taylor 2017,
     arXiv:1708.04552) comes last.
+
+    All but geometry happens to a share of the images alone, which grows while `progress`, the share of the
+    training that is done, comes up to `config.ramp`: easy images first, as in progressive learning (Tan &
+    Le 2021, arXiv:2104.00298, section 4).
     """
-    geometry, mirror, behind, before, colour, noise, hole = jax.random.split(key, 7)
+    geometry, mirror, behind, before, colour, noise, hole, chosen = jax.random.split(key, 8)
     images = images.astype(jnp.float32)
     if config.rotation or config.scale or config.translation or config.perspective:
         images = _resample(images, _random_projection(geometry, len(images), config))
@@ -29,6 +35,7 @@ def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
         flipped = jax.random.bernoulli(mirror, config.flip, (len(images), 1, 1, 1))
         images = jnp.where(flipped, images[:, :, ::-1], images)
     images, matte = images[..., :3], images[..., 3:] / 255
+    moved = images
     if config.background and matte.size:
         images = _replace_background(behind, images, matte, config.background)
     if config.veil:
@@ -40,7 +47,10 @@ def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
         images = _add_noise(noise, images, config.noise)
     if config.cutout:
         images = _cut_out(hole, images, config.cutout)
-    return images
+    if config.appearance == 1 and not config.ramp:
+        return images
+    share = config.appearance * (jnp.minimum(progress / config.ramp, 1) if config.ramp else 1)
+    return jnp.where(jax.random.bernoulli(chosen, share, (len(images), 1, 1, 1)), images, moved)
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], strength: float) -> jax.Array:

@@ -65,6 +65,8 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "augment.brightness": (0, 1),
     "augment.contrast": (0, 1),
     "augment.channel_gain": (0, 1),
+    "augment.appearance": (0, 1),
+    "augment.ramp": (0, 1),
     "augment.perspective": (0, 0.4),
     "augment.background": (0, 1),
     "augment.veil": (0, 1),

@@ -184,8 +184,11 @@ def init_state(
 
 def make_train_step(
     network: Network, optimizer: optax.GradientTransformation, config: ConfigDict
-) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Tree]]:
-    """Returns the pure function (state, images uint8 [N, H, W, 3], labels [N], key) -> (state, metrics)."""
+) -> Callable[..., tuple[TrainState, Tree]]:
+    """Returns the pure (state, images uint8 [N, H, W, C], labels [N], key, progress) -> (state, metrics).
+
+    `progress` is the share of the training that is done, 1 if not given.
+    """
 
     def loss_of(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array) -> Any:
         if config.finetune.frozen or config.finetune.freeze_norm:
@@ -201,9 +204,13 @@ def make_train_step(
         return loss, (batch_stats, jnp.mean(logits.argmax(-1) == labels))
 
     def train_step(
-        state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+        state: TrainState,
+        images: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+        progress: float | jax.Array = 1.0,
     ) -> tuple[TrainState, Tree]:
-        images = augment(key, images, config.augment)
+        images = augment(key, images, config.augment, progress)
         (loss, (batch_stats, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.batch_stats, images, labels
         )
@@ -259,7 +266,8 @@ def make_run_steps(
                 split, permutation, state.step % steps_in_epoch, config.batch_size, mesh
             )
             learning_rate = schedule(state.step)
-            state, metrics = train_step(state, images, labels, jax.random.fold_in(key, state.step))
+            progress = state.step / (config.num_epochs * steps_in_epoch)
+            state, metrics = train_step(state, images, labels, jax.random.fold_in(key, state.step), progress)
             metrics["learning_rate"] = learning_rate
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
 

@@ -40,6 +40,8 @@ def get_config() -> ConfigDict:
     augment.rotation = 15.0  # degrees, at most, either way
     augment.scale = 0.15  # relative change of size, at most, either way
     augment.translation = 0.1  # share of the image's side, at most, either way
+    augment.appearance = 1.0  # share of the images that all but the geometry happens to
+    augment.ramp = 0.0  # share of the training in which that share grows from nothing
     augment.perspective = 0.0  # relative change of size across half the image, at most, either way
     augment.background = 0.0  # probability that what is not hand is replaced by a random texture
     augment.veil = 0.0  # share of a random texture that is mixed over the whole, at most

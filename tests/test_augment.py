@@ -22,6 +22,7 @@ def strengths(**fields: float) -> ConfigDict:
     """The augmentation with everything off but `fields`."""
     config = default.get_config().augment
     config.update(dict.fromkeys(config, 0.0))
+    config.appearance = 1.0
     config.update(fields)
     return config
 
@@ -178,6 +179,22 @@ def test_a_matte_moves_with_its_image() -> None:
     np.testing.assert_allclose(shown[wall], black[wall], atol=1e-1)
 
 
+def test_appearance_is_the_share_of_images_that_all_but_geometry_happens_to() -> None:
+    images = random_images(400, 90, 160)
+    result = augmented(images, flip=1.0, brightness=0.2, appearance=0.7)
+    untouched = (result == images[:, :, ::-1]).all((1, 2, 3))
+    assert abs(untouched.mean() - 0.3) < 4 * np.sqrt(0.7 * 0.3 / 400)
+
+
+def test_the_share_grows_with_the_progress_of_the_training() -> None:
+    images = random_images(400, 90, 160)
+    config = strengths(brightness=0.2, appearance=0.8, ramp=0.5)
+    change = quick_jit(partial(augment, config=config))
+    for progress, share in ((0.0, 0.0), (0.25, 0.4), (0.5, 0.8), (1.0, 0.8)):
+        changed = (change(jax.random.key(0), images, progress=progress) != images).any((1, 2, 3))
+        assert abs(changed.mean() - share) <= 4 * np.sqrt(share * (1 - share) / 400)
+
+
 def test_images_without_mattes_keep_their_background() -> None:
     images = random_images(5)
     np.testing.assert_array_equal(augmented(images, background=1.0), images)
@@ -312,7 +329,7 @@ def test_geometry_of_an_augmented_image_is_that_of_its_draw() -> None:
     images = random_images(3, size=(9, 9))
     fields = {"rotation": 40.0, "scale": 0.3, "translation": 0.2}
     found = augmented(images, seed=5, **fields)
-    key = jax.random.split(jax.random.key(5), 7)[0]
+    key = jax.random.split(jax.random.key(5), 8)[0]
     for image, matrix, result in zip(
         images, augment_module._random_projection(key, 3, strengths(**fields)), found, strict=True
     ):
@@ -332,7 +349,7 @@ EVERYTHING = {
 
 
 def test_every_strength_is_covered() -> None:
-    assert set(EVERYTHING) == set(default.get_config().augment)
+    assert set(EVERYTHING) == set(default.get_config().augment) - {"appearance", "ramp"}
 
 
 @pytest.mark.parametrize("name", [name for name in EVERYTHING if name not in ("flip", "background")])
