@@ -12,6 +12,14 @@ from ml_collections import ConfigDict
 TEXTURE_CELLS = (2, 4, 8, 16, 32)
 
 
+def grown(value: float, progress: float | jax.Array, ramp: float) -> float | jax.Array:
+    """What `value` is after a share `progress` of the training: it grows from 0 until that share is `ramp`.
+
+    Easy images first, as in progressive learning (Tan & Le 2021, arXiv:2104.00298, section 4).
+    """
+    return value * jnp.minimum(progress / ramp, 1) if ramp else value
+
+
 def augment(
     key: jax.Array, images: jax.Array, config: ConfigDict, progress: float | jax.Array = 1.0
 ) -> jax.Array:
@@ -23,9 +31,8 @@ def augment(
     al. 2022, arXiv:2112.05135), exposed, coloured and made noisy; cutout (DeVries & Taylor 2017,
     arXiv:1708.04552) comes last.
 
-    All but geometry happens to a share of the images alone, which grows while `progress`, the share of the
-    training that is done, comes up to `config.ramp`: easy images first, as in progressive learning (Tan &
-    Le 2021, arXiv:2104.00298, section 4).
+    All but geometry happens to a share of the images alone, which grows with `progress`, the share of the
+    training that is done; see `grown`.
     """
     geometry, mirror, behind, before, colour, noise, hole, chosen = jax.random.split(key, 8)
     images = images.astype(jnp.float32)
@@ -49,7 +56,7 @@ def augment(
         images = _cut_out(hole, images, config.cutout)
     if config.appearance == 1 and not config.ramp:
         return images
-    share = config.appearance * (jnp.minimum(progress / config.ramp, 1) if config.ramp else 1)
+    share = grown(config.appearance, progress, config.ramp)
     return jnp.where(jax.random.bernoulli(chosen, share, (len(images), 1, 1, 1)), images, moved)
 
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -10,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 import datasets
-from augment import augment
+from augment import augment, grown
 from datasets.types import Split
 from errors import UserError
 
@@ -63,7 +64,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def training_images(train: Split, config: ConfigDict) -> Split:
-    """What an epoch goes through: `train` as often as `config.data` says, and what it adds.
+    """What batches come from: `train`, and after it what `config.data` adds.
 
     Raises:
         UserError: a number of images is out of range.
@@ -105,30 +106,48 @@ def augmentation_key(seed: int) -> jax.Array:
 
 
 def training_batch(
-    split: DeviceSplit, permutation: jax.Array, index: jax.Array, batch_size: int, mesh: Mesh
+    split: DeviceSplit,
+    permutation: jax.Array,
+    index: jax.Array,
+    key: jax.Array,
+    config: ConfigDict,
+    mesh: Mesh,
+    progress: float | jax.Array = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Batch `index` of an epoch: uint8 images [batch, H, W, C] and labels [batch], split over `mesh`."""
+    """Batch `index` of an epoch: uint8 images [batch, H, W, C] and labels [batch], split over `mesh`.
+
+    Where `split` holds more images than `permutation` orders, a share of the batch gives way to some of
+    these, drawn by `key`; it grows with `progress`, the share of the training that is done.
+    """
+    batch_size = config.batch_size
     chosen = lax.dynamic_slice(permutation, (index * batch_size,), (batch_size,))
+    if len(split.labels) > len(permutation):
+        gives_way_key, which_key = jax.random.split(jax.random.fold_in(key, 0))
+        share = grown(config.data.rendered_share, progress, config.augment.ramp)
+        gives_way = jax.random.bernoulli(gives_way_key, share, (batch_size,))
+        added = jax.random.randint(which_key, (batch_size,), len(permutation), len(split.labels))
+        chosen = jnp.where(gives_way, added, chosen)
     chosen = lax.with_sharding_constraint(chosen, NamedSharding(mesh, P(BATCH_AXIS)))
     return split.images[chosen], split.labels[chosen]
 
 
 def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """What the first step of the first epoch trains on: images uint8 [N, H, W, 3], augmented, and labels.
+    """A first batch, augmented as later in training: images uint8 [N, H, W, 3] and labels.
 
     Raises:
         UserError: the batch is larger than the split, or does not divide over the devices.
     """
-    split = training_images(split, config)
     steps_per_epoch(split, config.batch_size)
     mesh = make_mesh(config.batch_size)
     seed = np.uint32(config.seed)
+    size, split = len(split.labels), training_images(split, config)
 
     @jax.jit
     def batch(device_split: DeviceSplit) -> tuple[jax.Array, jax.Array]:
-        permutation = epoch_permutation(seed, 0, len(split.labels))
-        images, labels = training_batch(device_split, permutation, 0, config.batch_size, mesh)
-        return augment(jax.random.fold_in(augmentation_key(seed), 0), images, config.augment), labels
+        permutation = epoch_permutation(seed, 0, size)
+        key = jax.random.fold_in(augmentation_key(seed), 0)
+        images, labels = training_batch(device_split, permutation, 0, key, config, mesh)
+        return augment(key, images, config.augment), labels
 
     images, labels = batch(put_on_devices(split, mesh))
     return np.asarray(images).round().astype(np.uint8), np.asarray(labels)

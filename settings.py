@@ -53,7 +53,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.image_size": (1, 4096),
     "data.crop": (0.05, 1),
     "data.rendered_size": (0, None),
-    "data.repeats": (1, None),
+    "data.rendered_share": (0, 1),
     "data.train_size": (1, None),
     "data.test_size": (1, None),
     "data.seed": (0, None),

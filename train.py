@@ -257,17 +257,16 @@ def make_run_steps(
         seed: jax.Array,
         count: jax.Array,
     ) -> tuple[TrainState, Tree]:
-        steps_in_epoch = len(split.labels) // config.batch_size
-        key = augmentation_key(seed)
+        steps_in_epoch = len(permutation) // config.batch_size
+        seed_key = augmentation_key(seed)
 
         def one_step(i: jax.Array, carry: tuple[TrainState, Tree]) -> tuple[TrainState, Tree]:
             state, history = carry
-            images, labels = training_batch(
-                split, permutation, state.step % steps_in_epoch, config.batch_size, mesh
-            )
-            learning_rate = schedule(state.step)
+            index, key = state.step % steps_in_epoch, jax.random.fold_in(seed_key, state.step)
             progress = state.step / (config.num_epochs * steps_in_epoch)
-            state, metrics = train_step(state, images, labels, jax.random.fold_in(key, state.step), progress)
+            images, labels = training_batch(split, permutation, index, key, config, mesh, progress)
+            learning_rate = schedule(state.step)
+            state, metrics = train_step(state, images, labels, key, progress)
             metrics["learning_rate"] = learning_rate
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
 
@@ -296,8 +295,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     mesh = make_mesh(config.batch_size)
     dataset = datasets.load(config.data)
     train, val = datasets.train_val_split(dataset.train, config.data)
-    shown = training_images(train, config)
-    per_epoch = steps_per_epoch(shown, config.batch_size)
+    per_epoch = steps_per_epoch(train, config.batch_size)
     total_steps = config.num_epochs * per_epoch
     data_digest = dataset.train.digest()
     settings.check_same_run(config, workdir, data_digest)
@@ -310,8 +308,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     optimizer = make_optimizer(config, schedule)
     run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
     predict = make_predictor(network, config.batch_size, mesh)
-    permute = jax.jit(partial(epoch_permutation, size=len(shown.labels)), out_shardings=replicated(mesh))
-    device_train = put_on_devices(shown, mesh)
+    permute = jax.jit(partial(epoch_permutation, size=len(train.labels)), out_shardings=replicated(mesh))
+    device_train = put_on_devices(training_images(train, config), mesh)
     seed = np.uint32(config.seed)
 
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, Signals() as signals:

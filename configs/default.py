@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     data.train_size = 1080  # rendered images for training
     data.test_size = 120  # rendered images for the test
     data.rendered_size = 0  # rendered hands to train on beside the images of the data set
-    data.repeats = 1  # times that an epoch shows each image of the data set
+    data.rendered_share = 0.0  # of a batch; grows as that of `augment.appearance` does
     data.image_size = 64  # pixels along a side
     data.val_fraction = 0.0  # share of the training images held out for validation
     data.folds = 0  # k of k-fold validation; 0: off

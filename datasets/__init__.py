@@ -93,12 +93,9 @@ def train_val_split(split: Split, config: "ConfigDict") -> tuple[Split, Split | 
 
 
 def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Split:
-    """The images that an epoch goes through: `split`, `config.repeats` times, and rendered hands.
+    """The images of `split` and, after them, `config.rendered_size` hands rendered by `config.seed`.
 
-    `config.rendered_size` hands are rendered by `config.seed`. `with_mattes` asks for mattes, which
-    those of photographs get by their colours.
-
-    Returns: `split` itself where nothing is added.
+    `with_mattes` asks for mattes, which those of photographs get by their colours.
 
     Raises: UserError where a size is out of range.
     """
@@ -106,21 +103,17 @@ def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Sp
         from datasets.matte import skin_mattes
 
         split = split._replace(mattes=skin_mattes(split.images))
-    parts = [split] * config.repeats
-    if config.rendered_size:
-        from datasets import rendered
-
-        parts.append(
-            rendered.load(
-                seed=config.seed, train_size=config.rendered_size, image_size=config.image_size, test_size=1
-            ).train
-        )
-    if len(parts) == 1:
+    if not config.rendered_size:
         return split
+    from datasets import rendered
+
+    hands = rendered.load(
+        seed=config.seed, train_size=config.rendered_size, image_size=config.image_size, test_size=1
+    ).train
     return Split(
-        np.concatenate([part.images for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.mattes for part in parts]) if with_mattes else None,
+        np.concatenate([split.images, hands.images]),
+        np.concatenate([split.labels, hands.labels]),
+        np.concatenate([split.mattes, hands.mattes]) if with_mattes else None,
     )
 
 
