@@ -29,8 +29,8 @@ def _any_colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _wall_colour(rng: np.random.Generator) -> np.ndarray:
-    if rng.random() < 0.55:
-        return rng.uniform(0.65, 0.97) * (1 + rng.normal(0, [0.04, 0.02, 0.05]))
+    if rng.random() < 0.62:
+        return rng.uniform(0.6, 0.97) * (1 + rng.normal(0, [0.04, 0.02, 0.05]))
     return _any_colour(rng)
 
 
@@ -134,7 +134,7 @@ def _pattern(size: int, rng: np.random.Generator) -> np.ndarray:
 
 def sample_background(size: int, skin: np.ndarray, rng: np.random.Generator) -> Background:
     """A random background; `skin` `[3]`, sRGB, is the colour of the hand before it."""
-    kind = rng.choice(6, p=[0.36, 0.17, 0.2, 0.11, 0.12, 0.04])
+    kind = rng.choice(6, p=[0.4, 0.17, 0.19, 0.1, 0.11, 0.03])
     distance = rng.uniform(2, 25)
     if kind == 0:
         room = _plain(_wall_colour(rng), size)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.poses import Pose, sample_pose
+from datasets.poses import EXTENDED, Pose, sample_pose
 from datasets.skeleton import Bones, sample_bones, unit
 
 SKIN, NAIL, SLEEVE, BAND = range(4)  # materials; a band is a watch's, a bracelet or a ring
@@ -120,6 +120,12 @@ def _add_digit(
     bed = tip - palmar[2] * (radius * 0.42)
     low, high = bed - along * radius * 0.9, bed + along * radius * nail
     flesh.add(low, high, 0.68 * radius, 0.62 * radius, palmar[2], 0.03, NAIL, limb)
+
+
+def stretched_digits(label: int) -> tuple[int, ...]:
+    """The digits that a sign stretches."""
+    fingers = tuple(i + 1 for i in range(4) if EXTENDED[label][i])
+    return (*fingers, THUMB) if label in (3, 5) else fingers
 
 
 def sample_hand(label: int, rng: np.random.Generator) -> RoundCones:

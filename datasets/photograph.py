@@ -4,16 +4,19 @@ Drawn at OVERSAMPLING times the image size and reduced, in linear light. Colour 
 channels first until the very end.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from datasets.background import Background, sample_background
 from datasets.camera import expose
-from datasets.hand import ARM, PALM, RoundCones
+from datasets.hand import ARM, PALM, SKIN, RoundCones, stretched_digits
 from datasets.pixels import OVERSAMPLING, clip, grid, reduce, shift, soften
 from datasets.round_cones import draw
 from datasets.shading import Light, Picture, lit_hand, sample_light, sample_skin
 
 CENTRE = np.array([0.0, 8.0, 0.0])  # of a hand, cm
+VIEWS_TO_TRY = 6  # from most of them, what a sign stretches is in sight
 
 
 def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -33,10 +36,10 @@ MOST_YAW = {1: 75, 2: 42, 3: 34, 4: 42, 5: 48}
 def _sample_yaw(label: int, rng: np.random.Generator) -> float:
     if label == 0:  # the ring shows from the thumb's side; from the front it looks like a loose fist
         kind = rng.random()
-        if kind < 0.62:
+        if kind < 0.52:
             return -rng.uniform(50, 108)
-        if kind < 0.82:
-            return -rng.uniform(15, 55)
+        if kind < 0.8:
+            return -rng.uniform(12, 55)
         return rng.normal(0, 14) if kind < 0.95 else rng.uniform(20, 100)
     most = MOST_YAW[label]
     yaw = rng.normal(0, 0.5 * most)
@@ -44,17 +47,35 @@ def _sample_yaw(label: int, rng: np.random.Generator) -> float:
     return yaw + 180 if rng.random() < 0.24 else yaw
 
 
-def sample_view(label: int, rng: np.random.Generator) -> np.ndarray:
-    """Rotation `[3, 3]` from the hand's frame to that of a viewer who can tell the sign."""
-    kind = rng.random()
-    if kind < 0.45:
-        roll = rng.normal(0, 10)
-    elif kind < 0.85:
-        roll = rng.normal(0, 32)
-    else:
-        roll = rng.uniform(-95, 95) if kind < 0.97 else rng.uniform(-180, 180)
-    pitch = rng.normal(0, 14)
-    return _rotation(_sample_yaw(label, rng), min(max(pitch, -34), 34), roll)
+def _shows(hand: RoundCones, view: np.ndarray, digits: Sequence[int]) -> bool:
+    """Whether the tips of these digits are in sight."""
+    start, end = hand.start @ view.T, hand.end @ view.T
+    distal = (hand.material == SKIN) & hand.bends[:, 0] & ~hand.bends[:, 1] & np.isin(hand.limb, digits)
+    tips, run = end[distal][:, None], end - start
+    along = ((tips - start)[..., :2] * run[:, :2]).sum(-1) / np.maximum((run[:, :2] ** 2).sum(-1), 0.01)
+    along = clip(along, 0, 1)[..., None]
+    beyond = tips - start - run * along
+    radius = hand.radius[:, 0] + (hand.radius[:, 1] - hand.radius[:, 0]) * along[..., 0]
+    covered = (beyond[..., :2] ** 2).sum(-1) < (radius + 0.25) ** 2
+    others = hand.limb != hand.limb[distal][:, None]
+    return not (covered & others & (beyond[..., 2] < 0)).any()
+
+
+def sample_view(label: int, hand: RoundCones, rng: np.random.Generator) -> np.ndarray:
+    """Rotation `[3, 3]` from the hand's frame to that of a viewer who can tell the sign `label`."""
+    for _ in range(VIEWS_TO_TRY):
+        kind = rng.random()
+        if kind < 0.45:
+            roll = rng.normal(0, 10)
+        elif kind < 0.85:
+            roll = rng.normal(0, 32)
+        else:
+            roll = rng.uniform(-95, 95) if kind < 0.97 else rng.uniform(-180, 180)
+        pitch = rng.normal(0, 12)
+        view = _rotation(_sample_yaw(label, rng), min(max(pitch, -28), 28), roll)
+        if _shows(hand, view, stretched_digits(label)):
+            break
+    return view
 
 
 def _field(hand: RoundCones, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> tuple:

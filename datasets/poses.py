@@ -62,7 +62,7 @@ def _folded(label: int, rng: np.random.Generator) -> np.ndarray:
         fold = fold + (HOOKED - fold) * rng.uniform(0.3, 1)
     fold = fold + rng.normal(0, [4, 4, 8]) + rng.normal(0, [5, 5, 6], (4, 3))
     if label in (1, 2, 3):  # the neighbour of a stretched finger is pulled along
-        fold[min(label, 2)] -= rng.uniform(0, 1) ** 2 * np.array([26, 8, 4])
+        fold[label if label < 3 else 2] -= rng.uniform(0, 1) ** 2 * np.array([20, 8, 4])
     return np.minimum(fold, [94, 112, 72])
 
 
@@ -114,11 +114,11 @@ def _thumb(
             angle = rng.uniform(24, 32) - np.array([0, rng.uniform(2, 14), rng.uniform(4, 18)])
             along = _in_plane(angle, rng.uniform(0.05, 0.35) * np.array([1.0, 0.4, 0.1]))
         case "beside":
-            bend = np.cumsum([rng.uniform(17, 30), -rng.uniform(8, 22), -rng.uniform(0, 28)])
-            along = _in_plane(bend, rng.uniform(0.15, 0.6) * np.array([1.0, 0.5, 0.1]))
+            bend = np.cumsum([rng.uniform(15, 28), -rng.uniform(8, 24), -rng.uniform(0, 32)])
+            along = _in_plane(bend, rng.uniform(0.1, 0.4) * np.array([1.0, 0.3, -0.2]))
         case "ajar":
-            bend = np.cumsum([rng.uniform(22, 38), -rng.uniform(4, 22), -rng.uniform(12, 50)])
-            along = _in_plane(bend, rng.uniform(0.1, 0.7) * np.array([1.0, 0.7, 0.4]))
+            bend = np.cumsum([rng.uniform(22, 40), -rng.uniform(6, 24), -rng.uniform(20, 60)])
+            along = _in_plane(bend, rng.uniform(0.1, 0.45) * np.array([1.0, 0.4, 0.0]))
         case "meeting":
             along = unit(np.array([[0.30, 0.35, 0.9], [0.0, 0.6, 0.8], [-0.05, 0.85, 0.5]]))
             last = min(first + 2, 4)

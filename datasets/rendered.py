@@ -50,7 +50,7 @@ def render_with_matte(
     _check("image_size", image_size, *IMAGE_SIZES)
     rng = np.random.default_rng([seed, stream, index])
     hand = sample_hand(label, rng)
-    return photograph(hand, sample_view(label, rng), image_size, rng)
+    return photograph(hand, sample_view(label, hand, rng), image_size, rng)
 
 
 def render(label: int, index: int, seed: int, image_size: int = 64, stream: int = TRAIN) -> np.ndarray:

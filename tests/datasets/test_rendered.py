@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import rendered
+from datasets import photograph, rendered
 from datasets.hand import sample_hand
 from datasets.round_cones import FAR, draw
 from errors import UserError
@@ -140,6 +140,14 @@ def test_a_sign_stretches_as_many_digits_as_it_says(label):
 def test_a_zero_is_closed_to_a_ring():
     rings = [has_hole(silhouette(0, seed, yaw=-80)) for seed in range(12)]
     assert np.mean(rings) >= 0.8
+
+
+def test_a_viewer_from_whom_fingers_hide_each_other_moves_on(monkeypatch):
+    hand = sample_hand(4, np.random.default_rng(0))
+    yaws = iter([90, -90, 0])
+    monkeypatch.setattr(photograph, "_sample_yaw", lambda label, rng: next(yaws))
+    view = photograph.sample_view(4, hand, np.random.default_rng(0))
+    assert view[2, 2] > 0.8  # the palm's normal points at the viewer
 
 
 @pytest.mark.parametrize("label", [1, 3])
