@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import input_pipeline
+from configs import default
 from datasets.types import Split
 from errors import UserError
 from input_pipeline import (
@@ -26,6 +28,12 @@ def numbered_split(count: int) -> Split:
     """Images whose every pixel is their number, with labels that are ten times that."""
     images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 3)).copy()
     return Split(images, 10 * np.arange(count, dtype=np.int32))
+
+
+def of_batches(batch_size: int, rendered_share: float = 0.0, ramp: float = 0.0) -> ConfigDict:
+    config = default.get_config()
+    config.batch_size, config.data.rendered_share, config.augment.ramp = batch_size, rendered_share, ramp
+    return config
 
 
 # Order and batches
@@ -50,12 +58,12 @@ def test_an_epoch_shows_each_image_once_and_drops_the_remainder_alone() -> None:
     mesh = make_mesh(batch_size)
     device_split = put_on_devices(split, mesh)
     permutation = epoch_permutation(3, 0, 23)
-    batch = jax.jit(partial(training_batch, batch_size=batch_size, mesh=mesh))
+    batch = jax.jit(partial(training_batch, config=of_batches(batch_size), mesh=mesh))
     steps = steps_per_epoch(split, batch_size)
     assert steps == 4
     seen = []
     for index in range(steps):
-        images, labels = batch(device_split, permutation, index)
+        images, labels = batch(device_split, permutation, index, jax.random.key(index))
         assert images.shape == (5, 4, 4, 3)
         assert images.dtype == jnp.uint8
         numbers = np.asarray(images)[:, 0, 0, 0]
@@ -63,6 +71,32 @@ def test_an_epoch_shows_each_image_once_and_drops_the_remainder_alone() -> None:
         np.testing.assert_array_equal(labels, split.labels[numbers])
         seen.extend(numbers)
     np.testing.assert_array_equal(seen, permutation[:20])
+
+
+def test_added_images_take_the_places_of_a_share_of_the_batch_that_grows() -> None:
+    split = numbered_split(200)
+    mesh, permutation = make_mesh(50), np.arange(50)
+    config = of_batches(50, rendered_share=0.6, ramp=0.5)
+    batch = jax.jit(partial(training_batch, config=config, mesh=mesh))
+    device_split = put_on_devices(split, mesh)
+    for progress, share in ((0.0, 0.0), (0.25, 0.3), (0.5, 0.6), (1.0, 0.6)):
+        added = []
+        for seed in range(8):
+            images, labels = batch(device_split, permutation, 0, jax.random.key(seed), progress=progress)
+            numbers = np.asarray(images)[:, 0, 0, 0]
+            np.testing.assert_array_equal(labels, split.labels[numbers])
+            kept = numbers < 50
+            np.testing.assert_array_equal(numbers[kept], np.flatnonzero(kept))
+            added.extend(numbers[~kept])
+        assert abs(len(added) / 400 - share) <= 4 * np.sqrt(share * (1 - share) / 400)
+    assert len(set(added)) > 100
+
+
+def test_mattes_are_a_fourth_channel() -> None:
+    split = numbered_split(5)._replace(mattes=np.full((5, 4, 4), 7, np.uint8))
+    images = np.asarray(put_on_devices(split, make_mesh(5)).images)
+    np.testing.assert_array_equal(images[..., :3], split.images)
+    assert (images[..., 3] == 7).all()
 
 
 def test_steps_per_epoch_needs_a_full_batch() -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 import datasets
-from datasets import Split
+from configs import default
+from datasets import Split, rendered
 from datasets.splits import stratified_fold, stratified_split
 from errors import UserError
 
@@ -151,3 +152,18 @@ def test_config_that_cannot_be_split_by_is_named_in_one_line(split, changes, wor
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_training_is_extended_by_rendered_hands_with_mattes_for_all() -> None:
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (7, 32, 32, 3), np.uint8), np.arange(7, dtype=np.int32) % 6)
+    config = default.get_config().data
+    assert datasets.extend_training(split, config, with_mattes=False) is split
+    config.update(rendered_size=13, image_size=32)
+    extended = datasets.extend_training(split, config, with_mattes=True)
+    hands = rendered.load(seed=0, train_size=13, test_size=1, image_size=32).train
+    np.testing.assert_array_equal(extended.images[:7], split.images)
+    np.testing.assert_array_equal(extended.images[7:], hands.images)
+    np.testing.assert_array_equal(extended.labels, [*split.labels, *hands.labels])
+    np.testing.assert_array_equal(extended.mattes[7:], hands.mattes)
+    assert datasets.extend_training(split, config, with_mattes=False).mattes is None
