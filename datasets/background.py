@@ -126,7 +126,7 @@ def _pattern(size: int, rng: np.random.Generator) -> np.ndarray:
     elif kind == 2:
         relief = _waves(size, rng) * _waves(size, rng)
     else:
-        relief = smooth_noise(size, int(rng.integers(3, 12)), rng) + smooth_noise(size, size // 2, rng) * 0.5
+        relief = smooth_noise(size, int(rng.integers(3, 12)), rng) + smooth_noise(size, 32, rng) * 0.5
     room = _plain(colour, size)
     other = _plain(_any_colour(rng) if rng.random() < 0.4 else colour * 0.4, size)
     return soften(room + (other - room) * clip(strength * (relief + 1) * 0.5, 0, 1), 0.5 * size / 64)

@@ -61,14 +61,14 @@ def _enlarged_from(image: np.ndarray, side: int) -> np.ndarray:
     """uint8 `[S, S, 3]` as if it had been stored with `side` pixels."""
     size = image.shape[0]
     small = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+    return np.array(small.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
     stored = io.BytesIO()
     Image.fromarray(image).save(stored, "JPEG", quality=quality)
     with Image.open(stored) as picture:
-        return np.asarray(picture)
+        return np.array(picture)
 
 
 def expose(light: np.ndarray, matte: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -82,11 +82,13 @@ def expose(light: np.ndarray, matte: np.ndarray, rng: np.random.Generator) -> tu
     if rng.random() < 0.3:  # sharpening leaves halos
         strength = np.float32(rng.uniform(0.3, 1.4))
         image = image + strength * (image - soften(image, rng.uniform(0.6, 1.3) * size / 64))
+    stored_side = round(size * rng.uniform(0.5, 0.9)) if rng.random() < 0.1 else size
+    quality = int(rng.integers(35, 93)) if rng.random() < 0.4 else None
     image = _sensor_noise(image, rng)
     image = np.rint(clip(image, 0, 1) * 255).astype(np.uint8)
     image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
-    if rng.random() < 0.1:
-        image = _enlarged_from(image, round(size * rng.uniform(0.5, 0.9)))
-    if rng.random() < 0.4:
-        image = _compressed(image, int(rng.integers(35, 93)))
-    return np.array(image), np.rint(clip(blurred[3], 0, 1) * 255).astype(np.uint8)
+    if stored_side < size:
+        image = _enlarged_from(image, stored_side)
+    if quality:
+        image = _compressed(image, quality)
+    return image, np.rint(clip(blurred[3], 0, 1) * 255).astype(np.uint8)

@@ -178,6 +178,7 @@ def _creases(
     dark[digit] = line * np.float32(rng.uniform(0, 0.4)) + wrinkle * np.float32(rng.uniform(0, 0.25))
 
     palm = np.flatnonzero((hand.limb == PALM).take(part) & (facing > 0.2))
+    stretch, strength = 1 + rng.normal(0, 0.04, 2), np.float32(rng.uniform(0, 0.4))
     if len(palm):
         depth = picture.surface.depth.take(covered.take(palm)) / picture.scale
         nearness = picture.distance / (picture.distance - depth)
@@ -185,10 +186,10 @@ def _creases(
         flat = flat / (nearness * picture.scale)[:, None]
         place = flat @ picture.to_picture[:2, :2].T + depth[:, None] * picture.to_picture[:2, 2]
         place = place + picture.centre[:2]
-        place = (place * (1 + rng.normal(0, 0.04, 2)) - CREASE_MAP_ORIGIN) / CREASE_MAP_STEP
+        place = (place * stretch - CREASE_MAP_ORIGIN) / CREASE_MAP_STEP
         table = _palm_crease_map()
         at = clip(np.rint(place), 0, np.array(table.shape[::-1]) - 1).astype(int)
-        dark[palm] = table[at[:, 1], at[:, 0]] * np.float32(rng.uniform(0, 0.4))
+        dark[palm] = table[at[:, 1], at[:, 0]] * strength
     return 1 - dark
 
 

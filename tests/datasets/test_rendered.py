@@ -85,9 +85,10 @@ def test_the_label_alone_changes_the_picture():
 
 
 def test_a_picture_shows_the_same_hand_at_any_size():
-    small, large = (rendered.render(5, 3, 0, image_size=size).astype(float) for size in (64, 128))
-    reduced = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
-    assert np.abs(small - reduced).mean() < 8  # grey levels; noise differs
+    for index in range(12):
+        small, large = (rendered.render(5, index, 0, image_size=size).astype(float) for size in (64, 128))
+        reduced = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
+        assert np.abs(small - reduced).mean() < 9  # grey levels; noise differs
 
 
 # What a stranger would look for, counted on the silhouette of random hands.
