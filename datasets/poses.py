@@ -72,8 +72,8 @@ def _meeting(label: int, rng: np.random.Generator) -> np.ndarray:
         ring = WIDE + (NARROW - WIDE) * rng.uniform(-0.1, 1)
     else:  # well away from those that are stretched
         ring = NARROW + (LOOSE - NARROW) * rng.uniform(0, 1)
-    if label == 0 and rng.random() < 0.2:
-        ring = ring + (BEAK - ring) * rng.uniform(0.2, 1)
+    if label == 0 and rng.random() < 0.15:
+        ring = ring + (BEAK - ring) * rng.uniform(0.2, 0.8)
     fan = rng.normal(1, 4) * np.arange(4)[:, None] * np.array([1, 1, 0.5])
     return ring + fan + rng.normal(0, [3, 4, 5]) + rng.normal(0, [2.5, 3, 3], (4, 3))
 
