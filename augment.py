@@ -34,7 +34,7 @@ def augment(
     All but geometry happens to a share of the images alone, which grows with `progress`, the share of the
     training that is done; see `grown`.
     """
-    geometry, mirror, behind, before, colour, noise, hole, chosen = jax.random.split(key, 8)
+    geometry, mirror, appearance, chosen = jax.random.split(key, 4)
     images = images.astype(jnp.float32)
     if config.rotation or config.scale or config.translation or config.perspective:
         images = _resample(images, _random_projection(geometry, len(images), config))
@@ -42,7 +42,15 @@ def augment(
         flipped = jax.random.bernoulli(mirror, config.flip, (len(images), 1, 1, 1))
         images = jnp.where(flipped, images[:, :, ::-1], images)
     images, matte = images[..., :3], images[..., 3:] / 255
-    moved = images
+    if not config.appearance:
+        return images
+    share = grown(config.appearance, progress, config.ramp)
+    changes = jax.random.bernoulli(chosen, share, (len(images), 1, 1, 1))
+    return jnp.where(changes, _change_appearance(appearance, images, matte, config), images)
+
+
+def _change_appearance(key: jax.Array, images: jax.Array, matte: jax.Array, config: ConfigDict) -> jax.Array:
+    behind, before, colour, noise, hole = jax.random.split(key, 5)
     if config.background and matte.size:
         images = _replace_background(behind, images, matte, config.background)
     if config.veil:
@@ -52,12 +60,7 @@ def augment(
     images = _jitter_colours(colour, images, config)
     if config.noise:
         images = _add_noise(noise, images, config.noise)
-    if config.cutout:
-        images = _cut_out(hole, images, config.cutout)
-    if config.appearance == 1 and not config.ramp:
-        return images
-    share = grown(config.appearance, progress, config.ramp)
-    return jnp.where(jax.random.bernoulli(chosen, share, (len(images), 1, 1, 1)), images, moved)
+    return _cut_out(hole, images, config.cutout) if config.cutout else images
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], strength: float) -> jax.Array:

@@ -329,7 +329,7 @@ def test_geometry_of_an_augmented_image_is_that_of_its_draw() -> None:
     images = random_images(3, size=(9, 9))
     fields = {"rotation": 40.0, "scale": 0.3, "translation": 0.2}
     found = augmented(images, seed=5, **fields)
-    key = jax.random.split(jax.random.key(5), 8)[0]
+    key = jax.random.split(jax.random.key(5), 4)[0]
     for image, matrix, result in zip(
         images, augment_module._random_projection(key, 3, strengths(**fields)), found, strict=True
     ):
