@@ -26,9 +26,13 @@ SMALL = {
     "num_epochs": 2,
     "batch_size": 16,
     "steps_per_call": 2,
-    "model.depth": 18,
+    "model.depth": 16,
     "model.width": 4,
-    "model.convolution": "lax",  # compiles in a fraction of the time
+    # These compile in a fraction of the time.
+    "model.convolution": "lax",
+    "augment.rotation": 0.0,
+    "augment.scale": 0.0,
+    "augment.translation": 0.0,
     "checkpoint.every_epochs": 1.0,
     "data.val_fraction": 0.2,
 }
@@ -157,32 +161,69 @@ def test_killed_between_two_seeds_checkpoints_and_started_again_ends_the_same(
         assert_close(in_turn / f"seed_{seed}", workdir / f"seed_{seed}")
 
 
-def test_seeds_spread_over_devices_end_where_they_do_in_turn(
-    tmp_path: Path, in_turn: Path, shared_signs_dir: Path
-) -> None:
-    program = f"""
-from tests.test_replicas import *
-from input_pipeline import make_mesh
-assert make_mesh(16, 2).shape == {{"replica": 2, "batch": 2}}, make_mesh(16, 2)
-assert make_mesh(16, 3).shape == {{"replica": 1, "batch": 4}}, make_mesh(16, 3)
-config = small_config(Path({str(shared_signs_dir)!r}), seeds=(4, 1), seeds_together="yes")
-train_and_evaluate(config, Path({str(tmp_path / "run")!r}))
+DEVICES_PROGRAM = """
+import jax, numpy as np
+from configs import default
+from datasets.types import Split
+from input_pipeline import by_replica, epoch_permutation, make_mesh, put_on_devices
+from optimizer import learning_rate_schedule, make_optimizer
+from replicas import stack_states, take
+from resnet.network import Weights
+from train import init_state, make_run_steps
+
+class Linear:
+    def init(self, seed):
+        kernel = np.random.default_rng(seed).standard_normal((3, 6), np.float32)
+        return Weights({"head": {"kernel": kernel}}, {})
+
+    def apply(self, weights, images, train):
+        return images.mean((1, 2)) / 255 @ weights.params["head"]["kernel"], {}, {}
+
+def end_of(seeds):
+    mesh = make_mesh(8, len(seeds))
+    configs = [default.get_config() for _ in seeds]
+    for config, seed in zip(configs, seeds):
+        config.seed, config.batch_size, config.steps_per_call = seed, 8, 3
+        config.augment.update({"rotation": 0.0, "scale": 0.0, "translation": 0.0})
+    schedule = learning_rate_schedule(config, 3)
+    optimizer = make_optimizer(config, schedule)
+    run_steps = make_run_steps(Linear(), optimizer, schedule, config, mesh)
+    state = stack_states([init_state(Linear(), optimizer, each) for each in configs], mesh)
+    orders = np.stack([epoch_permutation(np.uint32(seed), 0, 24) for seed in seeds])
+    numbers = np.array(seeds, np.uint32)
+    if len(seeds) == 1:
+        orders, numbers = orders[0], numbers[0]
+    state, history = run_steps(
+        state, split_on(mesh), jax.device_put(orders, by_replica(mesh)), numbers, 3
+    )
+    kernels = [np.asarray(take(state.ema.params, i, mesh)["head"]["kernel"]) for i in range(len(seeds))]
+    return kernels, np.asarray(history["loss"]).reshape(len(seeds), -1), state
+
+def split_on(mesh):
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
+    return put_on_devices(Split(images, np.arange(24, dtype=np.int32) % 6), mesh)
+
+assert dict(make_mesh(8, 2).shape) == {"replica": 2, "batch": 2}
+assert dict(make_mesh(8, 3).shape) == {"replica": 1, "batch": 4}
+kernels, losses, state = end_of([4, 1])
+shards = state.params["head"]["kernel"].addressable_shards
+assert {shard.data.shape for shard in shards} == {(1, 3, 6)}, "a device holds its own seed alone"
+for i, seed in enumerate([4, 1]):
+    (kernel,), loss, _ = end_of([seed])
+    np.testing.assert_allclose(kernels[i], kernel, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(losses[i], loss[0], rtol=1e-5)
+assert abs(losses[0] - losses[1]).max() > 1e-3
 """
+
+
+def test_seeds_spread_over_devices_end_where_each_does_alone() -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
     }
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", DEVICES_PROGRAM]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for seed in (4, 1):
-        assert_close(in_turn / f"seed_{seed}", tmp_path / "run" / f"seed_{seed}")
 
 
 @pytest.mark.parametrize("seeds", [(0, 0), (0.5,), (-1, 2), (True, 2), ("1",)])
