@@ -1,7 +1,8 @@
 """Evaluation of a network on a split: one jitted pass, every image counted once (DESIGN D6)."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,17 @@ from input_pipeline import BATCH_AXIS, evaluation_batches, make_mesh, replicated
 from resnet.checkpoint import Which
 from resnet.classifier import load_trained
 from resnet.network import Arranged, Network, Weights
+from spread import by_seed, format_spread
 
 CALIBRATION_BINS = 15  # as Guo et al. 2017 take
+SEED_MEASURES = {  # where a `full_report` has what the table of seeds shows
+    "accuracy": ("accuracy",),
+    "loss": ("loss",),
+    "ECE": ("calibration", "ece"),
+    "accuracy, {images} without a near twin": ("without_twins", "accuracy"),
+    "loss of these": ("without_twins", "loss"),
+    "ECE of these": ("without_twins", "ece"),
+}
 
 Predictor = Callable[[Weights, np.ndarray], np.ndarray]
 
@@ -63,12 +73,17 @@ class TrainedRun(NamedTuple):
         """Logits float32 [N, classes] on the split `name`, and their `full_report`."""
         split = self.split(name)
         logits = self.predict(split.images)
-        twins = None if name == "train" else has_twin(split.images, self.splits["train"].images)
-        return logits, full_report(logits, split.labels, self.class_names, twins)
+        return logits, full_report(logits, split.labels, self.class_names, self.twins(name))
+
+    def twins(self, name: str) -> np.ndarray | None:
+        """Which images of the split `name` have a near duplicate in training, bool [N]; None of training."""
+        if name == "train":
+            return None
+        return has_twin(self.split(name).images, self.splits["train"].images)
 
 
-def load_run(workdir: Path, checkpoint: Which, raw: bool) -> TrainedRun:
-    """Loads the network that a run trained in `workdir`, and its data.
+def load_runs(workdir: Path, checkpoint: Which, raw: bool) -> list[TrainedRun]:
+    """Loads the network of each seed of the run in `workdir`, one for a run of a single seed, and its data.
 
     Raises:
         UserError: there is no trained run, its data cannot be read, or have other classes by now.
@@ -86,20 +101,21 @@ def load_run(workdir: Path, checkpoint: Which, raw: bool) -> TrainedRun:
     devices = jax.local_device_count()
     batch_size = -(-config.batch_size // devices) * devices  # The run may have had other devices.
     mesh = make_mesh(batch_size)
-    network = trained.classifier.network
-    weights = jax.device_put(trained.classifier.weights, replicated(mesh))
+    network = trained[0].classifier.network
     predictor = make_predictor(network, batch_size, mesh)
-    return TrainedRun(
-        config,
-        class_names,
-        splits,
-        network,
-        weights,
-        trained.step,
-        trained.kind,
-        batch_size,
-        lambda images: predictor(weights, images),
-    )
+    runs = []
+    for classifier, step, kind in trained:
+        weights = jax.device_put(classifier.weights, replicated(mesh))
+        predict = partial(predictor, weights)
+        runs.append(
+            TrainedRun(config, class_names, splits, network, weights, step, kind, batch_size, predict)
+        )
+    return runs
+
+
+def ensemble_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """Logits [N, classes] whose softmax is the mean of the softmax of each of `logits` [N, classes]."""
+    return np.logaddexp.reduce([log_softmax(each) for each in logits]) - np.log(len(logits))
 
 
 def make_predictor(network: Network, batch_size: int, mesh: Mesh) -> Predictor:
@@ -205,9 +221,24 @@ def full_report(
     }
     if twins is not None:
         alone = ~twins
-        measured = accuracy_and_loss(logits[alone], labels[alone]) if alone.any() else {}
+        measured = {}
+        if alone.any():
+            measured = accuracy_and_loss(logits[alone], labels[alone])
+            measured["ece"] = calibration(logits[alone], labels[alone])["ece"]
         report["without_twins"] = {**measured, "images": int(alone.sum())}
     return report
+
+
+def report_seeds(runs: Sequence[TrainedRun], split_name: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Logits float64 [N, classes] of the ensemble on a split, and what all of `runs` have to report.
+
+    That is the `full_report` of each under `seeds`, their `mean` and `std`, and the one of the `ensemble`.
+    """
+    of_each, reports = zip(*(run.report(split_name) for run in runs), strict=True)
+    run, logits = runs[0], ensemble_logits(of_each)
+    labels, twins = run.split(split_name).labels, run.twins(split_name)
+    together = full_report(logits, labels, run.class_names, twins)
+    return logits, {**by_seed(run.config.seeds, reports), "ensemble": together}
 
 
 def evaluate_corruptions(
@@ -236,7 +267,15 @@ def evaluate_corruptions(
 
 
 def format_corruptions(measured: dict[str, Any]) -> str:
-    """The table that `--mode=eval --corruptions` prints for what `evaluate_corruptions` returns."""
+    """The table that `--mode=eval --corruptions` prints for what `evaluate_corruptions` returns.
+
+    Of several seeds it is the mean over them.
+    """
+    if "seeds" in measured:
+        seeds = list(measured["seeds"].values())
+        means = {**seeds[0], **measured["mean"]}
+        spread = format_spread(means["mean"], measured["std"]["mean"])
+        return f"{spread} over {len(seeds)} seeds, all of these are means:\n{format_corruptions(means)}"
     accuracies = measured["corruptions"]
     rows = [[name, *row, np.mean(row)] for name, row in accuracies.items()]
     rows.append(["mean", *measured["by_severity"], measured["mean"]])
@@ -247,7 +286,11 @@ def format_corruptions(measured: dict[str, Any]) -> str:
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The tables that `--mode=eval` prints for a `full_report`."""
+    """The tables that `--mode=eval` prints for a `full_report`, or for a `report_seeds`."""
+    if "seeds" in report:
+        headers, rows = table_of_seeds(report)
+        table = tabulate(rows, headers, disable_numparse=True)
+        return f"{table}\n\nensemble: {format_report(report['ensemble'])}"
     names = [row["class"] for row in report["classes"]]
     confusion = [[name, *row] for name, row in zip(names, report["confusion_matrix"], strict=True)]
     head = [
@@ -265,3 +308,23 @@ def format_report(report: dict[str, Any]) -> str:
             tabulate(confusion, headers=["true \\ predicted", *names]),
         ]
     )
+
+
+def table_of_seeds(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of what a `report_seeds` tells: each seed, mean ± std, the ensemble."""
+    alone = report["ensemble"].get("without_twins", {}).get("images", 0)
+    measures = {name: path for name, path in SEED_MEASURES.items() if alone or path[0] != "without_twins"}
+    columns = measures.values()
+
+    def at(measured: dict[str, Any], path: Sequence[str]) -> Any:
+        return reduce(getitem, path, measured)
+
+    def row(name: str, measured: dict[str, Any]) -> list[str]:
+        return [name, *(f"{at(measured, path):.4f}" for path in columns)]
+
+    spread = [format_spread(at(report["mean"], path), at(report["std"], path)) for path in columns]
+    return ["seed", *(name.format(images=alone) for name in measures)], [
+        *(row(seed, measured) for seed, measured in report["seeds"].items()),
+        ["mean ± std", *spread],
+        row("ensemble", report["ensemble"]),
+    ]

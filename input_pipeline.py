@@ -1,5 +1,6 @@
 """From a data set in host memory to batches on the devices: shuffle, pad and shard (D4 to D6)."""
 
+from math import gcd
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from datasets.types import Split
 from errors import UserError
 
 BATCH_AXIS = "batch"
+REPLICA_AXIS = "replica"
 
 
 class DeviceSplit(NamedTuple):
@@ -43,24 +45,41 @@ def check_visible_devices(visible_devices: str) -> None:
         )
 
 
-def make_mesh(batch_size: int) -> Mesh:
+def make_mesh(batch_size: int, replicas: int = 1) -> Mesh:
     """A mesh over all local devices, for batches of `batch_size`.
+
+    Several `replicas`, trained as one, go to devices of their own as far as they divide over them; each
+    batch is split over the devices that are left to its replica.
 
     Raises:
         UserError: the batch does not divide evenly over the devices.
     """
-    devices = jax.local_devices()
-    if batch_size % len(devices):
+    devices = np.array(jax.local_devices())
+    rows = gcd(replicas, len(devices))
+    columns = len(devices) // rows
+    if batch_size % columns:
         raise UserError(
-            f"config.batch_size={batch_size}: does not divide over {len(devices)} devices; expected a"
-            f" multiple of {len(devices)}"
+            f"config.batch_size={batch_size}: does not divide over {columns} devices; expected a"
+            f" multiple of {columns}"
         )
-    return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+    if replicas == 1:
+        return Mesh(devices, (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(devices.reshape(rows, columns), (REPLICA_AXIS, BATCH_AXIS), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds whole: data set, weights, optimizer state."""
     return NamedSharding(mesh, P())
+
+
+def has_replicas(mesh: Mesh) -> bool:
+    """Whether `mesh` was made for several replicas."""
+    return REPLICA_AXIS in mesh.axis_names
+
+
+def by_replica(mesh: Mesh) -> NamedSharding:
+    """The sharding of what has a leading axis of replicas; `replicated` on a mesh for a single one."""
+    return NamedSharding(mesh, P(REPLICA_AXIS)) if has_replicas(mesh) else replicated(mesh)
 
 
 def training_images(train: Split, config: ConfigDict) -> Split:
@@ -134,12 +153,14 @@ def training_batch(
 def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """A first batch, augmented as later in training: images uint8 [N, H, W, 3] and labels.
 
+    Of several seeds it is the first one's.
+
     Raises:
         UserError: the batch is larger than the split, or does not divide over the devices.
     """
     steps_per_epoch(split, config.batch_size)
     mesh = make_mesh(config.batch_size)
-    seed = np.uint32(config.seed)
+    seed = np.uint32(config.seeds[0] if config.seeds else config.seed)
     size, split = len(split.labels), training_images(split, config)
 
     @jax.jit

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 import datasets
 from input_pipeline import epoch_permutation, make_mesh, put_on_devices, replicated, steps_per_epoch
+from optimizer import make_optimizer
 from resnet.network import Network, check_image_size
-from train import init_state, make_optimizer, make_run_steps
+from train import init_state, make_run_steps
 
 STEPS = 120
 LOWEST, HIGHEST = 1e-5, 10.0  # learning rates

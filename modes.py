@@ -14,7 +14,7 @@ import report
 import settings
 from datasets.audit import audit as audit_data
 from errors import UserError
-from evaluate import evaluate_corruptions, format_corruptions, format_report, load_run
+from evaluate import evaluate_corruptions, format_corruptions, format_report, load_runs, report_seeds
 from input_pipeline import first_training_batch
 from report.features import FeaturesWriter
 from resnet.checkpoint import Which
@@ -25,6 +25,7 @@ from resnet.images import find_images
 from resnet.network import check_image_size
 from resnet.pretrained import adopt, read_pretrained
 from resnet.summary import summarize
+from spread import by_seed, format_spread, mean_and_std
 
 PICTURE_FILE = "show_batch.png"
 BATCH_SHOWN = 32
@@ -39,10 +40,17 @@ def train(config: ConfigDict, workdir: Path) -> int:
     except training.StopRun as stop:
         print(f"stopped and saved; the same command goes on from here: {workdir}")
         return 128 + stop.signum
-    for name, measured in {"raw weights": summary, "moving average": summary.get("ema")}.items():
-        if measured:
-            test = measured["test"]
-            print(f"test accuracy {test['accuracy']:.4f} loss {test['loss']:.4f} ({name})")
+    seeds = list(summary.get("seeds", {0: summary}).values())
+    for name, tests in {
+        "raw weights": [seed["test"] for seed in seeds],
+        "moving average": [seed["ema"]["test"] for seed in seeds if "ema" in seed],
+    }.items():
+        if tests:
+            spread = mean_and_std(tests)
+            accuracy, loss = (
+                format_spread(spread["mean"][n], spread["std"][n]) for n in ("accuracy", "loss")
+            )
+            print(f"test accuracy {accuracy} loss {loss} ({name})")
     _write_report_once(workdir)
     print(f"results: {workdir}")
     return 0
@@ -121,13 +129,15 @@ def evaluate(
 
     `corruptions`, standard or extra, asks for the accuracy under these instead; its file's name ends so.
     """
-    run = load_run(workdir, checkpoint, raw)
+    runs = load_runs(workdir, checkpoint, raw)
+    run = runs[0]
     measured = {"split": split_name, "step": run.step, "weights": run.kind}
     if corruptions:
-        measured |= evaluate_corruptions(run.predict, run.split(split_name), corruptions)
+        reports = [evaluate_corruptions(each.predict, run.split(split_name), corruptions) for each in runs]
+        measured |= by_seed(run.config.seeds, reports) if run.config.seeds else reports[0]
         file = workdir / f"eval_{split_name}_{corruptions}_corruptions.json"
     else:
-        measured |= run.report(split_name)[1]
+        measured |= report_seeds(runs, split_name)[1] if run.config.seeds else run.report(split_name)[1]
         file = workdir / f"eval_{split_name}.json"
     report.write_json(measured, file)
     if as_json:
@@ -212,7 +222,13 @@ def _files(paths: Sequence[str], refuse: Callable[[UserError], None]) -> Iterato
 def export(workdir: Path, format: ExportFormat, checkpoint: Which, raw: bool) -> int:
     """Writes the run's weights for another framework into `export/` of its workdir."""
     config, class_names = settings.load(workdir)
-    weights = load_trained(workdir, checkpoint, raw).classifier.weights
+    if config.seeds:
+        raise UserError(
+            f"--workdir={workdir}: holds {len(config.seeds)} seeds, and export writes the weights of one;"
+            f" name one of them, such as --workdir={settings.seed_workdirs(config, workdir)[0]}"
+        )
+    (trained,) = load_trained(workdir, checkpoint, raw)
+    weights = trained.classifier.weights
     print(f"written: {export_weights(config, weights, class_names, format, workdir / 'export')}")
     return 0
 

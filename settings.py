@@ -18,6 +18,7 @@ from files import write_whole
 CONFIG_FILE = "config.json"
 # Fields that may change when a run is resumed: neither model, data nor what is done so far.
 MAY_CHANGE = (
+    "seeds",
     "num_epochs",
     "steps_per_call",
     "optimizer.learning_rate",
@@ -27,6 +28,7 @@ MAY_CHANGE = (
     "gpu",
 )
 CHOICES = {
+    "seeds_together": ("auto", "yes", "no"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
     "data.name": ("signs", "rendered"),
     "data.channel_order": ("rgb", "bgr"),
@@ -161,6 +163,14 @@ def check(config: ConfigDict) -> None:
         value = fields[name]
         if len(value) != 3 or not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
             raise UserError(f"config.{name}={value!r}: expected 3 numbers, such as {known[name]}")
+    low, high = BOUNDS["seed"]
+    if len(set(config.seeds)) < len(config.seeds) or not all(
+        type(seed) is int and low <= seed <= high for seed in config.seeds
+    ):
+        raise UserError(
+            f"config.seeds={config.seeds!r}: expected different whole numbers, {low} to {high},"
+            " such as (0, 1, 2)"
+        )
     if min(config.data.std) <= 0:
         raise UserError(f"config.data.std={config.data.std!r}: expected numbers above 0")
     _check_model(config.model)
@@ -249,6 +259,23 @@ def _flatten_dict(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+def seed_workdir(workdir: Path, seed: int) -> Path:
+    """The folder of `seed` in the workdir of a run of several `config.seeds`: itself that of a run."""
+    return workdir / f"seed_{seed}"
+
+
+def seed_workdirs(config: ConfigDict, workdir: Path) -> list[Path]:
+    """The folders that hold what `config` trains in `workdir`: one a seed, or `workdir` itself."""
+    return [seed_workdir(workdir, seed) for seed in config.seeds] or [workdir]
+
+
+def of_seed(config: ConfigDict, seed: int) -> ConfigDict:
+    """The settings of `seed` alone."""
+    alone = config.copy_and_resolve_references()
+    alone.seed, alone.seeds = seed, ()
+    return alone
+
+
 def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "") -> None:
     """Checks that `config`, on the data of `data_digest`, may continue the run in `workdir`, if there is one.
 
@@ -264,6 +291,8 @@ def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "") -> 
         for name, value in new_fields.items()
         if value != old_fields[name] and not name.startswith(MAY_CHANGE)
     ]
+    if bool(old.seeds) != bool(config.seeds):  # They leave different files behind.
+        differing.append(f"seeds (there {old.seeds!r}, here {config.seeds!r})")
     if differing:
         raise UserError(
             f"{workdir}: holds a run with other settings: {'; '.join(differing)};"

@@ -1,14 +1,11 @@
 """Training: the state, the jitted step, the loop over epochs, checkpoints and the summary of a run."""
 
-import json
-import platform
-import signal
 import time
-from collections.abc import Callable
-from functools import partial
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,27 +20,40 @@ import settings
 from augment import augment
 from datasets.types import Split
 from errors import UserError
-from evaluate import Predictor, evaluate, make_predictor
+from evaluate import evaluate, make_predictor
 from input_pipeline import (
+    REPLICA_AXIS,
     DeviceSplit,
     augmentation_key,
+    by_replica,
     check_visible_devices,
     epoch_permutation,
+    has_replicas,
     make_mesh,
     put_on_devices,
-    replicated,
     steps_per_epoch,
     training_batch,
     training_images,
 )
-from metrics import MetricsWriter, ProgressBar
+from metrics import ProgressBar
+from optimizer import learning_rate_schedule, make_optimizer, update_scales
+from replicas import (
+    SUMMARY_FILE,
+    Replica,
+    finished_summary,
+    group_seeds,
+    stack_states,
+    summarize,
+    summarize_seeds,
+    take,
+)
 from report import write_json
-from resnet.architecture import Architecture
-from resnet.checkpoint import Checkpoints
 from resnet.network import Network, Tree, Weights, check_image_size
 from resnet.pretrained import adopt, initial_weights, read_pretrained
+from signals import Signals, StopRun
+from spread import mean_and_std
 
-SUMMARY_FILE = "summary.json"
+TestLooks = Literal["never", "last", "every_epoch"]
 
 
 class TrainState(NamedTuple):
@@ -59,115 +69,6 @@ class TrainState(NamedTuple):
     def weights(self) -> Weights:
         """The raw weights, as opposed to their moving average `ema`."""
         return Weights(self.params, self.batch_stats)
-
-
-class StopRun(Exception):
-    """SIGTERM or SIGINT came; the run is saved. `signum` is the signal's number."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
-
-
-class Signals:
-    """Notes SIGTERM and SIGINT instead of dying by them; a second one kills as usual."""
-
-    def __enter__(self) -> "Signals":
-        self.received = 0
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-
-    def _note(self, signum: int, frame: Any) -> None:
-        self.received = signum
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
-
-
-class Progress(NamedTuple):
-    """What a run has spent so far; saved in its checkpoints."""
-
-    seconds: float = 0.0  # since the first start, without the time between a kill and the next start
-    images: int = 0  # trained on
-    step_seconds: float = 0.0  # of `seconds`, those in training steps
-    best_accuracy: float = -1.0  # by validation
-
-
-def learning_rate_schedule(config: ConfigDict, steps_in_epoch: int) -> optax.Schedule:
-    """Linear warm-up from zero, then a cosine to zero at the last step, or constant."""
-    optimizer = config.optimizer
-    warmup = round(optimizer.warmup_epochs * steps_in_epoch)
-    total = config.num_epochs * steps_in_epoch
-    if optimizer.schedule == "cosine":
-        after = optax.cosine_decay_schedule(optimizer.learning_rate, max(total - warmup, 1))
-    else:
-        after = optax.constant_schedule(optimizer.learning_rate)
-    if not warmup:
-        return after
-    before = optax.linear_schedule(0.0, optimizer.learning_rate, warmup)
-    return optax.join_schedules([before, after], [warmup])
-
-
-def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`; weight decay touches kernels alone."""
-    optimizer = config.optimizer
-    decay = (
-        optax.add_decayed_weights(optimizer.weight_decay, mask=_kernels)
-        if optimizer.weight_decay
-        else optax.identity()
-    )
-    adam = optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.epsilon)
-    direction = {
-        "sgd": [decay, optax.trace(optimizer.momentum, nesterov=True)],
-        "adam": [decay, adam],
-        "adamw": [adam, decay],
-    }[optimizer.name]
-    clip = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
-    chain = [*clip, *direction, optax.scale_by_learning_rate(schedule)]
-    finetune = config.finetune
-    if finetune.frozen or finetune.layer_decay != 1 or finetune.freeze_norm:
-        chain.append(_scale_by_part(config))
-    return optax.chain(*chain)
-
-
-def update_scales(params: Tree, config: ConfigDict) -> Tree:
-    """What each parameter's update is multiplied by: 0 where it is frozen, less the further from the head.
-
-    Layer-wise decay as in Howard & Ruder 2018 (arXiv:1801.06146), section 3.2, and Clark et al. 2020
-    (arXiv:2003.10555). The final norm of pre-activation counts as part of the last stage.
-    """
-    stages = len(Architecture.from_config(config.model).blocks)
-
-    def scale(path: tuple, _: Any) -> float:
-        names = [key.key for key in path]
-        first = names[0]
-        if first.startswith("stem"):
-            part = 0
-        elif first.startswith("stage"):
-            part = int(first.removeprefix("stage"))
-        else:
-            part = stages if first == "final_norm" else stages + 1
-        is_norm = any("norm" in name for name in names)
-        if part < config.finetune.frozen or (is_norm and config.finetune.freeze_norm):
-            return 0.0
-        return config.finetune.layer_decay ** (stages + 1 - part)
-
-    return jax.tree_util.tree_map_with_path(scale, params)
-
-
-def _scale_by_part(config: ConfigDict) -> optax.GradientTransformation:
-    def update(updates: Tree, state: optax.OptState, params: Tree | None = None) -> tuple[Tree, Any]:
-        scales = update_scales(updates, config)
-        return jax.tree.map(lambda update, scale: update * scale, updates, scales), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def _kernels(params: Tree) -> Tree:
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def init_state(
@@ -245,11 +146,11 @@ def make_run_steps(
 
     It makes `count` steps, at most `config.steps_per_call`, within an epoch; the state is donated. The
     count is a value, not part of the program: every call runs the same compiled loop, so that where
-    calls begin and end does not change a bit of the result.
+    calls begin and end does not change a bit of the result. On a mesh for several replicas, all but the
+    split and the count have a leading axis of replicas.
     """
     train_step = make_train_step(network, optimizer, config)
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
     def run_steps(
         state: TrainState,
         split: DeviceSplit,
@@ -274,134 +175,205 @@ def make_run_steps(
         history = {name: jnp.zeros(min(config.steps_per_call, steps_in_epoch)) for name in names}
         return lax.fori_loop(0, count, one_step, (state, history))
 
-    return run_steps
+    if has_replicas(mesh):
+        run_steps = jax.vmap(run_steps, in_axes=(0, None, 0, 0, None), spmd_axis_name=REPLICA_AXIS)
+    return jax.jit(run_steps, donate_argnums=0, out_shardings=by_replica(mesh))
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "last") -> dict[str, Any]:
     """Trains the run of `config` in `workdir`, from its newest checkpoint if there is one, and evaluates it.
 
-    Returns what it writes to `summary.json`. The test split is looked at once, after the last step.
+    Several `config.seeds` get a folder of `workdir` each, which is a run of its own. Returns what it writes
+    to `summary.json`. The test split is looked at once, after the last step; with `test` "never" not even
+    then, with "every_epoch" also after each epoch, for the metrics alone, while the clock stands still.
 
     Raises:
         UserError: `config`, the data or `workdir` cannot be used, or the loss is no longer finite.
         StopRun: a signal asked the run to stop; it is saved.
     """
     settings.check(config)
-    pretrained = read_pretrained(config.init_from) if config.init_from else None
-    if pretrained is not None:
-        config = adopt(config, pretrained)
-    check_image_size(config.data.image_size)
-    check_visible_devices(config.gpu.visible_devices)
-    mesh = make_mesh(config.batch_size)
-    dataset = datasets.load(config.data)
-    train, val = datasets.train_val_split(dataset.train, config.data)
-    per_epoch = steps_per_epoch(train, config.batch_size)
-    total_steps = config.num_epochs * per_epoch
-    data_digest = dataset.train.digest()
-    settings.check_same_run(config, workdir, data_digest)
-    settings.save(config, dataset.class_names, workdir, data_digest)
-
-    num_classes = len(dataset.class_names)
-    network = Network(config, num_classes)
-    weights = None if pretrained is None else initial_weights(config, pretrained, num_classes)
-    schedule = learning_rate_schedule(config, per_epoch)
-    optimizer = make_optimizer(config, schedule)
-    run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
-    predict = make_predictor(network, config.batch_size, mesh)
-    permute = jax.jit(partial(epoch_permutation, size=len(train.labels)), out_shardings=replicated(mesh))
-    device_train = put_on_devices(training_images(train, config), mesh)
-    seed = np.uint32(config.seed)
-
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, Signals() as signals:
-        started = last_save = time.perf_counter()
-        initial = init_state(network, optimizer, config, weights)
-        state, before = _restore_or_init(checkpoints, initial, mesh)
-        step, images, step_seconds, best_accuracy = int(state.step), *before[1:]
-        if step == total_steps and (summary := _finished_summary(workdir, step)):
-            return summary
-
-        def save(val_accuracy: float | None) -> None:
-            seconds = before.seconds + time.perf_counter() - started
-            progress = Progress(seconds, images, step_seconds, best_accuracy)
-            checkpoints.save(step, state, progress._asdict(), val_accuracy)
-
-        permutation = permute(seed, step // per_epoch)
-        if step < total_steps:
-            state, _ = run_steps(state, device_train, permutation, seed, 0)  # compiles
-        with MetricsWriter(workdir, step) as writer, ProgressBar(total_steps, step) as bar:
-            while step < total_steps:
-                if signals.received:
-                    save(None)
-                    raise StopRun(signals.received)
-                if step % per_epoch == 0:
-                    permutation = permute(seed, step // per_epoch)
-                count = min(config.steps_per_call, per_epoch - step % per_epoch)
-                call_start = time.perf_counter()
-                state, history = run_steps(state, device_train, permutation, seed, count)
-                history = {name: np.asarray(values)[:count] for name, values in history.items()}
-                call_seconds = time.perf_counter() - call_start
-                _check_finite(history, step, checkpoints)
-                step += count
-                images += count * config.batch_size
-                step_seconds += call_seconds
-                epoch = step / per_epoch
-                measured = {name: float(values.mean()) for name, values in history.items()}
-                rate = count * config.batch_size / call_seconds
-                writer.write(step, epoch, "train", {**measured, "images_per_second": rate})
-                bar.update(step, epoch, measured, rate, config.batch_size)
-
-                val_accuracy, is_best = None, False
-                if val is not None and step % per_epoch == 0:
-                    measured = evaluate(predict, state.ema or state.weights, val)
-                    val_accuracy = measured["accuracy"]
-                    is_best = val_accuracy > best_accuracy
-                    best_accuracy = max(val_accuracy, best_accuracy)
-                    writer.write(step, epoch, "val", measured)
-                    bar.note(epoch, "validation", measured)
-
-                if (
-                    step == total_steps
-                    or is_best
-                    or _is_save_epoch(step, per_epoch, config.checkpoint.every_epochs)
-                    or 0 < config.checkpoint.every_minutes * 60 <= time.perf_counter() - last_save
-                ):
-                    save(val_accuracy)
-                    last_save = time.perf_counter()
-
-        splits = {"train": train, "val": val, "test": dataset.test}
-        summary = _summarize(state, splits, predict, mesh, signals)
-    summary |= {
-        "epochs": config.num_epochs,
-        "steps": step,
-        "seconds": round(before.seconds + time.perf_counter() - started, 1),
-        "images_per_second": round(images / step_seconds, 2),
-    }
-    write_json(summary, workdir / SUMMARY_FILE)
+    if not config.seeds:
+        return Training(config).train([config.seed], [workdir], test)[0]
+    make_training = lru_cache(maxsize=1)(partial(Training, config))
+    summaries: dict[int, dict[str, Any]] = {}
+    for seeds in group_seeds(config, workdir):
+        training = make_training(len(seeds))
+        training.save_settings(training.config, workdir)
+        print(f"seed {', '.join(map(str, seeds))}", flush=True)
+        workdirs = [settings.seed_workdir(workdir, seed) for seed in seeds]
+        summaries |= zip(seeds, training.train(seeds, workdirs, test), strict=True)
+    summary = summarize_seeds(config.seeds, [summaries[seed] for seed in config.seeds])
+    if finished_summary(workdir, summary["steps"]) != summary:
+        write_json(summary, workdir / SUMMARY_FILE)
     return summary
 
 
-def _restore_or_init(
-    checkpoints: Checkpoints, initial: TrainState, mesh: Mesh
-) -> tuple[TrainState, Progress]:
-    """The state to go on from, on the devices, and what was spent on it before."""
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), initial
-    )
-    restored = checkpoints.restore_newest(abstract)
-    if restored is None:
-        return jax.device_put(initial, replicated(mesh)), Progress()
-    state, progress = restored
-    print(f"resuming from {checkpoints.newest()}", flush=True)
-    return state, Progress(**progress)
+class Training:
+    """What runs that differ in their seed alone have in common: data on the devices, compiled programs."""
 
+    def __init__(self, config: ConfigDict, replicas: int = 1) -> None:
+        """Prepares to train `replicas` seeds as one.
 
-def _finished_summary(workdir: Path, step: int) -> dict[str, Any] | None:
-    """What an earlier start wrote after the same `step`, None if it did not come to that."""
-    try:
-        summary = json.loads((workdir / SUMMARY_FILE).read_text())
-        return summary if summary["steps"] == step else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        Raises:
+            UserError: `config` or the data cannot be used.
+        """
+        self._pretrained = read_pretrained(config.init_from) if config.init_from else None
+        if self._pretrained is not None:
+            config = adopt(config, self._pretrained)
+        check_image_size(config.data.image_size)
+        check_visible_devices(config.gpu.visible_devices)
+        self.config = config
+        self._mesh = make_mesh(config.batch_size, replicas)
+        self._dataset = datasets.load(config.data)
+        self._train, self._val = datasets.train_val_split(self._dataset.train, config.data)
+        self._data_digest = self._dataset.train.digest()
+        self._per_epoch = steps_per_epoch(self._train, config.batch_size)
+
+        self._network = Network(config, len(self._dataset.class_names))
+        schedule = learning_rate_schedule(config, self._per_epoch)
+        self._optimizer = make_optimizer(config, schedule)
+        self._run_steps = make_run_steps(self._network, self._optimizer, schedule, config, self._mesh)
+        self._predict = make_predictor(self._network, config.batch_size, self._mesh)
+        permute = partial(epoch_permutation, size=len(self._train.labels))
+        if has_replicas(self._mesh):
+            permute = jax.vmap(permute, in_axes=(0, None))
+        self._permute = jax.jit(permute, out_shardings=by_replica(self._mesh))
+        self._device_train = put_on_devices(training_images(self._train, config), self._mesh)
+
+    def save_settings(self, config: ConfigDict, workdir: Path) -> None:
+        """Makes `workdir` and writes `config` to its `config.json`.
+
+        Raises:
+            UserError: `workdir` cannot be written, or holds a run of other settings or images.
+        """
+        settings.check_same_run(config, workdir, self._data_digest)
+        settings.save(config, self._dataset.class_names, workdir, self._data_digest)
+
+    def train(
+        self, seeds: Sequence[int], workdirs: Sequence[Path], test: TestLooks = "last"
+    ) -> list[dict[str, Any]]:
+        """Trains as many `seeds` as it was prepared for, all from the same step, each in its own workdir.
+
+        Returns the summaries that it writes; see `train_and_evaluate`.
+        """
+        config, mesh, per_epoch = self.config, self._mesh, self._per_epoch
+        batch_size, total_steps = config.batch_size, config.num_epochs * per_epoch
+        configs = [settings.of_seed(config, seed) for seed in seeds]
+        for each, workdir in zip(configs, workdirs, strict=True):
+            self.save_settings(each, workdir)
+
+        with ExitStack() as stack, Signals() as signals:
+            started = last_save = time.perf_counter()
+            replicas = [stack.enter_context(Replica(w, config.checkpoint.keep)) for w in workdirs]
+            state, step = self._restore_or_init(configs, replicas)
+            finished = [finished_summary(workdir, step) for workdir in workdirs]
+            if step == total_steps and all(finished):
+                return finished
+
+            def count_seconds() -> None:
+                for replica in replicas:
+                    replica.count_seconds((time.perf_counter() - started) / len(replicas))
+
+            def save(val_accuracies: Sequence[float | None]) -> None:
+                count_seconds()
+                for i, replica in enumerate(replicas):
+                    replica.save(step, take(state, i, mesh), val_accuracies[i])
+
+            not_validated = [None] * len(replicas)
+            seed_array = np.array(seeds, np.uint32) if has_replicas(mesh) else np.uint32(seeds[0])
+            permutation = self._permute(seed_array, step // per_epoch)
+            if step < total_steps:
+                state, _ = self._run_steps(state, self._device_train, permutation, seed_array, 0)  # compiles
+            for replica in replicas:
+                replica.open_metrics(step)
+            with ProgressBar(total_steps, step) as bar:
+                while step < total_steps:
+                    if signals.received:
+                        save(not_validated)
+                        raise StopRun(signals.received)
+                    if step % per_epoch == 0:
+                        permutation = self._permute(seed_array, step // per_epoch)
+                    count = min(config.steps_per_call, per_epoch - step % per_epoch)
+                    call_start = time.perf_counter()
+                    state, history = self._run_steps(
+                        state, self._device_train, permutation, seed_array, count
+                    )
+                    history = {
+                        name: np.asarray(values).reshape(len(replicas), -1)[:, :count]
+                        for name, values in history.items()
+                    }
+                    call_seconds = (time.perf_counter() - call_start) / len(replicas)  # each one's share
+                    _check_finite(history, step, replicas)
+                    step += count
+                    epoch, images = step / per_epoch, count * batch_size
+                    for i, replica in enumerate(replicas):
+                        measured = {name: float(values[i].mean()) for name, values in history.items()}
+                        replica.note_steps(step, epoch, images, call_seconds, measured)
+                    measured = {name: float(values.mean()) for name, values in history.items()}
+                    bar.update(step, epoch, measured, images / call_seconds, batch_size * len(replicas))
+
+                    at_epoch_end = step % per_epoch == 0
+                    val_accuracies, is_best = not_validated, False
+                    if self._val is not None and at_epoch_end:
+                        measured = self._measure(state, self._val, len(replicas))
+                        val_accuracies = [each["accuracy"] for each in measured]
+                        notes = zip(replicas, measured, strict=True)
+                        bests = [replica.note_validation(step, epoch, own) for replica, own in notes]
+                        is_best = any(bests)
+                        bar.note(epoch, "validation", mean_and_std(measured)["mean"])
+                    if test == "every_epoch" and at_epoch_end:
+                        paused = time.perf_counter()
+                        measured = self._measure(state, self._dataset.test, len(replicas))
+                        for replica, each in zip(replicas, measured, strict=True):
+                            replica.metrics.write(step, epoch, "test", each)
+                        started += time.perf_counter() - paused
+
+                    if (
+                        step == total_steps
+                        or is_best
+                        or _is_save_epoch(step, per_epoch, config.checkpoint.every_epochs)
+                        or 0 < config.checkpoint.every_minutes * 60 <= time.perf_counter() - last_save
+                    ):
+                        save(val_accuracies)
+                        last_save = time.perf_counter()
+
+            splits = {"train": self._train, "val": self._val, "test": self._dataset.test}
+            if test == "never":
+                del splits["test"]
+            weights = {"raw": state.weights} | ({"ema": state.ema} if state.ema else {})
+            summaries = [
+                summarize(take(weights, i, mesh), splits, self._predict, mesh, signals)
+                for i in range(len(replicas))
+            ]
+            count_seconds()
+            for summary, replica in zip(summaries, replicas, strict=True):
+                summary |= {"epochs": config.num_epochs, "steps": step, **replica.speed()}
+                write_json(summary, replica.workdir / SUMMARY_FILE)
+            return summaries
+
+    def _restore_or_init(
+        self, configs: Sequence[ConfigDict], replicas: Sequence[Replica]
+    ) -> tuple[TrainState, int]:
+        """The state to go on from, on the devices, and its step."""
+        states = []
+        for config, replica in zip(configs, replicas, strict=True):
+            weights = None
+            if self._pretrained is not None:
+                weights = initial_weights(config, self._pretrained, len(self._dataset.class_names))
+            initial = init_state(self._network, self._optimizer, config, weights)
+            states.append(replica.restore(initial, self._mesh))
+        steps = [int(state.step) for state in states]
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"{replicas[0].workdir.parent}: its seeds stand at steps {', '.join(map(str, steps))}, as"
+                " damaged checkpoints were put aside; run the same command again, and they go on one by one"
+            )
+        return stack_states(states, self._mesh), steps[0]
+
+    def _measure(self, state: TrainState, split: Split, replicas: int) -> list[dict[str, float]]:
+        """`evaluate` of each replica's moving average, or raw weights where there is none."""
+        weights = state.ema or state.weights
+        return [evaluate(self._predict, take(weights, i, self._mesh), split) for i in range(replicas)]
 
 
 def _is_save_epoch(step: int, per_epoch: int, every_epochs: float) -> bool:
@@ -412,43 +384,20 @@ def _is_save_epoch(step: int, per_epoch: int, every_epochs: float) -> bool:
     return epoch // every_epochs > (epoch - 1) // every_epochs
 
 
-def _check_finite(history: Tree, step: int, checkpoints: Checkpoints) -> None:
+def _check_finite(history: Tree, step: int, replicas: Sequence[Replica]) -> None:
     """Stops the run if a step after `step` had a loss or a gradient that is not finite."""
     finite = np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"])
     if not finite.all():
-        first = int(finite.argmin())
-        checkpoints.wait()
-        # Weights that give no finite loss are no good, though every one of them may be finite.
-        checkpoints.discard(step + first)
-        kept = checkpoints.newest()
+        first = int(finite.all(0).argmin())
+        worst = int(finite[:, first].argmin())
+        for replica in replicas:
+            replica.checkpoints.wait()
+            # Weights that give no finite loss are no good, though every one of them may be finite.
+            replica.checkpoints.discard(step + first)
+        kept = replicas[worst].checkpoints.newest()
         raise UserError(
-            f"step {step + first + 1}: loss {history['loss'][first]}, gradient norm"
-            f" {history['gradient_norm'][first]}, expected finite numbers; stopped,"
+            f"step {step + first + 1}: loss {history['loss'][worst, first]}, gradient norm"
+            f" {history['gradient_norm'][worst, first]}, expected finite numbers; stopped,"
             f" {f'the last good checkpoint is {kept}' if kept else 'no checkpoint was saved yet'};"
             " run again with a lower --config.optimizer.learning_rate"
         )
-
-
-def _summarize(
-    state: TrainState,
-    splits: dict[str, Split | None],
-    predict: Predictor,
-    mesh: Mesh,
-    signals: Signals,
-) -> dict[str, Any]:
-    measured: dict[str, dict[str, Any]] = {"raw": {}} | ({"ema": {}} if state.ema else {})
-    for kind, results in measured.items():
-        for name, split in splits.items():
-            if signals.received:
-                raise StopRun(signals.received)
-            if split is not None:
-                results[name] = evaluate(predict, state.ema if kind == "ema" else state.weights, split)
-    device = mesh.devices.flat[0]
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {
-        **measured.pop("raw"),
-        **measured,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "device": f"{mesh.devices.size} x {device.device_kind} ({device.platform})",
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-    }

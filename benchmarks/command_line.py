@@ -23,6 +23,27 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def training_parser(description: str, report: Path | None) -> argparse.ArgumentParser:
+    """`parser` for what trains whole runs: with `--config` and `--jobs`; `report` is where `--json` goes."""
+    made = parser(description)
+    made.set_defaults(json=report)
+    made.add_argument("--config", default="configs/signs.py", help="of main.py")
+    made.add_argument(
+        "--jobs", type=at_least(1), default=1, help="runs at a time, each on its share of the CPU cores"
+    )
+    made.epilog = "Any --config.FIELD=VALUE goes on to main.py, such as --config.num_epochs=80."
+    return made
+
+
+def parse_with_settings(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """Parses the command line; what begins with `--config.` comes back as it is."""
+    options, settings = parser.parse_known_args()
+    for setting in settings:
+        if not setting.startswith("--config."):
+            parser.error(f"unrecognized arguments: {setting}")
+    return options, settings
+
+
 def at_least(low: int) -> Callable[[str], int]:
     """An option's type: a whole number, `low` or more."""
 
@@ -51,4 +72,6 @@ def exit_code(benchmark: Callable[[], None]) -> int:
     except (UserError, Failed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        return 130
     return 0

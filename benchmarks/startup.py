@@ -25,7 +25,7 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks import command_line, rounds
-from benchmarks.command_line import DEPTHS, at_least, exit_code
+from benchmarks.command_line import DEPTHS, at_least, exit_code, parse_with_settings
 from benchmarks.machine import stamp
 from benchmarks.peers import CLASSES
 from benchmarks.rounds import Failed, spread
@@ -63,11 +63,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--images", type=at_least(1), default=1080, help="to train on")
     parser.add_argument("--rounds", type=at_least(1), default=3)
     parser.epilog = "Any --config.FIELD=VALUE goes on to main.py, such as --config.model.width=32."
-    options, settings = parser.parse_known_args()
-    for setting in settings:
-        if not setting.startswith("--config."):
-            parser.error(f"unrecognized arguments: {setting}")
-    return options, settings
+    return parse_with_settings(parser)
 
 
 def _run(options: argparse.Namespace, settings: list[str]) -> None:

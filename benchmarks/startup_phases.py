@@ -66,6 +66,7 @@ def measure(started: float, arguments: list[str]) -> dict[str, float]:
     values = program.define_flags(argv)
     program.parse_flags(values, argv)
     program.apply_accelerator_settings(values.config, training=True)
+    import metrics
     import modes  # noqa: F401 - main.py imports it
     import train
 
@@ -80,7 +81,7 @@ def measure(started: float, arguments: list[str]) -> dict[str, float]:
     def stop(*_: Any) -> None:
         raise FirstStepDone
 
-    train.MetricsWriter.write = stop
+    metrics.MetricsWriter.write = stop
     try:
         train.train_and_evaluate(values.config, Path(values.workdir))
     except FirstStepDone:

@@ -8,6 +8,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
 
     config.seed = 0  # of initial weights, data order and augmentation
+    config.seeds = ()  # several, such as (0, 1, 2), in one run; empty: config.seed alone
+    config.seeds_together = "auto"  # train them as one vmapped program: auto (not on CPU), yes or no
     config.num_epochs = 40  # passes over the training images; may grow when a run is resumed
     config.batch_size = 32  # images per step, over all devices
     config.steps_per_call = 11  # steps per jitted call: how often the run can log, save or stop

@@ -23,16 +23,18 @@ def encode_figure(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def learning_curves(history: History, final: dict[str, dict[str, float]]) -> Figure:
-    """Loss and accuracy over epochs of every split in `history`, and single points of `final` at the end.
+def learning_curves(histories: Sequence[History], final: dict[str, dict[str, float]]) -> Figure:
+    """Loss and accuracy over epochs of every split in `histories`, and single points of `final` at the end.
 
-    `final` holds `loss` and `accuracy` by what was measured, such as "test, raw weights".
+    Each seed has a history; of several, means and standard deviations are drawn. `final` holds `loss` and
+    `accuracy` by what was measured, such as "test, raw weights".
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    last = max((line["epoch"] for line in history), default=0)
+    lines = [line for history in histories for line in history]
+    last = max((line["epoch"] for line in lines), default=0)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for i, split in enumerate(dict.fromkeys(line["split"] for line in history)):
-            _draw_curve(axes, history, split, name, f"C{i}")
+        for i, split in enumerate(dict.fromkeys(line["split"] for line in lines)):
+            _draw_curve(axes, histories, split, name, f"C{i}")
         for marker, (label, measured) in zip("*XDPv^", final.items(), strict=False):
             axes.plot(last, measured[name], marker, color="black", alpha=0.6, ms=8, label=label)
         axes.set(xlabel="epoch", ylabel=name)
@@ -42,39 +44,57 @@ def learning_curves(history: History, final: dict[str, dict[str, float]]) -> Fig
     return figure
 
 
-def _draw_curve(axes: Axes, history: History, split: str, name: str, colour: str) -> None:
-    """One curve: its mean of each epoch where there are several values in one, those pale behind it.
+def _draw_curve(axes: Axes, histories: Sequence[History], split: str, name: str, colour: str) -> None:
+    """One curve, of the means of each epoch; behind it what spreads around it, pale.
 
-    Several seeds would be drawn here: the mean of their curves, and their spread around it.
+    That is every value of a single seed, where an epoch has several, or one standard deviation over the
+    seeds either way, in the epochs that all of them have reached.
     """
-    epochs, values = _recorded(history, split, name)
-    if not len(epochs):
+    curves = [_by_epoch(history, split, name) for history in histories]
+    ends = sorted(set.intersection(*map(set, curves)))
+    if not ends:
         return
+    values = np.array([[curve[end] for end in ends] for curve in curves])
+    mean = values.mean(0)
+    if len(curves) > 1:
+        spread = values.std(0, ddof=1)
+        # The axis may be logarithmic: a band that reaches below zero ends at the lowest seed.
+        low = np.where(mean > spread, mean - spread, values.min(0))
+        axes.fill_between(ends, low, mean + spread, color=colour, alpha=0.2, linewidth=0)
+    else:
+        every = _recorded(histories[0], split, name)
+        if len(ends) < len(every[0]):
+            axes.plot(*every, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(ends, mean, ".-", color=colour, label=split, markersize=4)
+
+
+def _by_epoch(history: History, split: str, name: str) -> dict[float, float]:
+    """The mean of `name` in each epoch, by the epoch's end."""
+    epochs, values = _recorded(history, split, name)
     ends = np.ceil(epochs - 1e-3)  # Epochs are recorded to four digits.
-    means = [values[ends == end].mean() for end in np.unique(ends)]
-    if len(means) < len(values):
-        axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.8)
-    axes.plot(np.unique(ends), means, ".-", color=colour, label=split, markersize=4)
+    return {end: values[ends == end].mean() for end in np.unique(ends)}
 
 
-def learning_rate(history: History) -> Figure:
-    """The learning rate of the steps, and the norm of the gradient, over epochs."""
+def learning_rate(histories: Sequence[History]) -> Figure:
+    """The learning rate of the steps, and the norm of the gradient, over epochs, of each seed."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("learning_rate", "gradient_norm"), strict=True):
-        axes.plot(*_recorded(history, "train", name))
+        for history in histories:
+            axes.plot(*_recorded(history, "train", name), linewidth=1)
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "), ylim=(0, None))
         _finish(axes)
     return figure
 
 
-def throughput(history: History) -> Figure:
-    """Images trained on each second, call by call, and their median."""
+def throughput(histories: Sequence[History]) -> Figure:
+    """Images trained on each second, call by call, of each seed, and their median."""
     figure = Figure(figsize=(11, 2.8), layout="constrained")
     axes = figure.subplots()
-    epochs, rates = _recorded(history, "train", "images_per_second")
-    axes.plot(epochs, rates, linewidth=1)
-    if len(rates):
-        median = float(np.median(rates))
+    recorded = [_recorded(history, "train", "images_per_second") for history in histories]
+    for epochs, rates in recorded:
+        axes.plot(epochs, rates, linewidth=1)
+    if all_rates := [rate for _, rates in recorded for rate in rates]:
+        median = float(np.median(all_rates))
         axes.axhline(median, color="grey", linestyle="--", label=f"median {median:,.1f}")
     axes.set(xlabel="epoch", ylabel="images per second", ylim=(0, None))
     _finish(axes)

@@ -11,12 +11,13 @@ import numpy as np
 
 import settings
 from configs import default
-from evaluate import TrainedRun, load_run, log_softmax
+from evaluate import TrainedRun, load_runs, log_softmax, report_seeds, table_of_seeds
 from input_pipeline import first_training_batch
 from metrics import read_metrics
 from report import draw_grid, encode_picture, figures, write_file
 from resnet.checkpoint import Which
 from resnet.grad_cam import grad_cam
+from spread import format_spread
 
 FOLDER = "report"
 PAGE = "index.html"
@@ -51,17 +52,20 @@ def write_report(
     Raises:
         UserError: there is no trained run, its data cannot be read, or the report cannot be written.
     """
-    run = load_run(workdir, checkpoint, raw)
+    runs = load_runs(workdir, checkpoint, raw)
+    run = runs[0]
     summary = _read_json(workdir / "summary.json")
-    logits, measured = run.report(split_name)
-    history = read_metrics(workdir)
+    logits, measured = report_seeds(runs, split_name) if run.config.seeds else run.report(split_name)
+    answer = measured.get("ensemble", measured)
+    histories = [read_metrics(folder) for folder in settings.seed_workdirs(run.config, workdir)]
     sections = [
-        _curves(history, summary, run),
-        *_classes(measured),
+        _curves(histories, summary, run),
+        *_seeds(measured),
+        *_classes(answer),
         *_examples(run, split_name, logits),
         *_corruptions(run, workdir, split_name),
         _batch(run),
-        _course(history),
+        _course(histories),
         *_settings(run, summary),
     ]
     environment = jinja2.Environment(
@@ -89,35 +93,58 @@ def write_report(
 
 
 def _facts(measured: dict[str, Any], summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The numbers at the head of the page: what it is, and the number."""
-    facts = [
-        ("accuracy", f"{measured['accuracy']:.4f}"),
-        ("cross-entropy", f"{measured['loss']:.4f}"),
-        ("calibration error", f"{measured['calibration']['ece']:.4f}"),
+    """The numbers at the head of the page: what it is, and the number. Of several seeds, of one of them."""
+    facts, seeds = [], measured.get("seeds", {})
+    if seeds:
+        for name, measure in (("accuracy", "accuracy"), ("cross-entropy", "loss")):
+            spread = format_spread(measured["mean"][measure], measured["std"][measure])
+            facts.append((f"{name}, {len(seeds)} seeds", spread))
+        measured = measured["ensemble"]
+    of_all = ", ensemble" if seeds else ""
+    facts += [
+        (f"accuracy{of_all}", f"{measured['accuracy']:.4f}"),
+        (f"cross-entropy{of_all}", f"{measured['loss']:.4f}"),
+        (f"calibration error{of_all}", f"{measured['calibration']['ece']:.4f}"),
         ("images", f"{measured['images']:,}"),
     ]
     alone = measured.get("without_twins", {})
     if alone.get("images"):
-        facts.append((f"accuracy, {alone['images']:,} without a near twin", f"{alone['accuracy']:.4f}"))
+        name = f"accuracy{of_all}, {alone['images']:,} without a near twin"
+        facts.append((name, f"{alone['accuracy']:.4f}"))
     if summary:
+        of_one = summary.get("mean", summary)
         facts += [
             ("parameters", f"{summary['parameters']:,}"),
-            ("training", f"{summary['seconds'] / 60:,.1f} min"),
-            ("images per second", f"{summary['images_per_second']:,.1f}"),
+            (f"training{', of one seed' if seeds else ''}", f"{of_one['seconds'] / 60:,.1f} min"),
+            ("images per second", f"{of_one['images_per_second']:,.1f}"),
         ]
     return facts
 
 
-def _curves(history: figures.History, summary: dict[str, Any], run: TrainedRun) -> Section:
+def _curves(histories: Sequence[figures.History], summary: dict[str, Any], run: TrainedRun) -> Section:
+    summary = summary.get("mean", summary)
     final = {"test, raw weights": summary.get("test"), "test, average": summary.get("ema", {}).get("test")}
     final = {name: measured for name, measured in final.items() if measured}
     text = (
         "On training images as the steps saw them: augmented, with raw weights, and with label smoothing in"
         " the loss. On validation images, if any were held out, as they are"
         f"{', with the moving average of the weights' if run.config.ema_decay else ''}."
+        f"{' Means over the seeds; bands are one standard deviation wide each way.' * (len(histories) > 1)}"
     )
-    picture = figures.encode_figure(figures.learning_curves(history, final))
+    picture = figures.encode_figure(figures.learning_curves(histories, final))
     return Section("Learning curves", text, {"learning_curves.png": picture})
+
+
+def _seeds(measured: dict[str, Any]) -> list[Section]:
+    """Each seed's numbers, for what `report_seeds` returns; nothing for a run of a single seed."""
+    if "seeds" not in measured:
+        return []
+    headers, rows = table_of_seeds(measured)
+    text = (
+        "The same training from different initial weights, in another order and with other augmentation."
+        " The ensemble's probabilities are the means of theirs; it is what the parts below are about."
+    )
+    return [Section("Seeds", text, tables=[Table(headers, rows, frozenset({len(rows) - 2}))])]
 
 
 def _classes(measured: dict[str, Any]) -> list[Section]:
@@ -190,6 +217,8 @@ def _examples(run: TrainedRun, split_name: str, logits: np.ndarray) -> list[Sect
         "Where the score of the predicted class comes from (Grad-CAM, Selvaraju et al. 2017), by the output"
         " of the last stage, which sees the whole image but resolves little, and of the two before it."
     )
+    if run.config.seeds:
+        text += f" Maps are those of seed {run.config.seeds[0]}."
     picture = encode_picture(draw_grid(np.stack(tiles), captions))
     return [*sections, Section("Grad-CAM", text, {"grad_cam.png": picture})]
 
@@ -199,6 +228,8 @@ def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Sectio
     measured = _read_json(workdir / f"eval_{split_name}_standard_corruptions.json")
     if (measured.get("step"), measured.get("weights")) != (run.step, run.kind):
         return []
+    if run.config.seeds:
+        measured = measured["mean"]
     text = (
         f"Accuracy under corruptions in the manner of ImageNet-C (Hendrycks & Dietterich 2019):"
         f" {measured['mean']:.4f} in the mean, {measured['clean']:.4f} on clean images."
@@ -217,13 +248,13 @@ def _batch(run: TrainedRun) -> Section:
     return Section("Augmented batch", text, {"augmented_batch.png": picture})
 
 
-def _course(history: figures.History) -> Section:
+def _course(histories: Sequence[figures.History]) -> Section:
     return Section(
         "Course of training",
         "Learning rate, norm of the gradient, and speed.",
         {
-            "learning_rate.png": figures.encode_figure(figures.learning_rate(history)),
-            "throughput.png": figures.encode_figure(figures.throughput(history)),
+            "learning_rate.png": figures.encode_figure(figures.learning_rate(histories)),
+            "throughput.png": figures.encode_figure(figures.throughput(histories)),
         },
     )
 

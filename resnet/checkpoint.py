@@ -153,6 +153,12 @@ class Checkpoints:
             (folder / CHECKSUMS).write_text(sums)
 
 
+def newest_step(workdir: Path) -> int | None:
+    """The step of the newest checkpoint in `workdir`, None if there is none."""
+    steps = [int(folder.name) for folder in (workdir / FOLDER).glob("*") if folder.name.isdecimal()]
+    return max(steps, default=None)
+
+
 def _accuracy(metrics: dict[str, float]) -> float:
     return metrics["accuracy"]
 

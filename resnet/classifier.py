@@ -1,6 +1,7 @@
 """A trained network as a Python object: pictures in, labels and probabilities out."""
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -58,6 +59,7 @@ class Classifier:
         self.image_size = image_size
         self.crop = crop
         self._feature_programs: dict[tuple[str, str], Callable] = {}
+        self._arrange = jax.jit(partial(network.arrange, batch_shape=(BATCH_SIZE, image_size, image_size, 3)))
         self._probabilities_of_batch = jax.jit(
             lambda weights, arranged, images: jax.nn.softmax(network.predict(weights, arranged, images))
         )
@@ -67,12 +69,21 @@ class Classifier:
         """Loads the network that a run trained in `workdir`.
 
         `best` is the checkpoint of the best validation accuracy, the last one where the run had no
-        validation. The weights are their moving average, unless the run had none or `raw` is set.
+        validation. The weights are their moving average, unless the run had none or `raw` is set. A run of
+        several seeds gives an `Ensemble`; each seed's folder in it gives the one.
 
         Raises:
             UserError: there is no trained run in `workdir`, or no whole checkpoint.
         """
-        return load_trained(workdir, checkpoint, raw).classifier
+        members = [trained.classifier for trained in load_trained(workdir, checkpoint, raw)]
+        return members[0] if len(members) == 1 else Ensemble(members)
+
+    def with_weights(self, weights: Weights) -> "Classifier":
+        """The same with other `weights`; what is compiled for one serves both."""
+        other = copy(self)
+        other.weights = jax.device_put(weights)
+        other.__dict__.pop("_arranged", None)
+        return other
 
     def predict(self, pictures: Iterable[Picture]) -> list[Prediction]:
         """Classifies `pictures`: paths of image files, Pillow images or uint8 arrays [H, W, 3] of any size.
@@ -155,8 +166,7 @@ class Classifier:
     @cached_property
     def _arranged(self) -> Arranged:
         """The weights as predictions take them; who only wants weights or features need not wait for it."""
-        batch_shape = (BATCH_SIZE, self.image_size, self.image_size, 3)
-        return jax.jit(partial(self.network.arrange, batch_shape=batch_shape))(self.weights)
+        return self._arrange(self.weights)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -198,6 +208,33 @@ class Classifier:
         return np.concatenate(rows)
 
 
+class Ensemble(Classifier):
+    """Classifiers of one network, as different seeds trained it, that answer together.
+
+    A probability is the mean of the members', each of which is a `Classifier` of its own in `members`.
+    """
+
+    def __init__(self, members: Sequence[Classifier]) -> None:
+        """Joins `members`, alike in all but their weights."""
+        self.__dict__.update({name: value for name, value in vars(members[0]).items() if name != "weights"})
+        self.members = tuple(members)
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """The mean over the members, float32 [N, classes]; see `Classifier.probabilities`."""
+        return np.mean([member.probabilities(images) for member in self.members], axis=0)
+
+    def check_layer(self, layer: str, pool: str) -> None:
+        """Refuses: features of several networks have nothing in common.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"layer {layer}: features are those of one network, and this run has {len(self.members)} seeds;"
+            " name the folder of one in the workdir, such as seed_0"
+        )
+
+
 class Trained(NamedTuple):
     """A loaded classifier and where it came from: `kind` of weights is `raw` or `ema`."""
 
@@ -206,8 +243,8 @@ class Trained(NamedTuple):
     kind: str
 
 
-def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> Trained:
-    """`Classifier.load`, with the checkpoint's step and which weights they are.
+def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[Trained]:
+    """What `Classifier.load` is made of: of each of a run's seeds its classifier, step and kind of weights.
 
     Raises:
         UserError: there is no trained run in `workdir`, or no whole checkpoint.
@@ -215,8 +252,14 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> Train
     workdir = Path(workdir)
     config, class_names = settings.load(workdir)
     kind = "ema" if config.ema_decay and not raw else "raw"
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        weights, step = checkpoints.restore_weights(checkpoint, ema=kind == "ema")
-    network = Network(config, len(class_names))
-    classifier = Classifier(network, weights, class_names, config.data.image_size, config.data.crop)
-    return Trained(classifier, step, kind)
+    trained: list[Trained] = []
+    for folder in settings.seed_workdirs(config, workdir):
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            weights, step = checkpoints.restore_weights(checkpoint, ema=kind == "ema")
+        if trained:
+            classifier = trained[0].classifier.with_weights(weights)
+        else:
+            network = Network(config, len(class_names))
+            classifier = Classifier(network, weights, class_names, config.data.image_size, config.data.crop)
+        trained.append(Trained(classifier, step, kind))
+    return trained

@@ -55,7 +55,7 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
         if not files:
             raise UserError(
                 f"{path}: neither a run nor {' nor '.join(_WEIGHTS_FILES)} in it; expected a workdir with"
-                " checkpoints, or a file or folder of weights"
+                " checkpoints (of several seeds that of one, such as seed_0), or a file or folder of weights"
             )
         path = files[0]
     container = read_container(path)

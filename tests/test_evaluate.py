@@ -92,7 +92,8 @@ def test_images_without_a_twin_are_measured_apart() -> None:
     labels, twins = np.array([0, 1, 1]), np.array([True, False, False])
     logits = one_hot_logits([0, 1, 0], 2)
     report = full_report(logits, labels, ("a", "b"), twins)
-    assert report["without_twins"] == {**accuracy_and_loss(logits[1:], labels[1:]), "images": 2}
+    ece = calibration(logits[1:], labels[1:])["ece"]
+    assert report["without_twins"] == {**accuracy_and_loss(logits[1:], labels[1:]), "ece": ece, "images": 2}
     assert "2 of 3 images have no near duplicate in training: accuracy 0.5000" in format_report(report)
     every = full_report(logits, labels, ("a", "b"), np.ones(3, bool))
     assert every["without_twins"] == {"images": 0}

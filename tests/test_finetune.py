@@ -11,10 +11,11 @@ import pytest
 import settings
 from configs import default, finetune
 from errors import UserError
+from optimizer import make_optimizer, update_scales
 from resnet.checkpoint import Checkpoints
 from resnet.network import Network, Weights
 from resnet.pretrained import read_pretrained
-from train import init_state, make_optimizer, make_train_step, train_and_evaluate, update_scales
+from train import init_state, make_train_step, train_and_evaluate
 
 # Compiling takes nearly all of these tests' time: little optimisation makes it several times faster.
 quick_jit = partial(

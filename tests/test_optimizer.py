@@ -9,8 +9,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
+from optimizer import learning_rate_schedule, make_optimizer
 from resnet.network import Network, Weights
-from train import TrainState, init_state, learning_rate_schedule, make_optimizer, make_train_step
+from train import TrainState, init_state, make_train_step
 
 STEPS = 6
 

@@ -13,9 +13,10 @@ from datasets.audit import audit
 from datasets.types import Split
 from errors import UserError
 from input_pipeline import epoch_permutation, first_training_batch, make_mesh, put_on_devices
+from optimizer import learning_rate_schedule, make_optimizer
 from report import TILE, draw_grid, draw_pairs, format_audit, write_json, write_picture
 from resnet.network import Weights
-from train import init_state, learning_rate_schedule, make_optimizer, make_run_steps
+from train import init_state, make_run_steps
 
 
 class SpyNetwork:

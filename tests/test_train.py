@@ -158,9 +158,9 @@ def test_killed_five_times_and_resumed_gives_the_same_bits(
 @pytest.mark.parametrize(
     "moment",
     [
-        "train.make_run_steps",  # when nothing but config.json is there
+        "train.init_state",  # when nothing but config.json is there
         "resnet.checkpoint.Checkpoints._seal_unfinished",  # in the middle of saving
-        "train._summarize",  # between the last checkpoint and the summary
+        "train.summarize",  # between the last checkpoint and the summary
     ],
 )
 def test_killed_at_a_chosen_moment_and_resumed_gives_the_same_bits(

@@ -7,8 +7,9 @@ from benchmarks.peers import CLASSES, Case, Contestant
 from configs import default
 from datasets.types import Split
 from input_pipeline import make_mesh, put_on_devices, replicated
+from optimizer import learning_rate_schedule, make_optimizer
 from resnet.network import Network
-from train import init_state, learning_rate_schedule, make_optimizer, make_run_steps
+from train import init_state, make_run_steps
 
 
 def make(name: str, case: Case) -> Contestant:

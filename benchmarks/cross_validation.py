@@ -1,0 +1,179 @@
+"""Recipes compared by k-fold cross-validation on the training images:
+
+    python -m benchmarks.cross_validation --folds=5 --variant "base:" --variant "long: --config.num_epochs=80"
+    python -m benchmarks.cross_validation --folds=5 --variants=variants.txt
+
+Each variant is a name, a colon and the settings that it changes; a file has one a line, and `#` begins a
+comment. Each fold is held out once, from a training of its own that stops after the last epoch, whatever its
+validation says. The test split is not looked at. What is finished is not trained again: name more variants,
+and the table grows.
+"""
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from benchmarks import command_line, rounds
+from benchmarks.command_line import at_least, exit_code
+from benchmarks.machine import stamp
+from benchmarks.runs import Run, train_all
+from errors import UserError
+from files import write_whole
+from spread import format_spread, mean_and_std
+
+RESERVED = ("--config.data.folds", "--config.data.fold", "--config.data.val_fraction", "--config.seeds")
+COLUMNS = {  # of the table: where a fold's results have it, digits
+    "accuracy": ("accuracy", 4),
+    "cross-entropy": ("loss", 4),
+    "ECE": ("ece", 4),
+    "accuracy without twins": ("accuracy_without_twins", 4),
+    "seconds": ("seconds", 0),
+}
+
+
+class Variant(NamedTuple):
+    """A recipe by its name, and what it changes, as flags of main.py."""
+
+    name: str
+    settings: list[str]
+
+
+def main() -> int:
+    """Runs the benchmark from the command line and returns the exit code."""
+    options, settings = _parse()
+    return exit_code(lambda: _run(options, settings))
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the settings that all variants share."""
+    parser = command_line.training_parser(__doc__, None)
+    parser.add_argument("--folds", type=at_least(2), default=5)
+    parser.add_argument("--variant", action="append", default=[], help="NAME: SETTINGS; as often as wanted")
+    parser.add_argument("--variants", type=Path, help="a file of them")
+    parser.add_argument("--workdir", default="runs/cross_validation")
+    return command_line.parse_with_settings(parser)
+
+
+def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
+    _check_settings("all variants", settings)
+    variants = parse_variants([*_lines(options.variants), *options.variant] or ["base:"])
+    runs = {
+        variant.name: [
+            Run(
+                f"{options.workdir}/{variant.name}/fold_{fold}",
+                [
+                    f"--config={options.config}",
+                    *settings,
+                    *variant.settings,
+                    f"--config.data.folds={options.folds}",
+                    f"--config.data.fold={fold}",
+                ],
+                test="never",
+                evaluate="val",
+            )
+            for fold in range(options.folds)
+        ]
+        for variant in variants
+    }
+    train_all([run for of_variant in runs.values() for run in of_variant], options.jobs, options.device)
+    rows = []
+    for variant in variants:
+        folds = [read_fold(run) for run in runs[variant.name]]
+        rows.append({**variant._asdict(), **mean_and_std(folds), "folds": folds})
+    table = format_table(rows)
+    print(table)
+    report = {
+        "benchmark": "cross_validation",
+        **stamp(),
+        "config": options.config,
+        "settings": list(settings),
+        "jobs": options.jobs,
+        "folds": options.folds,
+        "variants": rows,
+    }
+    path = options.json or Path(options.workdir, "cross_validation.json")
+    rounds.write_json(path, report)
+    write_whole(path.with_suffix(".md"), table + "\n")
+    print(f"written: {path} and {path.with_suffix('.md').name}")
+
+
+def _lines(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        lines = [line.partition("#")[0].strip() for line in file.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--variants={file}: cannot be read ({error}); expected a file of text") from None
+    return [line for line in lines if line]
+
+
+def parse_variants(lines: Iterable[str]) -> list[Variant]:
+    """The variants of `lines`, such as `long: --config.num_epochs=80`.
+
+    Raises:
+        UserError: a line is none, sets what the benchmark sets, or its name is taken.
+    """
+    variants: dict[str, Variant] = {}
+    for line in lines:
+        name, colon, rest = (part.strip() for part in line.partition(":"))
+        settings = shlex.split(rest)
+        if not colon or not re.fullmatch(r"[\w.+-]+", name):
+            raise UserError(
+                f"variant {line!r}: expected a name of letters, digits and . + - _, a colon and settings,"
+                " such as 'long: --config.num_epochs=80'"
+            )
+        _check_settings(f"variant {name}", settings)
+        if name in variants:
+            raise UserError(f"variant {name}: named twice; expected another name for each")
+        variants[name] = Variant(name, settings)
+    return list(variants.values())
+
+
+def _check_settings(whose: str, settings: Iterable[str]) -> None:
+    for setting in settings:
+        if not setting.startswith("--config.") or setting.partition("=")[0] in RESERVED:
+            raise UserError(
+                f"{whose}: found {setting}; expected --config.FIELD=VALUE of another field than"
+                f" {', '.join(RESERVED)}"
+            )
+
+
+def read_fold(run: Run) -> dict[str, Any]:
+    """What a finished run came to on the images that it held out, and its seconds of training."""
+    summary, measured = run.read()
+    alone = measured["without_twins"]
+    return {
+        "accuracy": measured["accuracy"],
+        "loss": measured["loss"],
+        "ece": measured["calibration"]["ece"],
+        "images": measured["images"],
+        "accuracy_without_twins": alone.get("accuracy"),
+        "images_without_twins": alone["images"],
+        "seconds": summary["seconds"],
+    }
+
+
+def format_table(rows: Sequence[dict[str, Any]]) -> str:
+    """In Markdown: what each variant came to, mean ± std over its folds."""
+    cells = [
+        [
+            row["name"],
+            *(
+                format_spread(row["mean"][name], row["std"][name], digits) if name in row["mean"] else ""
+                for name, digits in COLUMNS.values()
+            ),
+            f"`{' '.join(row['settings'])}`" if row["settings"] else "",
+        ]
+        for row in rows
+    ]
+    return tabulate(cells, ["variant", *COLUMNS, "settings"], tablefmt="github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Training runs for benchmarks of what comes out of them, each in a process of its own: `train_all`.
+
+A finished run is not trained again, and one that was killed goes on: all that a run knows is in its workdir.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+import main as program
+import settings
+from benchmarks.rounds import Failed
+from benchmarks.worker import CPU_ONLY, ROOT
+from errors import UserError
+
+POLL_SECONDS = 0.2
+
+
+class Run(NamedTuple):
+    """A run to train in `workdir` by `arguments` of main.py, and what to measure at its end.
+
+    `test` says when training looks at the test split, see `train_and_evaluate`. The moving average is then
+    measured on the split `evaluate` ("" for none), into the files that `--mode=eval` writes; `corruptions`
+    asks for the standard ones as well.
+    """
+
+    workdir: str
+    arguments: list[str]
+    test: str = "last"
+    evaluate: str = ""
+    corruptions: bool = False
+
+    @property
+    def results(self) -> list[Path]:
+        """The files that `read` takes, in the order in which they are written."""
+        names = ["summary.json"]
+        if self.evaluate:
+            names.append(f"eval_{self.evaluate}.json")
+        if self.corruptions:
+            names.append(f"eval_{self.evaluate}_standard_corruptions.json")
+        return [Path(self.workdir, name) for name in names]
+
+    def read(self) -> list[dict[str, Any]]:
+        """What the files of `results` hold."""
+        return [json.loads(path.read_text()) for path in self.results]
+
+    def config(self) -> ConfigDict:
+        """The settings that its arguments come to.
+
+        Raises:
+            UserError: they cannot be used.
+        """
+        argv = ["main.py", *self.arguments]
+        values = program.define_flags(argv)
+        # ml_collections keeps a config file as a module, and would run the next one on top of it.
+        sys.modules.pop("config_config", None)
+        program.parse_flags(values, argv)
+        settings.check(values.config)
+        return values.config
+
+    def is_finished(self) -> bool:
+        """Whether all that it is to give is there, for these settings and no older than the training."""
+        try:
+            stored, _ = settings.load(Path(self.workdir))
+        except UserError:
+            return False
+        if dict(settings.flatten(stored)) != dict(settings.flatten(self.config())):
+            return False
+        written = [path.stat().st_mtime_ns if path.exists() else 0 for path in self.results]
+        return written[0] > 0 and written == sorted(written)
+
+
+def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
+    """Trains and measures those of `runs` that are not finished, `jobs` at a time.
+
+    Several at a time share the cores evenly, each bound to its own, and write what they print to a file
+    beside their workdir.
+
+    Raises:
+        UserError: the settings of one cannot be used.
+        Failed: one broke down; the others are stopped, and saved.
+    """
+    waiting = deque(run for run in runs if not run.is_finished())
+    running: dict[int, tuple[Run, subprocess.Popen]] = {}
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    try:
+        while waiting or running:
+            for slot in set(range(jobs)) - running.keys():
+                if waiting:
+                    run = waiting.popleft()
+                    running[slot] = run, _start(run, slot, jobs, device)
+                    print(f"{run.workdir}: started, {len(waiting)} waiting", flush=True)
+            time.sleep(POLL_SECONDS)
+            for slot, (run, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[slot]
+                    if process.returncode:
+                        told = f"; see {_log(run)}" if jobs > 1 else ""
+                        raise Failed(f"{run.workdir}: training ended with code {process.returncode}{told}")
+    finally:
+        for _, process in running.values():
+            process.terminate()  # They save first.
+        for _, process in running.values():
+            process.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(run: Run, slot: int, jobs: int, device: str) -> subprocess.Popen:
+    cores = sorted(os.sched_getaffinity(0))
+    cores = cores[slot % len(cores) :: jobs] if jobs > 1 else cores
+    environment = os.environ | (CPU_ONLY if device == "cpu" else {})
+    command = [sys.executable, "-m", "benchmarks.runs", json.dumps(run._asdict()), json.dumps(cores)]
+    # In a session of its own: Ctrl-C is for us, and a second signal would kill what is being saved.
+    start = partial(subprocess.Popen, command, cwd=ROOT, env=environment, start_new_session=True)
+    if jobs == 1:
+        return start()
+    log = _log(run)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as output:
+        return start(stdout=output, stderr=output)
+
+
+def _log(run: Run) -> Path:
+    return Path(f"{run.workdir}.log")
+
+
+def _train(run: Run, cores: Sequence[int]) -> int:
+    """In the process of its own: trains and measures `run` on `cores`; returns the exit code."""
+    os.sched_setaffinity(0, cores)  # XLA starts as many threads as there are.
+    config = run.config()
+    program.apply_accelerator_settings(config, training=True)
+    import modes
+    from train import StopRun, train_and_evaluate
+
+    workdir = Path(run.workdir)
+    try:
+        train_and_evaluate(config, workdir, run.test)
+    except StopRun as stop:
+        return 128 + stop.signum
+    for corruptions in [None, "standard"] if run.corruptions else [None]:
+        if run.evaluate:
+            modes.evaluate(workdir, run.evaluate, corruptions, "last", raw=False, as_json=False)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(_train(Run(**json.loads(sys.argv[1])), json.loads(sys.argv[2])))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

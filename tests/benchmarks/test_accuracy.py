@@ -1,0 +1,102 @@
+"""The table of accuracy over seeds: from a real run of small networks, and rows by hand."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import accuracy
+from benchmarks.runs import Run
+from metrics import read_metrics
+
+SMALL = [
+    "--config.num_epochs=2",
+    "--config.batch_size=12",
+    "--config.model.depth=16",
+    "--config.model.width=4",
+    "--config.model.convolution=lax",
+    "--config.augment.rotation=0",
+    "--config.augment.scale=0",
+    "--config.augment.translation=0",
+    "--config.data.name=rendered",
+    "--config.data.image_size=32",
+    "--config.data.train_size=24",
+    "--config.data.test_size=12",
+]
+
+
+def test_seeds_are_trained_once_and_tabulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir, report_file = tmp_path / "run", tmp_path / "accuracy.json"
+    flags = [
+        "--seeds=2",
+        "--jobs=2",
+        "--time_to=0.01",
+        f"--workdir={workdir}",
+        f"--json={report_file}",
+        *SMALL,
+    ]
+    monkeypatch.setattr(sys, "argv", ["accuracy", "--config=configs/default.py", *flags])
+    assert accuracy.main() == 0, capsys.readouterr().err
+    report = json.loads(report_file.read_text())
+    summary = json.loads((workdir / "summary.json").read_text())
+    for seed in ("0", "1"):
+        found, alone = report["seeds"][seed], summary["seeds"][seed]
+        assert found["test"]["accuracy"] == alone["ema"]["test"]["accuracy"]
+        assert found["test"]["loss"] == pytest.approx(alone["ema"]["test"]["loss"], rel=1e-4)
+        assert found["seconds"] == alone["seconds"]
+        assert [
+            line["epoch"] for line in read_metrics(workdir / f"seed_{seed}") if line["split"] == "test"
+        ] == [1, 2]
+    assert report["mean"]["test"]["loss"] > 0
+    assert report["std"]["test"]["calibration"]["ece"] >= 0
+    assert {"machine", "versions", "ensemble"} <= set(report)
+    assert "expected calibration error" in capsys.readouterr().out
+
+    # Again: nothing runs, the table is the same.
+    monkeypatch.setattr("benchmarks.runs._start", None)
+    assert accuracy.main() == 0
+    assert json.loads(report_file.read_text())["seeds"] == report["seeds"]
+
+
+def test_other_settings_are_not_finished(tmp_path: Path) -> None:
+    run = Run(str(tmp_path), ["--config=configs/default.py", "--config.num_epochs=3"])
+    assert not run.is_finished()
+    import settings
+
+    settings.save(run.config(), ("0",), tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    assert run.is_finished()
+    assert not run._replace(arguments=run.arguments[:1]).is_finished()
+    assert not run._replace(evaluate="test").is_finished()
+
+
+def test_time_to_an_accuracy_counts_steps_until_the_first_epoch_that_had_it() -> None:
+    lines = [
+        {"step": 2, "epoch": 0.5, "split": "train", "images_per_second": 10.0},
+        {"step": 4, "epoch": 1, "split": "train", "images_per_second": 20.0},
+        {"step": 4, "epoch": 1, "split": "test", "accuracy": 0.97},
+        {"step": 6, "epoch": 1.5, "split": "train", "images_per_second": 20.0},
+        {"step": 8, "epoch": 2, "split": "train", "images_per_second": 20.0},
+        {"step": 8, "epoch": 2, "split": "test", "accuracy": 0.98},
+        {"step": 12, "epoch": 3, "split": "test", "accuracy": 1.0},
+    ]
+    # Two steps of 5 images at 10 a second, six at 20.
+    assert accuracy.time_to(lines, 5, 0.98) == {"epoch": 2.0, "seconds": pytest.approx(1.0 + 1.5)}
+    assert accuracy.time_to(lines[:4], 5, 0.98) is None
+
+
+def test_table_tells_spread_worst_and_target() -> None:
+    def seed(value: float, loss: float) -> dict:
+        return {"test": {"accuracy": value, "loss": loss, "without_twins": {"images": 0}}, "seconds": 100.0}
+
+    rows = accuracy.format_table({"0": seed(1.0, 0.01), "1": seed(0.99, 0.04)}).splitlines()
+    of = {line.split("  ")[0]: line for line in rows}
+    assert "0.9950 ± 0.0071" in of["test accuracy"]
+    assert "mean ≥ 0.996: missed, each ≥ 0.991: missed" in of["test accuracy"]
+    assert of["test accuracy"].split("  ")[-1] == "1.0000 0.9900"
+    assert "mean ≤ 0.03: met" in of["test cross-entropy"]
+    assert "each ≤ 900: met" in of["seconds of training"]
+    assert not any("twins" in name or "corruptions" in name for name in of)
