@@ -1,10 +1,10 @@
 """Fine-tuning from rendered hands against training from scratch: `python -m benchmarks.transfer --help`.
 
 Trains one network on rendered hands (configs/rendered.py), then, for each seed and number of epochs, one run
-on SIGNS that starts from it (configs/finetune.py) and one that starts from nothing (configs/signs.py, with
-the learning rate of configs/rendered.py, which suits a network of this size). Every run is its own, with its
-own cosine schedule, and sees the test images once, at its end. The seed draws the order of the images, their
-augmentation and, from scratch, the initial weights; there is one pretrained network for all.
+on SIGNS that starts from it (configs/finetune.py) and one that starts from nothing: the same, but all parts
+at the learning rate of configs/rendered.py, which suits a network of this size. Every run is its own, with
+its own cosine schedule, and sees the test images once, at its end. The seed draws the order of the images,
+their augmentation and, from scratch, the initial weights; there is one pretrained network for all.
 
 Every run has its folder in --workdir: the same command goes on where it was killed, and repeats nothing that
 is finished.
@@ -27,7 +27,7 @@ from benchmarks import command_line, rounds
 from benchmarks.command_line import at_least, exit_code, list_of
 from benchmarks.machine import stamp
 from benchmarks.worker import CPU_ONLY
-from configs import finetune, rendered, signs
+from configs import finetune, rendered
 from errors import UserError
 from settings import CHOICES
 
@@ -91,11 +91,11 @@ def pretraining_config(options: argparse.Namespace) -> ConfigDict:
 
 def config_of(run: Run, options: argparse.Namespace) -> ConfigDict:
     """The config of a run on SIGNS."""
+    config = finetune.get_config()
     if run.start == "scratch":
-        config = signs.get_config()
         config.optimizer.learning_rate = rendered.get_config().optimizer.learning_rate
+        config.finetune.layer_decay = 1.0
     else:
-        config = finetune.get_config()
         config.init_from = str(options.workdir / PRETRAINED)
     config.model.update({"depth": options.depth, "width": options.width})
     config.seed, config.num_epochs, config.data.dir = run.seed, run.epochs, options.signs_dir
