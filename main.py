@@ -19,6 +19,7 @@ python main.py --mode=report --workdir=runs/signs                           repo
 python main.py --mode=predict --workdir=runs/signs hand.jpg folder/        label pictures
 python main.py --mode=summary --config=configs/signs.py                    table of layers
 python main.py --mode=features --workdir=runs/signs --layer=stage3 folder/  features of pictures, as .npz
+python main.py --mode=probe --workdir=runs/signs                            k-NN, linear probe of each stage
 python main.py --mode=export --workdir=runs/signs --format=keras           for other frameworks
 python main.py --mode=show_batch --workdir=runs/signs                       picture of a training batch
 python main.py --mode=audit --config=configs/signs.py --workdir=runs/audit  duplicates, leaks, conflicts
@@ -33,6 +34,7 @@ MODES = (
     "report",
     "predict",
     "features",
+    "probe",
     "summary",
     "show_batch",
     "export",
@@ -116,6 +118,8 @@ def main(argv: list[str]) -> int:
             return modes.features(
                 workdir, arguments, values.checkpoint, values.raw, values.layer, values.pool
             )
+        case "probe":
+            return modes.probe(values.config, workdir, values.checkpoint, values.raw)
         case "export":
             return modes.export(workdir, values.format, values.checkpoint, values.raw)
         case "summary":

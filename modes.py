@@ -13,6 +13,7 @@ import datasets
 import report
 import settings
 from datasets.audit import audit as audit_data
+from datasets.types import Split
 from errors import UserError
 from evaluate import evaluate_corruptions, format_corruptions, format_report, load_runs, report_seeds
 from input_pipeline import first_training_batch
@@ -22,8 +23,8 @@ from resnet.classifier import BATCH_SIZE, Classifier, Pool, load_trained
 from resnet.export import ExportFormat
 from resnet.export import export as export_weights
 from resnet.images import find_images
-from resnet.network import check_image_size
-from resnet.pretrained import adopt, read_pretrained
+from resnet.network import Network, check_image_size
+from resnet.pretrained import adopt, initial_weights, read_pretrained
 from resnet.summary import summarize
 from spread import by_seed, format_spread, mean_and_std
 
@@ -106,11 +107,8 @@ def lr_find(config: ConfigDict, workdir: Path) -> int:
 
 def audit(config: ConfigDict, workdir: Path, as_json: bool) -> int:
     """Looks for duplicates, leaks and conflicting labels in the data; writes `audit.json` and a picture."""
-    dataset = datasets.load(config.data)
-    train_split, val_split = datasets.train_val_split(dataset.train, config.data)
-    splits = {"train": train_split, "val": val_split, "test": dataset.test}
-    splits = {name: split for name, split in splits.items() if split is not None}
-    found = audit_data(splits, dataset.class_names)
+    splits, class_names = _load_splits(config)
+    found = audit_data(splits, class_names)
     report.write_json(found, workdir / "audit.json")
     if picture := report.draw_pairs(splits, found["pairs"]):
         report.write_picture(picture, workdir / "audit_pairs.png")
@@ -120,6 +118,14 @@ def audit(config: ConfigDict, workdir: Path, as_json: bool) -> int:
     print(report.format_audit(found))
     print(f"\nwritten: {workdir / 'audit.json'}" + (" and audit_pairs.png" if picture else ""))
     return 0
+
+
+def _load_splits(config: ConfigDict) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """The splits of `config.data` by name, val only where some images are held out, and the classes."""
+    dataset = datasets.load(config.data)
+    train_split, val_split = datasets.train_val_split(dataset.train, config.data)
+    splits = {"train": train_split, "val": val_split, "test": dataset.test}
+    return {name: split for name, split in splits.items() if split is not None}, dataset.class_names
 
 
 def evaluate(
@@ -179,6 +185,47 @@ def features(
             writer.write(names, classifier.features(np.stack(images), layer, pool))
     print(f"written: {file} ({len(writer.paths)} images)")
     return refused.exit_code
+
+
+def probe(config: ConfigDict | None, workdir: Path, checkpoint: Which, raw: bool) -> int:
+    """Measures k-NN and a linear probe on each stage's features; writes `probe.json` and a plot of it.
+
+    Without a `config`, the network and the data are those of the run in `workdir`; else the network is that
+    of `config.init_from`, and the data are those of `config`.
+    """
+    from probe import format_probe, layers_of, probe_layers
+    from report import figures
+
+    own_head = config is None
+    if config is None:
+        run, *others = load_runs(workdir, checkpoint, raw)
+        if others:
+            raise UserError(
+                f"--workdir={workdir}: holds {1 + len(others)} seeds, and features are those of one; name the"
+                f" folder of one, such as --workdir={workdir / f'seed_{run.config.seeds[0]}'}"
+            )
+        config, splits, told = run.config, run.splits, {"step": run.step, "weights": run.kind}
+        network, weights, class_names = run.network, run.weights, run.class_names
+    elif config.init_from:
+        pretrained = read_pretrained(config.init_from)
+        config = adopt(config, pretrained)
+        check_image_size(config.data.image_size)
+        splits, class_names = _load_splits(config)
+        told = {"weights": config.init_from}
+        network = Network(config, len(class_names))
+        weights = initial_weights(config, pretrained, len(class_names))
+    else:
+        raise UserError(
+            "config.init_from is empty: with --config, --mode=probe takes the network from there; expected a"
+            " file of weights or the workdir of a run, or no --config for the run in --workdir"
+        )
+    classifier = Classifier(network, weights, class_names, config.data.image_size)
+    measured = probe_layers(classifier, layers_of(config), splits, own_head)
+    report.write_json(told | measured, workdir / "probe.json")
+    report.write_file(figures.encode_figure(figures.probe(measured)), workdir / "probe.png")
+    print(format_probe(measured))
+    print(f"\nwritten: {workdir / 'probe.json'} and .png")
+    return 0
 
 
 class Refused:

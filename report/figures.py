@@ -175,6 +175,22 @@ def range_test(
     return figure
 
 
+def probe(measured: dict[str, Any]) -> Figure:
+    """Accuracy by layer of both classifiers on frozen features, for what `probe_layers` returns."""
+    rows = measured["layers"]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    names = {"linear": "linear probe", "knn": f"{measured['neighbours']} nearest neighbours"}
+    for (name, label), marker in zip(names.items(), "os", strict=True):
+        axes.plot([row["layer"] for row in rows], [row[name] for row in rows], f"{marker}-", label=label)
+    if "network" in measured:
+        label = f"the network's own head, {measured['network']:.3f}"
+        axes.axhline(measured["network"], color="grey", linestyle="--", label=label)
+    axes.set(ylim=(None, 1.01), ylabel=f"accuracy on {measured['images']['test']} test images")
+    _finish(axes)
+    return figure
+
+
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """`image` uint8 [H, W, 3] under `heat` [h, w] of 0 to 1, enlarged: the hotter, the less of the image."""
     height, width = image.shape[:2]

@@ -5,7 +5,7 @@ from copy import copy
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ class Classifier:
         self.class_names = class_names
         self.image_size = image_size
         self.crop = crop
-        self._feature_programs: dict[tuple[str, str], Callable] = {}
+        self._feature_programs: dict[tuple[tuple[str, ...], Pool], Callable] = {}
         self._arrange = jax.jit(partial(network.arrange, batch_shape=(BATCH_SIZE, image_size, image_size, 3)))
         self._probabilities_of_batch = jax.jit(
             lambda weights, arranged, images: jax.nn.softmax(network.predict(weights, arranged, images))
@@ -149,8 +149,19 @@ class Classifier:
         Raises:
             UserError: there is no such layer or pooling, or the array has another shape or dtype.
         """
-        self.check_layer(layer, pool)
-        return self._in_batches(self._features_of_batch(layer, pool), images)
+        return self.features_of(images, [layer], pool)[layer]
+
+    def features_of(
+        self, images: np.ndarray, layers: Sequence[str], pool: Pool = "avg"
+    ) -> dict[str, np.ndarray]:
+        """`features` of several `layers` by their names, from one pass over `images`.
+
+        Raises:
+            UserError: as `features`.
+        """
+        for layer in layers:
+            self.check_layer(layer, pool)
+        return self._in_batches(self._features_of_batch(tuple(layers), pool), images)
 
     def check_layer(self, layer: str, pool: str) -> None:
         """Checks that `features` knows both.
@@ -173,20 +184,23 @@ class Classifier:
         """The names that `features` takes, in the order in which they are computed."""
         return self.network.feature_names
 
-    def _features_of_batch(self, layer: str, pool: Pool) -> Callable[[Weights, np.ndarray], jax.Array]:
-        def features(weights: Weights, images: jax.Array) -> jax.Array:
-            x = self.network.apply(weights, images, train=False)[1][layer].astype(jnp.float32)
+    def _features_of_batch(self, layers: tuple[str, ...], pool: Pool) -> Callable:
+        def pooled(x: jax.Array) -> jax.Array:
+            x = x.astype(jnp.float32)
             if x.ndim == 2 or pool == "none":
                 return x
             return x.mean((1, 2)) if pool == "avg" else x.max((1, 2))
 
-        if (layer, pool) not in self._feature_programs:
-            self._feature_programs[layer, pool] = jax.jit(features)
-        return self._feature_programs[layer, pool]
+        def features(weights: Weights, images: jax.Array) -> dict[str, jax.Array]:
+            found = self.network.apply(weights, images, train=False)[1]
+            return {layer: pooled(found[layer]) for layer in layers}
 
-    def _in_batches(
-        self, function: Callable[[Weights, np.ndarray], jax.Array], images: np.ndarray
-    ) -> np.ndarray:
+        if (layers, pool) not in self._feature_programs:
+            self._feature_programs[layers, pool] = jax.jit(features)
+        return self._feature_programs[layers, pool]
+
+    def _in_batches(self, function: Callable[[Weights, np.ndarray], Any], images: np.ndarray) -> Any:
+        """What `function` makes of `images`, batch by batch: an array, or arrays by name, of N rows."""
         images = np.asarray(images)
         expected = (self.image_size, self.image_size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
@@ -195,17 +209,16 @@ class Classifier:
                 f" [N, {self.image_size}, {self.image_size}, 3]; use predict for images of other sizes"
             )
         if not len(images):
-            shape = jax.eval_shape(
-                function, self.weights, jax.ShapeDtypeStruct((1, *expected), np.uint8)
-            ).shape
-            return np.zeros((0, *shape[1:]), np.float32)
+            one = jax.ShapeDtypeStruct((1, *expected), np.uint8)
+            shapes = jax.eval_shape(function, self.weights, one)
+            return jax.tree.map(lambda shape: np.zeros((0, *shape.shape[1:]), np.float32), shapes)
         rows = []
         batch = np.zeros((BATCH_SIZE, *expected), np.uint8)
         for start in range(0, len(images), BATCH_SIZE):
             chunk = images[start : start + BATCH_SIZE]
             batch[: len(chunk)] = chunk
-            rows.append(np.asarray(function(self.weights, batch))[: len(chunk)])
-        return np.concatenate(rows)
+            rows.append(jax.tree.map(np.asarray, function(self.weights, batch)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *rows)
 
 
 class Ensemble(Classifier):

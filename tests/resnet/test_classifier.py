@@ -193,6 +193,17 @@ def test_features_are_those_of_the_network(classifier: Classifier, images: np.nd
     assert classifier.features(images[:0], "stage1", "none").shape == (0, 12, 12, 4)
 
 
+def test_features_of_several_layers_are_those_of_each(classifier: Classifier, images: np.ndarray) -> None:
+    layers = ("stage3", "stem", "pooled")
+    found = classifier.features_of(images, layers)
+    assert set(found) == set(layers)
+    for layer in layers:
+        np.testing.assert_allclose(found[layer], classifier.features(images, layer), rtol=1e-3, atol=1e-4)
+    assert classifier.features_of(images[:0], layers)["stem"].shape == (0, 4)
+    with pytest.raises(UserError, match="stage9: no such layer"):
+        classifier.features_of(images, ["stem", "stage9"])
+
+
 @pytest.mark.parametrize(
     ("layer", "pool", "message"),
     [("stage9", "avg", "layer stage9: no such layer; expected one of stem, stage1.block1"),

@@ -1,0 +1,253 @@
+"""Classifiers on frozen features against computations of their own, and the mode that measures them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+import datasets
+import main
+import settings
+from configs import default
+from datasets.types import Split
+from errors import UserError
+from probe import STRENGTHS, choose_strength, fit_linear, knn_predict, layers_of, probe_layers
+from resnet import Classifier
+from resnet.checkpoint import Checkpoints
+from resnet.network import Network
+
+CLASSES = tuple("012345")
+
+
+def clusters(count: int, spread: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [count, 12] of 4 classes around centres that are the same for every seed."""
+    centres = 5 + np.random.default_rng(100).standard_normal((4, 12))
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    return (centres[labels] + spread * rng.standard_normal((count, 12))).astype(np.float32), labels
+
+
+# k-NN
+
+
+def test_neighbours_vote_by_their_cosine() -> None:
+    (x, y), (queries, truth) = clusters(90, 2.0, 0), clusters(50, 2.0, 1)
+    expected = []
+    for row in 1 - cdist(queries.astype(np.float64), x.astype(np.float64), "cosine"):
+        votes = dict.fromkeys(range(4), 0.0)
+        for index in sorted(range(len(x)), key=lambda i: -row[i])[:5]:
+            votes[int(y[index])] += np.exp(row[index] / 0.07)
+        expected.append(max(votes, key=votes.get))
+    found = knn_predict(x, y, queries, 4)
+    np.testing.assert_array_equal(found, expected)
+    assert 0.5 < np.mean(found == truth) < 1  # Hard enough that the votes matter.
+
+
+def test_neighbours_do_not_see_lengths_and_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), (queries, _) = clusters(60, 0.9, 0), clusters(50, 2.0, 1)
+    found = knn_predict(x, y, queries, 4)
+    monkeypatch.setattr("probe.BLOCK", 7)
+    lengths = np.random.default_rng(0).uniform(0.1, 10, (60, 1)).astype(np.float32)
+    np.testing.assert_array_equal(knn_predict(x * lengths, y, queries, 4), found)
+
+
+def test_fewer_images_than_neighbours_and_a_dead_feature() -> None:
+    x = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
+    found = knn_predict(x, np.array([2, 0, 1]), np.array([[3, 0], [0, 2]], np.float32), 3)
+    np.testing.assert_array_equal(found, [2, 0])
+
+
+# Linear probe
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-2, 1e-4])
+def test_the_probe_is_where_the_gradient_vanishes(strength: float) -> None:
+    x, y = clusters(90, 2.0, 0)
+    x[:, 3] = 7.0  # a dead channel
+    probe = fit_linear(x, y, 4, strength)
+    spread = x.std(0)
+    standardised = (x - x.mean(0)) / np.where(spread > 1e-5, spread, 1)
+
+    def loss(kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        logits = standardised @ kernel + bias
+        return (
+            optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+            + strength / 2 * jnp.square(kernel).sum()
+        )
+
+    fitted = jnp.float32(probe.kernel), jnp.float32(probe.bias)
+    for gradient in jax.grad(loss, (0, 1))(*fitted):
+        assert abs(gradient).max() < 1e-5
+    np.testing.assert_allclose(
+        probe.logits(x), standardised @ probe.kernel + probe.bias, atol=1e-3 * abs(probe.kernel).max()
+    )
+
+
+def test_where_it_starts_changes_nothing() -> None:
+    x, y = clusters(90, 2.0, 0)
+    cold = fit_linear(x, y, 4, 1e-3)
+    warm = fit_linear(x, y, 4, 1e-3, start=fit_linear(x, y, 4, 1.0))
+    np.testing.assert_allclose(warm.kernel, cold.kernel, atol=1e-3)
+
+
+def test_noise_is_held_down_and_signal_is_not() -> None:
+    (x, y), (held_x, held_y) = clusters(40, 0.1, 0), clusters(40, 0.1, 1)
+    assert choose_strength((x, y), (held_x, held_y), 4) == min(STRENGTHS)
+    noise = np.random.default_rng(0).permutation(held_y)
+    assert choose_strength((x, np.random.default_rng(1).permutation(y)), (held_x, noise), 4) == max(STRENGTHS)
+
+
+# Layers
+
+
+def made_up(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[Any, dict[str, Split]]:
+    """A classifier whose features are given: `stage1` as they are, `pooled` rotated; its head is none."""
+    features = {name: x for name, (x, _) in splits.items()}
+    images = {name: Split(np.full(1, i), y) for i, (name, (_, y)) in enumerate(splits.items())}
+    names = list(splits)
+
+    def features_of(images: np.ndarray, layers: tuple[str, ...]) -> dict[str, np.ndarray]:
+        x = features[names[images[0]]]
+        return {layer: x if layer == "stage1" else x[:, ::-1] for layer in layers}
+
+    head = {"kernel": np.zeros((12, 4)), "bias": np.array([0.0, 1.0, 0.0, 0.0])}
+    weights = SimpleNamespace(params={"head": head})
+    return SimpleNamespace(class_names="abcd", features_of=features_of, weights=weights), images
+
+
+def test_test_images_are_for_measuring_alone() -> None:
+    train, test = clusters(80, 1.2, 0), clusters(40, 1.2, 1)
+    measured = probe_layers(*arguments(train=train, test=test), own_head=True)
+    wrong = (test[0], np.roll(test[1], 1))
+    measured_wrong = probe_layers(*arguments(train=train, test=wrong), own_head=True)
+    [row], [row_wrong] = measured["layers"], measured_wrong["layers"]
+    assert row["strength"] == row_wrong["strength"]
+    assert row["linear"] > 0.6 > row_wrong["linear"]
+    linear = fit_linear(*train, 4, row["strength"]).logits(test[0]).argmax(-1)
+    assert row["linear"] == np.mean(linear == test[1])
+    assert row["knn"] == np.mean(knn_predict(*train, test[0], 4) == test[1])
+    assert measured["network"] == 0.25
+    assert measured["strength_chosen_on"] == "20% of train"
+
+
+def test_held_out_images_of_the_run_choose_the_strength() -> None:
+    train, val, test = clusters(40, 0.1, 0), clusters(40, 0.1, 2), clusters(40, 0.1, 1)
+    noise = (val[0], np.random.default_rng(0).permutation(val[1]))
+    strengths = []
+    for chooser in (val, noise):
+        measured = probe_layers(*arguments(train=train, val=chooser, test=test), own_head=False)
+        assert measured["strength_chosen_on"] == "val"
+        assert "network" not in measured
+        strengths.append(measured["layers"][0]["strength"])
+    assert strengths[0] < strengths[1]
+
+
+def arguments(**splits: tuple[np.ndarray, np.ndarray]) -> tuple[Any, list[str], dict[str, Split]]:
+    classifier, images = made_up(splits)
+    return classifier, ["stage1"], images
+
+
+def test_too_few_images_to_hold_some_out() -> None:
+    train = clusters(8, 0.1, 0)
+    with pytest.raises(UserError, match="found 8 training images, of no class more than 2; expected"):
+        probe_layers(*arguments(train=train, test=train), own_head=False)
+
+
+def test_layers_are_stages_and_what_the_final_norm_makes_of_the_last() -> None:
+    config = default.get_config()
+    assert layers_of(config) == ("stem", "stage1", "stage2", "stage3", "stage4")
+    config.model.update({"variant": "v2", "depth": 20})
+    assert layers_of(config) == ("stem", "stage1", "stage2", "stage3", "pooled")
+
+
+# The mode
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory, shared_signs_dir: Path) -> Path:
+    """A run that never trained."""
+    workdir = tmp_path_factory.mktemp("probe") / "run"
+    config = default.get_config()
+    config.data.dir = str(shared_signs_dir)
+    config.ema_decay = 0.0
+    config.compilation_cache = False
+    config.model.update({"depth": 18, "width": 4, "convolution": "lax"})
+    settings.save(config, CLASSES, workdir)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(0, Network(config, 6).init(0)._asdict(), {}, None)
+    return workdir
+
+
+def run(*arguments: object) -> int:
+    return main.run(["main.py", *map(str, arguments)])
+
+
+def test_mode_of_a_run(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--mode=probe", f"--workdir={workdir}") == 0
+    output = capfd.readouterr()
+    assert "accuracy on 12 test images, from features of 60 training images" in output.out
+    measured = json.loads((workdir / "probe.json").read_text())
+    assert [row["layer"] for row in measured["layers"]] == ["stem", "stage1", "stage2", "stage3", "stage4"]
+    assert [row["channels"] for row in measured["layers"]] == [4, 4, 8, 16, 32]
+    assert (measured["step"], measured["weights"]) == (0, "raw")
+    for row in measured["layers"]:
+        cells = [row["layer"], str(row["channels"]), f"{row['knn']:.4f}", f"{row['linear']:.4f}"]
+        assert cells in [line.split()[:4] for line in output.out.splitlines()]
+    test = datasets.load(settings.load(workdir)[0].data).test
+    probabilities = Classifier.load(workdir).probabilities(test.images)
+    assert measured["network"] == np.mean(probabilities.argmax(-1) == test.labels)
+    with Image.open(workdir / "probe.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height > 300
+
+
+def test_mode_of_other_weights_is_that_of_their_run(
+    workdir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], shared_signs_dir: Path
+) -> None:
+    assert run("--mode=probe", f"--workdir={workdir}") == 0
+    file = Path(main.__file__).parent / "configs" / "finetune.py"
+    flags = [
+        f"--config={file}",
+        f"--config.init_from={workdir}",
+        f"--config.data.dir={shared_signs_dir}",
+        "--config.model.convolution=lax",
+    ]
+    assert run("--mode=probe", *flags, f"--workdir={tmp_path}") == 0
+    own, other = (json.loads((folder / "probe.json").read_text()) for folder in (workdir, tmp_path))
+    assert other["layers"] == own["layers"]
+    assert other["weights"] == str(workdir)
+    assert "network" not in other
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--config=configs/signs.py"], "config.init_from is empty: with --config, --mode=probe takes"),
+        (["--config=configs/signs.py", "--config.init_from=nowhere"], "nowhere: no such file"),
+        ([], "no trained run here"),
+        (["hand.jpg"], "hand.jpg: not a flag"),
+    ],
+)
+def test_refusals(
+    flags: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(Path(main.__file__).parent)
+    assert run("--mode=probe", f"--workdir={tmp_path / 'run'}", *flags) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert line in output.err
+    assert len(output.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
