@@ -9,12 +9,14 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import settings
+from configs import default
 from errors import UserError
 
 USAGE = """\
 python main.py --config=configs/signs.py --workdir=runs/signs              train; again: go on
 python main.py --mode=eval --workdir=runs/signs [--split=val]              accuracy, confusion matrix
 python main.py --mode=eval --workdir=runs/signs --corruptions=standard      under noise, blur, weather
+python main.py --mode=eval --weights=resnet50.pth [--crops=10] folder/      top-1, top-5 on labelled pictures
 python main.py --mode=report --workdir=runs/signs                           report/index.html, anew
 python main.py --mode=predict --workdir=runs/signs hand.jpg folder/        label pictures
 python main.py --mode=summary --config=configs/signs.py                    table of layers
@@ -42,6 +44,7 @@ MODES = (
     "lr_find",
 )
 IMAGE_MODES = ("predict", "features")
+WEIGHTS_MODES = ("eval", "predict", "features")
 POOLS = ("avg", "max", "none")
 EXPORT_FORMATS = ("torchvision", "huggingface", "keras", "safetensors")
 SPLITS = ("train", "val", "test")
@@ -55,11 +58,13 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     config_flags.DEFINE_config_file(
         "config", None, "File of settings, see configs/.", sys_argv=argv, **shared
     )
-    flags.DEFINE_string("workdir", None, "Folder of the run.", **shared)
+    flags.DEFINE_string("workdir", None, "Folder of the run, or else of what the mode writes.", **shared)
+    flags.DEFINE_string("weights", None, "File of weights to use instead of a run.", **shared)
     flags.DEFINE_enum("mode", "train", MODES, "What to do.", **shared)
     flags.DEFINE_enum("split", "test", SPLITS, "What eval and report measure on.", **shared)
     groups = ("standard", "extra")
     flags.DEFINE_enum("corruptions", None, groups, "Let eval corrupt the images, see datasets/.", **shared)
+    flags.DEFINE_enum("crops", "1", ("1", "10"), "Of a picture, for eval to average over.", **shared)
     flags.DEFINE_enum("format", "safetensors", EXPORT_FORMATS, "What --mode=export writes.", **shared)
     flags.DEFINE_string("layer", "pooled", "Whose output --mode=features writes, as stage3.block2.", **shared)
     flags.DEFINE_enum("pool", "avg", POOLS, "What --mode=features does over positions.", **shared)
@@ -80,21 +85,14 @@ def main(argv: list[str]) -> int:
     if values.help:
         print(USAGE + values.get_help())
         return 0
-    mode = values.mode
-    if mode in IMAGE_MODES and not arguments:
-        raise UserError(f"--mode={mode} needs images: name files or folders after the flags")
-    if mode not in IMAGE_MODES and arguments:
-        raise UserError(f"{arguments[0]}: not a flag; flags begin with --, see --help")
-    if mode == "train" and values.config is None:
-        raise UserError("--config is missing: name a file such as configs/signs.py")
-    if mode in ("eval", "report", "export", *IMAGE_MODES) and values.config is not None:
-        raise UserError(f"--config: --mode={mode} takes the settings of the run; leave out --config")
-    if not values.workdir and (mode != "summary" or values.config is None):
-        raise UserError("--workdir is missing: name the folder of the run, such as runs/signs")
+    mode, weights = values.mode, values.weights
+    check_flags(values, arguments)
     workdir = Path(values.workdir or ".")
     if values.config is not None:
         config, num_classes = values.config, DATASET_CLASSES
         settings.check(config)
+    elif weights:
+        config = default.get_config()
     else:
         config, class_names = settings.load(workdir)
         num_classes = len(class_names)
@@ -103,9 +101,19 @@ def main(argv: list[str]) -> int:
     # JAX reads its settings when it is imported: nothing above may import it.
     import modes
 
+    if mode in IMAGE_MODES or arguments:
+        weights = weights or (values.config and values.config.init_from)
+        classifier, source = modes.load_classifier(
+            workdir, weights, values.config, values.checkpoint, values.raw
+        )
     match mode:
         case "train":
             return modes.train(config, workdir)
+        case "eval" if arguments:
+            written_to = workdir if values.workdir else None
+            return modes.evaluate_folder(
+                classifier, source, Path(arguments[0]), int(values.crops), written_to, values.json
+            )
         case "eval":
             return modes.evaluate(
                 workdir, values.split, values.corruptions, values.checkpoint, values.raw, values.json
@@ -113,11 +121,9 @@ def main(argv: list[str]) -> int:
         case "report":
             return modes.write_report(workdir, values.split, values.checkpoint, values.raw)
         case "predict":
-            return modes.predict(workdir, arguments, values.checkpoint, values.raw, values.json)
+            return modes.predict(classifier, arguments, values.json)
         case "features":
-            return modes.features(
-                workdir, arguments, values.checkpoint, values.raw, values.layer, values.pool
-            )
+            return modes.features(classifier, workdir, arguments, values.layer, values.pool)
         case "probe":
             return modes.probe(values.config, workdir, values.checkpoint, values.raw)
         case "export":
@@ -130,6 +136,70 @@ def main(argv: list[str]) -> int:
             return modes.audit(config, workdir, values.json)
         case "lr_find":
             return modes.lr_find(config, workdir)
+
+
+def check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Checks that the mode has what it needs, and nothing that it would pass over.
+
+    Raises:
+        UserError: tells what is missing, or too much.
+    """
+    mode, weights, config = values.mode, values.weights, values.config
+    on_folder = mode == "eval" and bool(arguments)
+    from_file = bool(weights) or (mode == "eval" and config is not None and bool(config.get("init_from")))
+    if mode in IMAGE_MODES and not arguments:
+        raise UserError(f"--mode={mode} needs images: name files or folders after the flags")
+    if arguments and mode not in (*IMAGE_MODES, "eval"):
+        raise UserError(f"{arguments[0]}: not a flag; flags begin with --, see --help")
+    if mode == "eval" and len(arguments) > 1:
+        raise UserError(f"--mode=eval: found {len(arguments)} folders of images; expected one")
+    if mode == "eval" and from_file and not arguments:
+        raise UserError(
+            "--mode=eval needs images: name the folder that has one for each class after the flags"
+        )
+    if weights and mode not in WEIGHTS_MODES:
+        raise UserError(
+            f"--weights: not for --mode={mode}; expected one of {', '.join(WEIGHTS_MODES)}, or a config with"
+            " --config.init_from"
+        )
+    if weights and config is not None:
+        raise UserError("--weights and --config: expected one; in a config, --config.init_from is the file")
+    if mode == "train" and config is None:
+        raise UserError("--config is missing: name a file such as configs/signs.py")
+    if config is not None and (
+        mode in ("report", "export", *IMAGE_MODES) or (mode == "eval" and not from_file)
+    ):
+        raise UserError(
+            f"--config: --mode={mode} takes the settings of the run; leave out --config"
+            + (", or name a file of weights by --config.init_from" if on_folder else "")
+        )
+    _check_workdir(values, from_file)
+    for name, passed_over, reason in (
+        ("checkpoint", from_file, "a file has one set of weights"),
+        ("raw", from_file, "a file has one set of weights"),
+        ("split", on_folder, "a folder of images is measured whole"),
+        ("corruptions", on_folder, "is for the images of a data set, not for those of a folder"),
+        ("crops", not on_folder, "is for --mode=eval on a folder of images, named after the flags"),
+    ):
+        if passed_over and values[name].present:
+            raise UserError(f"--{name}: {reason}; leave it out")
+
+
+def _check_workdir(values: flags.FlagValues, from_file: bool) -> None:
+    mode, workdir = values.mode, values.workdir
+    if not workdir and mode == "features" and from_file:
+        raise UserError("--workdir is missing: name the folder that the features are written to")
+    needless = from_file or (mode == "summary" and values.config is not None)
+    if not workdir and not needless:
+        more = ", or a file by --weights" if mode in WEIGHTS_MODES else ""
+        raise UserError(f"--workdir is missing: name the folder of the run, such as runs/signs{more}")
+    if workdir and from_file and mode == "predict":
+        raise UserError("--weights and --workdir: expected one, the file or the run to predict with")
+    if workdir and from_file and (Path(workdir) / settings.CONFIG_FILE).exists():
+        raise UserError(
+            f"--workdir={workdir}: holds a run, but the weights are those of a file; expected the one or the"
+            " other, or another folder for what is written"
+        )
 
 
 def apply_accelerator_settings(config: ConfigDict, training: bool) -> None:

@@ -3,11 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 import datasets
 import report
@@ -16,6 +18,7 @@ from datasets.audit import audit as audit_data
 from datasets.types import Split
 from errors import UserError
 from evaluate import evaluate_corruptions, format_corruptions, format_report, load_runs, report_seeds
+from evaluate_folder import evaluate_crops, format_crops, labelled_images
 from input_pipeline import first_training_batch
 from report.features import FeaturesWriter
 from resnet.checkpoint import Which
@@ -24,7 +27,7 @@ from resnet.export import ExportFormat
 from resnet.export import export as export_weights
 from resnet.images import find_images
 from resnet.network import Network, check_image_size
-from resnet.pretrained import adopt, initial_weights, read_pretrained
+from resnet.pretrained import adopt, initial_weights, load_pretrained, read_pretrained
 from resnet.summary import summarize
 from spread import by_seed, format_spread, mean_and_std
 
@@ -155,34 +158,95 @@ def evaluate(
     return 0
 
 
-def predict(workdir: Path, paths: Sequence[str], checkpoint: Which, raw: bool, as_json: bool) -> int:
+def load_classifier(
+    workdir: Path, weights: str | None, config: ConfigDict | None, checkpoint: Which, raw: bool
+) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier of the file `weights`, else of the run in `workdir`, and what tells it from others.
+
+    `config` has the image size, crop and precision to use instead of those that come with a file.
+    """
+    if weights:
+        return load_pretrained(weights, config), {"weights": weights}
+    trained = load_trained(workdir, checkpoint, raw)
+    source = {"workdir": str(workdir), "step": trained.step, "weights": trained.kind}
+    return trained.classifier, source
+
+
+def evaluate_folder(
+    classifier: Classifier,
+    source: dict[str, Any],
+    folder: Path,
+    crops: int,
+    workdir: Path | None,
+    as_json: bool,
+) -> int:
+    """Evaluates on a folder that has one for each class, prints top-1 and top-5, and writes them as JSON.
+
+    The file is `eval_folder.json` or, of ten crops, `eval_folder_10_crops.json` in `workdir`; without one
+    they are only printed. Returns 2 if an image could not be read; the others are measured.
+    """
+    classifier.check_head()
+    labels = labelled_images(folder, classifier.class_names)
+    refused = Refused()
+
+    def crops_of(file: Path) -> np.ndarray:
+        return classifier.prepare(file)[None] if crops == 1 else classifier.prepare_ten_crops(file)
+
+    files = tqdm(labels, unit="image", disable=None, leave=False)
+    batches = ((names, np.stack(images)) for names, images in _prepared_batches(files, crops_of, refused))
+    measured = evaluate_crops(classifier, batches, labels)
+    if not measured["images"]:
+        raise UserError(f"{folder}: none of its {len(labels)} images can be read; expected some that can")
+    measured = {
+        "folder": _printable(folder),
+        **source,
+        "image_size": classifier.image_size,
+        "crop": classifier.crop,
+        "unreadable": len(labels) - measured["images"],
+        **measured,
+    }
+    if as_json:
+        print(json.dumps(measured))
+    else:
+        print(f"{measured['folder']}: {measured['images']} images, {len(set(labels.values()))} classes")
+        print(f"\n{format_crops(measured)}")
+    if workdir is not None:
+        file = workdir / f"eval_folder{'' if crops == 1 else f'_{crops}_crops'}.json"
+        report.write_json(measured, file)
+        if not as_json:
+            print(f"\nwritten: {file}")
+    return refused.exit_code
+
+
+def predict(classifier: Classifier, paths: Sequence[str], as_json: bool) -> int:
     """Classifies image files and folders of them; 2 if any could not be read, the others are answered."""
-    classifier = Classifier.load(workdir, checkpoint, raw)
     refused = Refused()
     predictions = (
         prediction
-        for names, images in _prepared_batches(classifier, paths, refused)
-        for prediction in classifier.predict_prepared(names, images)
+        for files, images in _prepared_batches(_files(paths, refused), classifier.prepare, refused)
+        for prediction in classifier.predict_prepared(list(map(_printable, files)), images)
     )
+    many = len(classifier.class_names) > report.CLASSES_IN_COLUMNS
     if as_json:
         for prediction in predictions:
-            print(json.dumps(prediction._asdict()), flush=True)
+            top = {"top": [guess._asdict() for guess in prediction.top()]} if many else {}
+            print(json.dumps(prediction._asdict() | top), flush=True)
+    elif many:
+        if guesses := [(prediction.path, prediction.top()) for prediction in predictions]:
+            print(report.format_guesses(guesses))
     elif rows := list(predictions):
         print(report.format_predictions(rows, classifier.class_names))
     return refused.exit_code
 
 
-def features(
-    workdir: Path, paths: Sequence[str], checkpoint: Which, raw: bool, layer: str, pool: Pool
-) -> int:
+def features(classifier: Classifier, workdir: Path, paths: Sequence[str], layer: str, pool: Pool) -> int:
     """Writes features of image files and folders to `features_<layer>.npz`; 2 if any could not be read."""
-    classifier = Classifier.load(workdir, checkpoint, raw)
     classifier.check_layer(layer, pool)
     refused = Refused()
     file = workdir / f"features_{layer}.npz"
     with FeaturesWriter(file) as writer:
-        for names, images in _prepared_batches(classifier, paths, refused):
-            writer.write(names, classifier.features(np.stack(images), layer, pool))
+        for files, images in _prepared_batches(_files(paths, refused), classifier.prepare, refused):
+            writer.write(list(map(_printable, files)), classifier.features(np.stack(images), layer, pool))
     print(f"written: {file} ({len(writer.paths)} images)")
     return refused.exit_code
 
@@ -202,7 +266,7 @@ def probe(config: ConfigDict | None, workdir: Path, checkpoint: Which, raw: bool
         if others:
             raise UserError(
                 f"--workdir={workdir}: holds {1 + len(others)} seeds, and features are those of one; name the"
-                f" folder of one, such as --workdir={workdir / f'seed_{run.config.seeds[0]}'}"
+                f" folder of one, such as --workdir={settings.seed_workdirs(run.config, workdir)[0]}"
             )
         config, splits, told = run.config, run.splits, {"step": run.step, "weights": run.kind}
         network, weights, class_names = run.network, run.weights, run.class_names
@@ -239,23 +303,27 @@ class Refused:
 
 
 def _prepared_batches(
-    classifier: Classifier, paths: Sequence[str], refuse: Callable[[UserError], None]
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yields names and prepared images in the order of the files, never holding more than a batch."""
-    names, images = [], []
-    for file in _files(paths, refuse):
+    files: Iterable[Path], prepare: Callable[[Path], np.ndarray], refuse: Callable[[UserError], None]
+) -> Iterator[tuple[list[Path], list[np.ndarray]]]:
+    """Yields files and what `prepare` makes of them in their order, never holding more than a batch."""
+    readable, images = [], []
+    for file in files:
         try:
-            images.append(classifier.prepare(file))
+            images.append(prepare(file))
         except UserError as error:
             refuse(error)
             continue
-        # Bytes that are not UTF-8 cannot be printed.
-        names.append(os.fsencode(file).decode(errors="replace"))
+        readable.append(file)
         if len(images) == BATCH_SIZE:
-            yield names, images
-            names, images = [], []
+            yield readable, images
+            readable, images = [], []
     if images:
-        yield names, images
+        yield readable, images
+
+
+def _printable(file: Path) -> str:
+    """The path without bytes that are not UTF-8, which cannot be printed."""
+    return os.fsencode(file).decode(errors="replace")
 
 
 def _files(paths: Sequence[str], refuse: Callable[[UserError], None]) -> Iterator[Path]:

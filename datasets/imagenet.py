@@ -4,6 +4,7 @@
 torchvision (BSD 3-Clause licence) gives it, which is unique.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,3 +20,17 @@ def classes() -> dict[str, str]:
 def class_names_of(count: int) -> tuple[str, ...]:
     """The names of ImageNet's classes for 1,000 of them, else the labels themselves: 0, 1, ..."""
     return tuple(classes().values()) if count == 1000 else tuple(map(str, range(count)))
+
+
+def synsets_of(class_names: Sequence[str]) -> tuple[str, ...]:
+    """WordNet's ids of `class_names` if these are ImageNet's in its order, whoever named them; else none.
+
+    Others name the classes by the ids, or by more synonyms: `tench, Tinca tinca`.
+    """
+    if len(class_names) != len(classes()):
+        return ()
+    agreeing = sum(
+        theirs == synset or ours.lower() in theirs.lower()
+        for theirs, (synset, ours) in zip(class_names, classes().items(), strict=True)
+    )
+    return tuple(classes()) if agreeing > len(class_names) / 2 else ()

@@ -14,13 +14,14 @@ from tabulate import tabulate
 from datasets.types import Split
 from errors import UserError
 from files import write_whole
-from resnet.classifier import Prediction
+from resnet.classifier import Guess, Prediction
 from resnet.summary import Layer
 
 GRID_COLUMNS = 8
 TILE = 128  # pixels at least, along a side
 CAPTION = 20  # pixels, a line
 MARGIN = 6  # pixels
+CLASSES_IN_COLUMNS = 10  # of a table of predictions; where there are more, the likeliest get rows
 CONFLICTS_SHOWN = 16  # pairs
 PAIRS_SHOWN = {False: 20, True: 8}  # of each two splits, and within a split
 
@@ -69,6 +70,18 @@ def format_predictions(predictions: Sequence[Prediction], class_names: Sequence[
         for prediction in predictions
     ]
     return _table(rows, ["path", "label", *class_names], "ll" + "r" * len(class_names))
+
+
+def format_guesses(guesses: Sequence[tuple[str, Sequence[Guess]]]) -> str:
+    """The table of `--mode=predict` where classes are many: the most probable ones of each path."""
+    rows = [
+        ("" if rank else path, guess.synset, guess.label, f"{guess.probability:.4f}")
+        for path, top in guesses
+        for rank, guess in enumerate(top)
+    ]
+    if not any(synset for _, synset, *_ in rows):
+        return _table([(path, *rest) for path, _, *rest in rows], ["path", "label", "probability"], "llr")
+    return _table(rows, ["path", "synset", "label", "probability"], "lllr")
 
 
 def draw_pairs(splits: dict[str, Split], pairs: Sequence[dict[str, Any]]) -> Image.Image | None:

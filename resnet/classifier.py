@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 import settings
+from datasets.imagenet import synsets_of
 from errors import UserError
 from resnet.checkpoint import Checkpoints, Which
-from resnet.images import read_image, resize_and_crop
+from resnet.images import read_image, resize_and_crop, ten_crops
 from resnet.network import Arranged, Network, Weights
 
 # Compiling takes longer than running a few hundred images, so there is one size only. A larger one is
@@ -26,6 +27,14 @@ Pool = Literal["avg", "max", "none"]
 Picture = str | PathLike | Image.Image | np.ndarray
 
 
+class Guess(NamedTuple):
+    """A class that a picture may be of; `synset` is its id in WordNet if it is one of ImageNet's."""
+
+    synset: str | None
+    label: str
+    probability: float
+
+
 class Prediction(NamedTuple):
     """What a `Classifier` makes of one picture; `path` is None where it did not come from a file."""
 
@@ -33,6 +42,12 @@ class Prediction(NamedTuple):
     label: str
     probability: float
     probabilities: dict[str, float]
+
+    def top(self, count: int = 5) -> list[Guess]:
+        """The `count` most probable classes, best first; what Keras calls `decode_predictions`."""
+        synsets = synsets_of(tuple(self.probabilities)) or [None] * len(self.probabilities)
+        guesses = [Guess(s, *pair) for s, pair in zip(synsets, self.probabilities.items(), strict=True)]
+        return sorted(guesses, key=lambda guess: -guess.probability)[:count]
 
 
 class Classifier:
@@ -108,9 +123,15 @@ class Classifier:
         Raises:
             UserError: it is not a readable image.
         """
-        if isinstance(picture, str | PathLike):
-            picture = read_image(picture)
-        return resize_and_crop(picture, self.image_size, self.crop)
+        return resize_and_crop(_read(picture), self.image_size, self.crop)
+
+    def prepare_ten_crops(self, picture: Picture) -> np.ndarray:
+        """Reads one picture and cuts it to uint8 [10, image_size, image_size, 3]: see `ten_crops`.
+
+        Raises:
+            UserError: it is not a readable image.
+        """
+        return ten_crops(_read(picture), self.image_size, self.crop)
 
     def predict_prepared(self, names: Sequence[str | None], images: Sequence[np.ndarray]) -> list[Prediction]:
         """Classifies what `prepare` returned; `names` become the predictions' `path`."""
@@ -134,11 +155,19 @@ class Classifier:
         Raises:
             UserError: the array has another shape or dtype, or the network has no head.
         """
-        if not self.class_names:
-            raise UserError("these weights have no head, so that they know no classes; use features instead")
+        self.check_head()
         return self._in_batches(
             lambda weights, batch: self._probabilities_of_batch(weights, self._arranged, batch), images
         )
+
+    def check_head(self) -> None:
+        """Checks that the network knows classes.
+
+        Raises:
+            UserError: it has no head.
+        """
+        if not self.class_names:
+            raise UserError("these weights have no head, so that they know no classes; use features instead")
 
     def features(self, images: np.ndarray, layer: str = "pooled", pool: Pool = "avg") -> np.ndarray:
         """What `layer` makes of `images` uint8 [N, S, S, 3], float32: [N, c], or [N, h, w, c] unpooled.
@@ -246,6 +275,10 @@ class Ensemble(Classifier):
             f"layer {layer}: features are those of one network, and this run has {len(self.members)} seeds;"
             " name the folder of one in the workdir, such as seed_0"
         )
+
+
+def _read(picture: Picture) -> Image.Image | np.ndarray:
+    return read_image(picture) if isinstance(picture, str | PathLike) else picture
 
 
 class Trained(NamedTuple):

@@ -34,6 +34,10 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# How far down and to the right a square lies, as a share of the way.
+_CENTRE = (0.5, 0.5)
+_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
 _pillow_lock = threading.Lock()
 
 
@@ -106,8 +110,9 @@ def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) 
 def resize_and_crop(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
     """Scales the shorter side to `size / crop` (antialiased bicubic) and cuts out the centre square.
 
-    Only the central square is resampled, so extreme aspect ratios cost nothing. An image whose
-    shorter side is `size` already is cropped and otherwise bit-identical.
+    These are, but for rounding, the pixels that torchvision's, timm's and transformers' resizing and
+    cropping give, but only the square is computed, so extreme aspect ratios cost nothing. An image whose
+    shorter side is `size / crop` already is cropped and otherwise bit-identical.
 
     Args:
       image: uint8 `[H, W, 3]`, or a Pillow image, converted as `read_image` does.
@@ -121,6 +126,26 @@ def resize_and_crop(image: np.ndarray | Image.Image, size: int, crop: float = 1.
       UserError: the array has another shape or dtype or no pixels, or the Pillow image cannot be
         decoded.
     """
+    return _resize_and_cut(image, size, crop, [_CENTRE])[0]
+
+
+def ten_crops(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
+    """The centre, the four corners and the mirror images of these, of the image that is scaled likewise.
+
+    Krizhevsky, Sutskever & Hinton 2012 (NeurIPS), section 4.1, with the corners of the whole image; a
+    network's probabilities are averaged over them. Arguments and errors are those of `resize_and_crop`.
+
+    Returns:
+      uint8 `[10, size, size, 3]`; the first is what `resize_and_crop` returns.
+    """
+    five = _resize_and_cut(image, size, crop, [_CENTRE, *_CORNERS])
+    return np.concatenate([five, five[:, :, ::-1]])
+
+
+def _resize_and_cut(
+    image: np.ndarray | Image.Image, size: int, crop: float, places: list[tuple[float, float]]
+) -> np.ndarray:
+    """Squares of the scaled image, uint8 [places, size, size, 3]; a place tells how far down and right."""
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "")
         with _pillow_errors(_printable(name) if name else "image", MAX_PIXELS):
@@ -131,14 +156,21 @@ def resize_and_crop(image: np.ndarray | Image.Image, size: int, crop: float = 1.
             "with at least one pixel; convert it first"
         )
     height, width, _ = image.shape
-    side = max(1, round(min(height, width) * crop))
-    top, left = (height - side) // 2, (width - side) // 2
-    resized = Image.fromarray(image).resize(
-        (size, size),
-        Image.Resampling.BICUBIC,
-        box=(left, top, left + side, top + side),
-    )
-    return np.array(resized)
+    shorter = int(round(size / crop, 6))  # 64 / (64 / 72) is a little less than 72.
+    scaled_height = shorter * height // min(height, width)
+    scaled_width = shorter * width // min(height, width)
+    whole, squares = Image.fromarray(image), []
+    for down, right in places:
+        top, left = round((scaled_height - size) * down), round((scaled_width - size) * right)
+        # Pillow's filter looks beyond the box, so that this equals cutting after resizing the whole.
+        box = (
+            left * width / scaled_width,
+            top * height / scaled_height,
+            min((left + size) * width / scaled_width, width),
+            min((top + size) * height / scaled_height, height),
+        )
+        squares.append(np.array(whole.resize((size, size), Image.Resampling.BICUBIC, box=box)))
+    return np.stack(squares)
 
 
 @cache
@@ -148,7 +180,8 @@ def _accepted_formats() -> tuple[str, ...]:
 
 
 @cache
-def _accepted_extensions() -> frozenset[str]:
+def image_extensions() -> frozenset[str]:
+    """The extensions of the formats that `read_image` accepts, such as `.jpg`, in lower case."""
     accepted = {*_accepted_formats(), "MPO"}  # MPO files are opened by the JPEG plugin
     return frozenset(e for e, name in Image.registered_extensions().items() if name in accepted)
 
@@ -166,7 +199,7 @@ def _images_in_folder(folder: Path) -> list[Path]:
         files += [
             Path(parent, name)
             for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in _accepted_extensions()
+            if not name.startswith(".") and Path(name).suffix.lower() in image_extensions()
         ]
     if not files:
         raise UserError(

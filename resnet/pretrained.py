@@ -1,6 +1,7 @@
 """Weights to start from, whoever made them, with all that must travel with them."""
 
 import json
+from collections import Counter
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from resnet.foreign import huggingface, timm_config, torchvision
 from resnet.foreign.containers import read_container
 from resnet.foreign.names import Format
 from resnet.foreign.reading import Translation, infer_model, recognise
-from resnet.network import Network, Weights
+from resnet.network import Network, Weights, check_image_size
 
 # Fields of `config.model` that say how a network is computed or first drawn, not what its weights are.
 FREE = ("convolution", "zero_init_last")
@@ -73,7 +74,13 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
     class_names = tuple(told["class_names"])
     if len(class_names) != translation.classes:
         class_names = class_names_of(translation.classes)
-    return Pretrained(config, Weights.from_named(named), class_names, format.name)
+    return Pretrained(config, Weights.from_named(named), _unique(class_names), format.name)
+
+
+def _unique(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that tell the classes apart: transformers calls two of ImageNet's `crane`, bird and machine."""
+    counts = Counter(class_names)
+    return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(class_names))
 
 
 def _read_run(workdir: Path) -> Pretrained:
@@ -143,12 +150,19 @@ def initial_weights(config: ConfigDict, pretrained: Pretrained, num_classes: int
     return Weights({**pretrained.weights.params, "head": head}, pretrained.weights.batch_stats)
 
 
-def load_pretrained(path: str | PathLike) -> Classifier:
+def load_pretrained(path: str | PathLike, config: ConfigDict | None = None) -> Classifier:
     """A classifier with the weights in `path`: a file, a folder of Hugging Face's or timm's, or a run.
+
+    `config` has the image size, crop and precision to use instead of those that come with the weights.
 
     Raises:
         UserError: there is nothing to read, or it is damaged, or no network that this project has.
     """
-    config, weights, class_names, _ = read_pretrained(path)
+    own, weights, class_names, _ = pretrained = read_pretrained(path)
+    if config is None:
+        config = own
+    else:
+        config = adopt(config, pretrained)
+        check_image_size(config.data.image_size)
     network = Network(config, len(class_names))
     return Classifier(network, weights, class_names, config.data.image_size, config.data.crop)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from errors import UserError
-from resnet.images import read_image, resize_and_crop
+from resnet.images import read_image, resize_and_crop, ten_crops
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 ORIENTATION = 0x0112
@@ -262,11 +262,11 @@ def test_invalid_profile_is_ignored(image, profile, expected):
 # Resizing
 
 
-def bicubic_weights(length: int, start: int, side: int, size: int) -> np.ndarray:
+def bicubic_weights(length: int, size: int) -> np.ndarray:
     """Keys' cubic convolution (a = -1/2), widened by the scale: `[size, length]`."""
-    scale = side / size
+    scale = length / size
     stretch = max(scale, 1.0)
-    centres = start + (np.arange(size) + 0.5) * scale
+    centres = (np.arange(size) + 0.5) * scale
     x = np.abs(np.arange(length) + 0.5 - centres[:, None]) / stretch
     weights = np.where(
         x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0)
@@ -274,17 +274,41 @@ def bicubic_weights(length: int, start: int, side: int, size: int) -> np.ndarray
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The whole image, in whole numbers after each direction, as Pillow computes."""
+    across = np.einsum("xw,hwc->hxc", bicubic_weights(image.shape[1], width), image).round().clip(0, 255)
+    down = np.einsum("yh,hxc->yxc", bicubic_weights(image.shape[0], height), across)
+    return down.round().clip(0, 255)
+
+
 @pytest.mark.parametrize(
-    ("height", "width", "size"), [(32, 32, 16), (48, 70, 16), (33, 20, 10), (6, 9, 15), (7, 40, 7)]
+    ("shape", "size", "crop", "whole"),
+    [
+        ((32, 32), 16, 1.0, (16, 16)),
+        ((48, 70), 16, 1.0, (16, 23)),
+        ((33, 20), 10, 1.0, (16, 10)),
+        ((6, 9), 15, 1.0, (15, 22)),
+        ((7, 40), 7, 1.0, (7, 40)),
+        # ImageNet's protocol: the shorter side 256, the longer in proportion.
+        ((375, 500), 224, 224 / 256, (256, 341)),
+        ((500, 343), 224, 224 / 256, (373, 256)),
+        ((256, 300), 224, 224 / 256, (256, 300)),
+        ((90, 70), 28, 0.95, (37, 29)),
+        ((80, 100), 64, 64 / 72, (72, 90)),
+    ],
 )
-def test_resize_equals_an_independent_bicubic(height, width, size):
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    side = min(height, width)
-    rows = bicubic_weights(height, (height - side) // 2, side, size)
-    columns = bicubic_weights(width, (width - side) // 2, side, size)
-    across = np.einsum("xw,hwc->hxc", columns, image).round().clip(0, 255)
-    expected = np.einsum("yh,hxc->yxc", rows, across).round().clip(0, 255)
-    np.testing.assert_allclose(resize_and_crop(image, size).astype(int), expected, atol=1)
+def test_crops_equal_those_of_an_independently_resized_image(shape, size, crop, whole):
+    image = np.random.default_rng(0).integers(64, 192, (*shape, 3), np.uint8)
+    height, width = whole
+    scaled = resized(image, height, width)
+    bottom, right = height - size, width - size
+    corners = [(round(bottom / 2), round(right / 2)), (0, 0), (0, right), (bottom, 0), (bottom, right)]
+    expected = [scaled[y : y + size, x : x + size] for y, x in corners]
+    expected += [square[:, ::-1] for square in expected]
+    found = ten_crops(image, size, crop)
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found.astype(int), expected, atol=2)  # Pillow may begin with the columns.
+    np.testing.assert_array_equal(resize_and_crop(image, size, crop), found[0])
 
 
 def test_resize_keeps_constant_blocks():
@@ -320,6 +344,8 @@ def test_extreme_aspect_ratios(shape):
     result = resize_and_crop(image, 64)
     assert result.shape == (64, 64, 3)
     assert_colour(result, (10, 20, 30), within=0)
+    for square in ten_crops(image, 56, 0.875):
+        assert_colour(square, (10, 20, 30), within=0)
 
 
 def test_pillow_image_is_converted_as_a_file_is(tmp_path):

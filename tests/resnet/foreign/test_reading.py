@@ -323,6 +323,51 @@ def test_pytorch_file_that_holds_code(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "holds code beside weights" in refusal(tmp_path / "w.pth")
 
 
+class Code:
+    """Once unpickled, it has written a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.write_text, (self.marker, "run")
+
+
+def test_code_in_a_file_is_not_run_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    content = pickle.dumps({"conv1.weight": Code(tmp_path / "marker")})
+    (tmp_path / "old.pth").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+    for name in ("old.pth", "w.pth"):
+        assert "which only PyTorch reads" in refusal(tmp_path / name)
+    assert not (tmp_path / "marker").exists()
+    pickle.loads(content)
+    assert (tmp_path / "marker").exists(), "the file holds no code, so that nothing was tested"
+
+
+def test_classes_of_the_same_name_are_told_apart(arrays: Arrays, tmp_path: Path) -> None:
+    text = json.dumps({"class_names": ["crane", "tench", "crane"]})
+    save_file(arrays, tmp_path / "w.safetensors", {"resnet_config": text})
+    assert read_pretrained(tmp_path / "w.safetensors").class_names == ("crane (0)", "tench", "crane (2)")
+
+
+def test_image_size_and_crop_of_another_config(arrays: Arrays, tmp_path: Path) -> None:
+    path = saved(arrays, tmp_path)
+    config = default.get_config()
+    config.data.update({"image_size": 64, "crop": 0.5, "mean": (0.0, 0.0, 0.0)})
+    classifier = resnet.load_pretrained(path, config)
+    assert (classifier.image_size, classifier.crop) == (64, 0.5)
+    white = np.full((1, 64, 64, 3), 255, np.uint8)
+    expected = (1 - np.array((0.485, 0.456, 0.406))) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(classifier.network.normalize(white)[0, 0, 0], expected, rtol=1e-5)
+    assert (own := resnet.load_pretrained(path)).image_size == 224
+    assert own.crop == 0.875
+    config.data.image_size = 16
+    with pytest.raises(UserError, match="at least 32 pixels"):
+        resnet.load_pretrained(path, config)
+
+
 def test_description_of_an_impossible_network(arrays: Arrays, tmp_path: Path) -> None:
     text = json.dumps({"model": {"stem": "9x9"}})
     save_file(arrays, tmp_path / "w.safetensors", {"resnet_config": text})
