@@ -22,7 +22,7 @@ from evaluate_folder import evaluate_crops, format_crops, labelled_images
 from input_pipeline import first_training_batch
 from report.features import FeaturesWriter
 from resnet.checkpoint import Which
-from resnet.classifier import BATCH_SIZE, Classifier, Pool, load_trained
+from resnet.classifier import BATCH_SIZE, Classifier, Pool, join, load_trained
 from resnet.export import ExportFormat
 from resnet.export import export as export_weights
 from resnet.images import find_images
@@ -168,8 +168,8 @@ def load_classifier(
     if weights:
         return load_pretrained(weights, config), {"weights": weights}
     trained = load_trained(workdir, checkpoint, raw)
-    source = {"workdir": str(workdir), "step": trained.step, "weights": trained.kind}
-    return trained.classifier, source
+    source = {"workdir": str(workdir), "step": trained[0].step, "weights": trained[0].kind}
+    return join(trained), source
 
 
 def evaluate_folder(

@@ -90,8 +90,7 @@ class Classifier:
         Raises:
             UserError: there is no trained run in `workdir`, or no whole checkpoint.
         """
-        members = [trained.classifier for trained in load_trained(workdir, checkpoint, raw)]
-        return members[0] if len(members) == 1 else Ensemble(members)
+        return join(load_trained(workdir, checkpoint, raw))
 
     def with_weights(self, weights: Weights) -> "Classifier":
         """The same with other `weights`; what is compiled for one serves both."""
@@ -309,3 +308,9 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[
             classifier = Classifier(network, weights, class_names, config.data.image_size, config.data.crop)
         trained.append(Trained(classifier, step, kind))
     return trained
+
+
+def join(trained: Sequence[Trained]) -> Classifier:
+    """The classifier of a run of one seed, the `Ensemble` of those of several."""
+    members = [each.classifier for each in trained]
+    return members[0] if len(members) == 1 else Ensemble(members)
