@@ -244,7 +244,7 @@ def _batch(run: TrainedRun) -> Section:
     images, labels = first_training_batch(run.splits["train"], config)
     captions = [run.class_names[label] for label in labels[:BATCH_SHOWN]]
     picture = encode_picture(draw_grid(images[:BATCH_SHOWN], captions))
-    text = "What the first step of training sees: images as augmented."
+    text = "A batch of training images, augmented as at the end of training."
     return Section("Augmented batch", text, {"augmented_batch.png": picture})
 
 
