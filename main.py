@@ -99,6 +99,8 @@ def main(argv: list[str]) -> int:
     apply_accelerator_settings(config, training=mode in ("train", "lr_find"))
 
     # JAX reads its settings when it is imported: nothing above may import it.
+    if mode == "train" and not (workdir / "summary.json").exists():
+        prefetch_training_step(config)
     import modes
 
     if mode in IMAGE_MODES or arguments:
@@ -224,6 +226,18 @@ def apply_accelerator_settings(config: ConfigDict, training: bool) -> None:
     if config.compilation_cache and os.path.isabs(cache):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "resnet-signs", "jax"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def prefetch_training_step(config: ConfigDict) -> None:
+    """Begins to load the training step, if an earlier start kept it, while the rest is imported.
+
+    Raises:
+        UserError: the batch does not divide evenly over the devices.
+    """
+    import kept_program
+    from input_pipeline import make_mesh, replicated
+
+    kept_program.prefetch(config.to_dict(), replicated(make_mesh(config.batch_size)))
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:

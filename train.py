@@ -35,6 +35,7 @@ from input_pipeline import (
     training_batch,
     training_images,
 )
+from kept_program import KeptProgram
 from metrics import ProgressBar
 from optimizer import learning_rate_schedule, make_optimizer, update_scales
 from replicas import (
@@ -53,6 +54,7 @@ from resnet.pretrained import adopt, initial_weights, read_pretrained
 from signals import Signals, StopRun
 from spread import mean_and_std
 
+STEP_METRICS = ("loss", "accuracy", "gradient_norm", "learning_rate")
 TestLooks = Literal["never", "last", "every_epoch"]
 
 
@@ -171,8 +173,7 @@ def make_run_steps(
             metrics["learning_rate"] = learning_rate
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
 
-        names = ("loss", "accuracy", "gradient_norm", "learning_rate")
-        history = {name: jnp.zeros(min(config.steps_per_call, steps_in_epoch)) for name in names}
+        history = {name: jnp.zeros(min(config.steps_per_call, steps_in_epoch)) for name in STEP_METRICS}
         return lax.fori_loop(0, count, one_step, (state, history))
 
     if has_replicas(mesh):
@@ -232,7 +233,8 @@ class Training:
         self._network = Network(config, len(self._dataset.class_names))
         schedule = learning_rate_schedule(config, self._per_epoch)
         self._optimizer = make_optimizer(config, schedule)
-        self._run_steps = make_run_steps(self._network, self._optimizer, schedule, config, self._mesh)
+        run_steps = make_run_steps(self._network, self._optimizer, schedule, config, self._mesh)
+        self._run_steps = KeptProgram(run_steps, STEP_METRICS, config.to_dict(), by_replica(self._mesh))
         self._predict = make_predictor(self._network, config.batch_size, self._mesh)
         permute = partial(epoch_permutation, size=len(self._train.labels))
         if has_replicas(self._mesh):

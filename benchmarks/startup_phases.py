@@ -66,12 +66,15 @@ def measure(started: float, arguments: list[str]) -> dict[str, float]:
     values = program.define_flags(argv)
     program.parse_flags(values, argv)
     program.apply_accelerator_settings(values.config, training=True)
+    import jax.export
+
     import metrics
     import modes  # noqa: F401 - main.py imports it
     import train
 
     spans = [Span(IMPORTS, started, time.time())]
     listen(spans)
+    _time(jax.export, "deserialize", TRACE, spans)
     _time(train.datasets, "load", DATA, spans)
     _time(train.datasets, "train_val_split", DATA, spans)
     _time(train, "put_on_devices", DATA, spans)

@@ -18,7 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import kept_program
 import main
+from errors import UserError
+from kept_program import KeptProgram
 from lr_find import suggest
 from resnet import Classifier
 
@@ -338,6 +341,22 @@ def test_lr_find_writes_its_curve(run: Run, tmp_path: Path, monkeypatch: pytest.
         assert json.loads((folder / "lr_find.json").read_text()) == found
         assert Image.open(folder / "lr_find.png").width > 400
         assert sorted(file.name for file in folder.iterdir()) == ["lr_find.json", "lr_find.png"]
+
+
+def test_training_step_is_prefetched_where_training_looks_for_it(
+    run: Run, tmp_path: Path, shared_signs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for = []
+
+    def stop(*_: object) -> None:
+        raise UserError("not kept")
+
+    monkeypatch.setattr(kept_program, "_read", lambda file, sharding: looked_for.append(file))
+    monkeypatch.setattr(KeptProgram, "_trace", stop)
+    flags = [*SMALL, f"--config.data.dir={shared_signs_dir}", f"--workdir={tmp_path / 'run'}"]
+    assert_refused(run(*flags), "not kept")
+    prefetched, trained = looked_for
+    assert prefetched == trained is not None
 
 
 def test_help_names_modes_and_flags(run: Run) -> None:
