@@ -21,7 +21,7 @@ train: .venv/installed-$(DEVICE)
 
 demo: .venv/installed-$(DEVICE)
 	$(RUN) main.py --config=configs/rendered.py --workdir=runs/demo
-	$(PY) -m datasets.rendered --label=2 --index=1 runs/demo/hand.png
+	$(PY) -m datasets.rendered --label=2 --index=1 --variety=0.3 runs/demo/hand.png
 	$(RUN) main.py --mode=predict --workdir=runs/demo runs/demo/hand.png
 
 test: .venv/installed-dev

@@ -59,6 +59,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.train_size": (1, None),
     "data.test_size": (1, None),
     "data.seed": (0, None),
+    "data.variety": (0, 1),
     "data.split_seed": (0, None),
     "augment.flip": (0, 1),
     "augment.rotation": (0, 180),

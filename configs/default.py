@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     data.name = "signs"  # signs or rendered
     data.dir = ""  # folder of the files; empty: $SIGNS_DIR, else data/signs
     data.seed = 0  # of rendered images
+    data.variety = 1.0  # how far they go from ordinary photographs: 0 all easy to read, 1 up to hard ones
     data.train_size = 1080  # rendered images for training
     data.test_size = 120  # rendered images for the test
     data.rendered_size = 0  # rendered hands to train on beside the images of the data set

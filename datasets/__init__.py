@@ -24,7 +24,7 @@ def load(config: "ConfigDict") -> Dataset:
     """Loads the data set that `config.name` names.
 
     "signs" reads `config.dir` ("" for the default places); "rendered" takes `config.seed`,
-    `config.train_size`, `config.test_size` and `config.image_size` (pixels).
+    `config.train_size`, `config.test_size`, `config.image_size` (pixels) and `config.variety`.
 
     Returns: images uint8 `[N, H, W, 3]`, labels int32 `[N]`, class names.
 
@@ -56,6 +56,7 @@ def _load_source(config: "ConfigDict") -> Dataset:
                 train_size=config.train_size,
                 test_size=config.test_size,
                 image_size=config.image_size,
+                variety=config.variety,
             )
     nearest = difflib.get_close_matches(str(config.name), NAMES, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "choose one of these"
@@ -108,7 +109,11 @@ def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Sp
     from datasets import rendered
 
     hands = rendered.load(
-        seed=config.seed, train_size=config.rendered_size, image_size=config.image_size, test_size=1
+        seed=config.seed,
+        train_size=config.rendered_size,
+        test_size=1,
+        image_size=config.image_size,
+        variety=config.variety,
     ).train
     return Split(
         np.concatenate([split.images, hands.images]),

@@ -84,7 +84,8 @@ def _person(size: int, skin: np.ndarray, rng: np.random.Generator) -> np.ndarray
     room = _surfaces(size, rng) if rng.random() < 0.5 else _clutter(size, rng)
     x, top, big = rng.normal(0, 0.6), rng.uniform(-0.9, 0.6), rng.uniform(0.3, 0.75)
     clothes, hair = linear(_any_colour(rng)), linear(_any_colour(rng) * [0.5, 0.4, 0.35])
-    face = linear(np.clip(skin * rng.uniform(0.8, 1.1), 0.02, 1))
+    # Farther from the lamp than the hand, which would be lost before a face of its own brightness.
+    face = linear(np.clip(skin * rng.uniform(0.5, 0.85), 0.02, 1))
     parts = [
         (hair, 0.0, -0.12, 0.66, 0.82, True),
         (face, 0.0, 0.75, 0.3, 0.55, False),
@@ -132,9 +133,13 @@ def _pattern(size: int, rng: np.random.Generator) -> np.ndarray:
     return soften(room + (other - room) * clip(strength * (relief + 1) * 0.5, 0, 1), 0.5 * size / 64)
 
 
-def sample_background(size: int, skin: np.ndarray, rng: np.random.Generator) -> Background:
-    """A random background; `skin` `[3]`, sRGB, is the colour of the hand before it."""
-    kind = rng.choice(6, p=[0.4, 0.17, 0.19, 0.1, 0.11, 0.03])
+def sample_background(size: int, skin: np.ndarray, strength: float, rng: np.random.Generator) -> Background:
+    """A random background: a plain wall, or, the likelier the higher `strength` (0 to 1), a busy one.
+
+    skin: `[3]`, sRGB, the colour of the hand before it.
+    """
+    busy = rng.random() < 1.2 * strength
+    kind = rng.choice(5, p=[0.28, 0.34, 0.18, 0.17, 0.03]) + 1 if busy else 0
     distance = rng.uniform(2, 25)
     if kind == 0:
         room = _plain(_wall_colour(rng), size)
@@ -152,6 +157,6 @@ def sample_background(size: int, skin: np.ndarray, rng: np.random.Generator) -> 
     slope = rng.normal(0, 0.14, 2).astype(np.float32)
     uneven = slope[0] * x + slope[1] * y + np.float32(rng.uniform(0, 0.08)) * smooth_noise(size, 5, rng)
     uneven = uneven + np.float32(rng.uniform(0, 0.04)) * smooth_noise(size, 40, rng)
-    if rng.random() < 0.2:  # another lamp, a window, a corner in the shade
+    if rng.random() < 0.3 * strength:  # another lamp, a window, a corner in the shade
         uneven = uneven + np.float32(rng.uniform(-0.5, 0.4)) * _half_plane(size, rng, rng.uniform(5, 40))
     return Background(room * np.maximum(1 + uneven, 0.1), distance)

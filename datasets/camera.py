@@ -10,14 +10,14 @@ from datasets.pixels import clip, grid, shift, soften
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
-def _blur(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _blur(light: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Defocus or motion of `[C, S, S]`."""
     size = light.shape[-1]
     pixel = size / 64
     kind = rng.random()
-    radius = rng.uniform(0.25, 0.6) if kind < 0.8 else rng.uniform(0.6, 1.4)
+    radius = rng.uniform(0.6, 1.2) if kind < 0.3 * strength else rng.uniform(0.25, 0.6)
     light = soften(light, radius * pixel)
-    if kind < 0.1:
+    if kind > 1 - 0.15 * strength:
         angle, length = rng.uniform(0, np.pi), rng.uniform(1, 4.5) * pixel
         steps = np.linspace(-0.5, 0.5, max(2, round(length)))
         channels = np.moveaxis(light, 0, -1)
@@ -26,33 +26,33 @@ def _blur(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return light
 
 
-def _develop(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _develop(light: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """sRGB 0-1 of linear light `[3, S, S]`: exposure, white balance, tone curve, colours."""
     size = light.shape[-1]
-    balance = np.exp(
-        rng.normal(0, 0.1) * np.array([1, 0, -1]) + rng.normal(0, 0.04) * np.array([-0.5, 1, -0.5])
-    )
-    exposure = np.exp(np.clip(rng.normal(0.05, 0.25), -0.6, 0.5))
+    wrong = 0.4 + 0.8 * strength
+    warm, green = wrong * rng.normal(0, 0.1), wrong * rng.normal(0, 0.04)
+    balance = np.exp(warm * np.array([1, 0, -1]) + green * np.array([-0.5, 1, -0.5]))
+    exposure = np.exp(np.clip(0.05 + wrong * rng.normal(0, 0.25), -0.6, 0.5))
     light = light * (exposure * balance).astype(np.float32)[:, None, None]
     x, y = grid(size)
     light = light * (1 - np.float32(rng.uniform(0, 0.2)) * (x * x + y * y))
-    haze = np.float32(rng.uniform(0, 0.06) if rng.random() < 0.3 else 0.0)
+    haze = np.float32(rng.uniform(0, 0.06) if rng.random() < 0.4 * strength else 0.0)
     image = (clip(light, 0, 2) * (1 - haze) + haze) ** np.float32(1 / 2.2)
     # Highlights roll off before they clip.
     image = np.where(image > 0.8, 0.8 + 0.2 * np.tanh((image - 0.8) / 0.2), image)
-    image = image ** np.float32(np.exp(rng.normal(0, 0.12)))
-    contrast = np.float32(np.exp(rng.normal(0, 0.12)))
+    image = image ** np.float32(np.exp(wrong * rng.normal(0, 0.12)))
+    contrast = np.float32(np.exp(wrong * rng.normal(0, 0.12)))
     image = (image - 0.5) * contrast + 0.5
     grey = np.tensordot(LUMINANCE, image, 1)
-    saturation = np.float32(0.0 if rng.random() < 0.03 else np.exp(rng.normal(0, 0.2)))
+    saturation = np.float32(0.0 if rng.random() < 0.06 * strength else np.exp(wrong * rng.normal(0, 0.2)))
     return grey + (image - grey) * saturation
 
 
-def _sensor_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _sensor_noise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Grain, strongest in the dark; that of cheap cameras comes in coloured blotches."""
-    grain = rng.uniform(0.002, 0.012) if rng.random() < 0.85 else rng.uniform(0.012, 0.035)
+    grain = rng.uniform(0.012, 0.035) if rng.random() < 0.3 * strength else rng.uniform(0.002, 0.012)
     noise = rng.standard_normal(image.shape, np.float32)
-    if rng.random() < 0.3:
+    if rng.random() < 0.5 * strength:
         noise = soften(noise, 0.7) * np.float32(1.8)
     return image + noise * (np.float32(grain) * (1.3 - 0.6 * clip(image, 0, 1)))
 
@@ -71,20 +71,23 @@ def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
         return np.array(picture)
 
 
-def expose(light: np.ndarray, matte: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def expose(
+    light: np.ndarray, matte: np.ndarray, strength: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A camera's picture, sRGB uint8 `[S, S, 3]`, of linear light `[3, S, S]`; and the matte, uint8 `[S, S]`.
+    The worse the camera may be, the higher `strength`, 0 to 1.
 
     The matte comes as float32 `[S, S]`, 0 to 1, and is blurred as the picture is.
     """
     size = light.shape[-1]
-    blurred = _blur(np.concatenate([light, matte[None]]), rng)
-    image = _develop(blurred[:3], rng)
-    if rng.random() < 0.3:  # sharpening leaves halos
-        strength = np.float32(rng.uniform(0.3, 1.4))
-        image = image + strength * (image - soften(image, rng.uniform(0.6, 1.3) * size / 64))
-    stored_side = round(size * rng.uniform(0.5, 0.9)) if rng.random() < 0.1 else size
-    quality = int(rng.integers(35, 93)) if rng.random() < 0.4 else None
-    image = _sensor_noise(image, rng)
+    blurred = _blur(np.concatenate([light, matte[None]]), strength, rng)
+    image = _develop(blurred[:3], strength, rng)
+    if rng.random() < 0.2 + 0.3 * strength:  # sharpening leaves halos
+        halo = np.float32(rng.uniform(0.3, 0.6 + 0.8 * strength))
+        image = image + halo * (image - soften(image, rng.uniform(0.6, 1.3) * size / 64))
+    stored_side = round(size * rng.uniform(0.5, 0.9)) if rng.random() < 0.2 * strength else size
+    quality = int(rng.integers(35, 93)) if rng.random() < 0.8 * strength else None
+    image = _sensor_noise(image, strength, rng)
     image = np.rint(clip(image, 0, 1) * 255).astype(np.uint8)
     image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
     if stored_side < size:

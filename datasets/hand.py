@@ -128,10 +128,13 @@ def stretched_digits(label: int) -> tuple[int, ...]:
     return (*fingers, THUMB) if label in (3, 5) else fingers
 
 
-def sample_hand(label: int, rng: np.random.Generator) -> RoundCones:
-    """A random person's right hand showing the sign `label`, 0 to 5, the forearm leaving at -y."""
+def sample_hand(label: int, strength: float, rng: np.random.Generator) -> RoundCones:
+    """A random person's right hand showing the sign `label`, 0 to 5, the forearm leaving at -y.
+
+    The higher `strength`, 0 to 1, the odder the pose may be.
+    """
     bones = sample_bones(rng)
-    pose = sample_pose(label, bones, rng)
+    pose = sample_pose(label, bones, strength, rng)
     fingers, thumb = pose.fingers, pose.thumb
     flesh = _Flesh()
     _add_arm(flesh, bones, rng)

@@ -5,6 +5,7 @@ channels first until the very end.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,28 @@ from datasets.round_cones import draw
 from datasets.shading import Light, Picture, lit_hand, sample_light, sample_skin
 
 CENTRE = np.array([0.0, 8.0, 0.0])  # of a hand, cm
-VIEWS_TO_TRY = 6  # from most of them, what a sign stretches is in sight
+VIEWS_TO_TRY = 6  # each nearer to the front, until all that a sign stretches is in sight
+
+
+class Strength(NamedTuple):
+    """How far each side of a picture may go from the ordinary, 0 to 1.
+
+    sign: pose of the hand and view of it; place: its size and what the border cuts off.
+    """
+
+    sign: float
+    place: float
+    background: float
+    light: float
+    camera: float
+
+
+def sample_strength(most: float, rng: np.random.Generator) -> Strength:
+    """A picture's difficulty, as likely to be low as high, up to `most`, dealt to its sides in random order.
+
+    One side alone gets it in full: a hand that is tiny, dark and blurred at once nobody can read.
+    """
+    return Strength(*(most * rng.random() * rng.permutation(np.linspace(0, 1, 5))))
 
 
 def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -33,18 +55,18 @@ def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 MOST_YAW = {1: 75, 2: 42, 3: 34, 4: 42, 5: 48}
 
 
-def _sample_yaw(label: int, rng: np.random.Generator) -> float:
+def _sample_yaw(label: int, strength: float, rng: np.random.Generator) -> float:
     if label == 0:  # the ring shows from the thumb's side; from the front it looks like a loose fist
+        if rng.random() > strength:
+            return -rng.uniform(45, 108)
         kind = rng.random()
-        if kind < 0.52:
-            return -rng.uniform(50, 108)
-        if kind < 0.8:
+        if kind < 0.6:
             return -rng.uniform(12, 55)
-        return rng.normal(0, 14) if kind < 0.95 else rng.uniform(20, 100)
+        return rng.normal(0, 14) if kind < 0.9 else rng.uniform(20, 100)
     most = MOST_YAW[label]
-    yaw = rng.normal(0, 0.5 * most)
+    yaw = (0.2 + 0.5 * strength) * most * rng.normal()
     yaw = min(max(yaw, -most), most)
-    return yaw + 180 if rng.random() < 0.24 else yaw
+    return yaw + 180 if rng.random() < 0.6 * strength else yaw
 
 
 def _shows(hand: RoundCones, view: np.ndarray, digits: Sequence[int]) -> bool:
@@ -61,40 +83,47 @@ def _shows(hand: RoundCones, view: np.ndarray, digits: Sequence[int]) -> bool:
     return not (covered & others & (beyond[..., 2] < 0)).any()
 
 
-def sample_view(label: int, hand: RoundCones, rng: np.random.Generator) -> np.ndarray:
-    """Rotation `[3, 3]` from the hand's frame to that of a viewer who can tell the sign `label`."""
-    for _ in range(VIEWS_TO_TRY):
+def sample_view(label: int, hand: RoundCones, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Rotation `[3, 3]` from the hand's frame to that of a viewer who can tell the sign `label`.
+
+    With `strength`, 0 to 1, it goes from the front and upright to steep views, the back, and any roll.
+    """
+    for most in np.linspace(strength, 0, VIEWS_TO_TRY):
         kind = rng.random()
-        if kind < 0.45:
-            roll = rng.normal(0, 10)
-        elif kind < 0.85:
-            roll = rng.normal(0, 32)
+        if kind < 0.4 * most:
+            roll = rng.uniform(-95, 95) if kind > 0.06 * most else rng.uniform(-180, 180)
         else:
-            roll = rng.uniform(-95, 95) if kind < 0.97 else rng.uniform(-180, 180)
-        pitch = rng.normal(0, 12)
-        view = _rotation(_sample_yaw(label, rng), min(max(pitch, -28), 28), roll)
+            roll = (10 + 20 * most) * rng.normal()
+        pitch = (6 + 8 * most) * rng.normal()
+        view = _rotation(_sample_yaw(label, most, rng), min(max(pitch, -28), 28), roll)
         if _shows(hand, view, stretched_digits(label)):
             break
     return view
 
 
-def _field(hand: RoundCones, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> tuple:
+def _field(
+    hand: RoundCones, low: np.ndarray, high: np.ndarray, strength: float, rng: np.random.Generator
+) -> tuple:
     """Corner `[2]` and side of the square, cm, that the picture shows.
 
-    low, high: `[P, 2]`, the boxes of the cones. The hand takes a third of the picture up to all of it;
-    in close-ups its wrist and palm may lie outside.
+    low, high: `[P, 2]`, the boxes of the cones. At `strength` 0 the hand is whole and takes 0.6 to 0.9 of
+    the picture, at 1 a third up to all of it, and in close-ups its wrist and palm may lie outside.
     """
-    shown = hand.limb > PALM if rng.random() < 0.2 else hand.limb != ARM
+    close_up = rng.random() < 0.3 * strength
+    shown = hand.limb > PALM if close_up else hand.limb != ARM
     low, high = low[shown].min(0), high[shown].max(0)
-    fill = rng.uniform(0.34, 1.0) if rng.random() < 0.8 else rng.uniform(0.85, 1.03)
+    fill = rng.uniform(0.85, 1.03) if close_up else rng.uniform(0.6 - 0.28 * strength, 0.9 + 0.1 * strength)
     side = (high - low).max() / fill
     free = side - (high - low)
     # Beyond 0 and 1 a hand touches the border.
-    place = rng.uniform(-0.03, 1.03, 2) if rng.random() < 0.4 else clip(rng.normal(0.5, 0.17, 2), 0, 1)
+    beyond = 0.03 * strength * fill
+    place = rng.uniform(-beyond, 1 + beyond, 2)
     return low - free * place, side
 
 
-def _take_aim(hand: RoundCones, view: np.ndarray, size: int, rng: np.random.Generator) -> Picture:
+def take_aim(
+    hand: RoundCones, view: np.ndarray, size: int, strength: float, rng: np.random.Generator
+) -> Picture:
     """The hand as a random camera sees it, in a `[size, size]` picture."""
     left = rng.random() < 0.5
     distance = np.exp(rng.uniform(np.log(26), np.log(100)))  # cm
@@ -106,7 +135,7 @@ def _take_aim(hand: RoundCones, view: np.ndarray, size: int, rng: np.random.Gene
 
     reach = radius.T[..., None]
     low, high = (points[..., :2] - reach).min(0), (points[..., :2] + reach).max(0)
-    corner, side = _field(hand, low, high, rng)
+    corner, side = _field(hand, low, high, strength, rng)
     points[..., :2] -= corner
     scale = size / side
     points *= scale
@@ -153,20 +182,20 @@ def _shade(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def photograph(
-    hand: RoundCones, view: np.ndarray, size: int, rng: np.random.Generator
+    hand: RoundCones, view: np.ndarray, size: int, strength: Strength, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random photograph of a hand turned by `view` `[3, 3]`, sRGB uint8 `[size, size, 3]`, and its matte,
     uint8 `[size, size]`: how much of each pixel is hand or arm (255) and not background (0).
 
     Handedness, place, distance, light, skin, clothes, background and camera come from `rng`.
     """
-    picture = _take_aim(hand, view, size * OVERSAMPLING, rng)
-    light, skin = sample_light(rng), sample_skin(rng)
+    picture = take_aim(hand, view, size * OVERSAMPLING, strength.place, rng)
+    light, skin = sample_light(strength.light, rng), sample_skin(rng)
     shown = reduce(lit_hand(picture, light, skin, rng))
     coverage = reduce((picture.surface.part >= 0).astype(np.float32))
-    background = sample_background(size, skin[0], rng)
+    background = sample_background(size, skin[0], strength.background, rng)
     behind = _lit_background(coverage, background, picture.scale / OVERSAMPLING, light)
     scene = shown + behind * (1 - coverage)
-    if rng.random() < 0.1:
+    if rng.random() < 0.3 * strength.light:
         scene = scene * _shade(size, rng)
-    return expose(scene, coverage, rng)
+    return expose(scene, coverage, strength.camera, rng)

@@ -55,10 +55,10 @@ def _stretched(label: int, rng: np.random.Generator) -> np.ndarray:
     return np.maximum(straight, [-14, -3, -5])
 
 
-def _folded(label: int, rng: np.random.Generator) -> np.ndarray:
+def _folded(label: int, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Degrees of flexion `[4, 3]` of folded fingers."""
     fold = TIGHT + (LOOSE - TIGHT) * rng.uniform(-0.1, 1)
-    if rng.random() < 0.1:
+    if rng.random() < 0.2 * strength:
         fold = fold + (HOOKED - fold) * rng.uniform(0.3, 1)
     fold = fold + rng.normal(0, [4, 4, 8]) + rng.normal(0, [5, 5, 6], (4, 3))
     if label in (1, 2, 3):  # the neighbour of a stretched finger is pulled along
@@ -66,22 +66,22 @@ def _folded(label: int, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(fold, [94, 112, 72])
 
 
-def _meeting(label: int, rng: np.random.Generator) -> np.ndarray:
+def _meeting(label: int, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Degrees of flexion `[4, 3]` of fingers whose tips meet the thumb's."""
     if label == 0:
         ring = WIDE + (NARROW - WIDE) * rng.uniform(-0.1, 1)
     else:  # well away from those that are stretched
         ring = NARROW + (LOOSE - NARROW) * rng.uniform(0, 1)
-    if label == 0 and rng.random() < 0.15:
+    if label == 0 and rng.random() < 0.2 * strength:
         ring = ring + (BEAK - ring) * rng.uniform(0.2, 0.8)
     fan = rng.normal(1, 4) * np.arange(4)[:, None] * np.array([1, 1, 0.5])
     return ring + fan + rng.normal(0, [3, 4, 5]) + rng.normal(0, [2.5, 3, 3], (4, 3))
 
 
-def _abduction(label: int, rng: np.random.Generator) -> np.ndarray:
+def _abduction(label: int, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Degrees `[4]` towards the thumb of stretched fingers, closed together up to widely spread."""
     if label in (4, 5):
-        openness = rng.uniform(-0.3, 1.35) + rng.normal(0, 0.2, 3)
+        openness = rng.uniform(0.1 - 0.4 * strength, 1.35) + rng.normal(0, 0.2, 3)
         if rng.random() < 0.1:  # two pairs
             openness[1] += 0.8
             openness[[0, 2]] = -0.2
@@ -89,7 +89,7 @@ def _abduction(label: int, rng: np.random.Generator) -> np.ndarray:
         middle = rng.normal(1, 2.5)
         return middle + np.array([gaps[0], 0, -gaps[1], -gaps[1] - gaps[2]])
     # The V opens at the two stretched fingers.
-    opening = rng.uniform(8, 38) if rng.random() < 0.75 else rng.uniform(-4, 8)
+    opening = rng.uniform(-4, 8) if rng.random() < 0.4 * strength else rng.uniform(8, 38)
     heading = rng.normal(2, 4) if label > 1 else rng.normal(4, 5)
     return heading + np.array([0.55, -0.45, 0, 0]) * opening
 
@@ -144,23 +144,25 @@ def _thumb(
     return joints if target is None else reach(joints, bones.thumb_bones, target)
 
 
-def sample_pose(label: int, bones: Bones, rng: np.random.Generator) -> Pose:
-    """A random way in which a person with these bones shows the sign `label`, 0 to 5."""
+def sample_pose(label: int, bones: Bones, strength: float, rng: np.random.Generator) -> Pose:
+    """A random way in which a person with these bones shows the sign `label`, 0 to 5.
+
+    The higher `strength`, 0 to 1, the likelier is one that few people choose.
+    """
     extended = np.array(EXTENDED[label])
     if label in (3, 5):
-        hold = "close" if label == 5 and rng.random() < 0.12 else "out"
+        hold = "close" if label == 5 and rng.random() < 0.25 * strength else "out"
     elif label == 4:
         hold = "folded"
     elif label == 0:
-        hold = "meeting" if rng.random() < 0.9 else "across"
+        hold = "across" if rng.random() < 0.2 * strength else "meeting"
     else:
         hold = rng.choice(list(AT_REST), p=list(AT_REST.values()))
     meeting = hold == "meeting"
-    flexion = np.where(
-        extended[:, None], _stretched(label, rng), _meeting(label, rng) if meeting else _folded(label, rng)
-    )
+    curled = _meeting(label, strength, rng) if meeting else _folded(label, strength, rng)
+    flexion = np.where(extended[:, None], _stretched(label, rng), curled)
     folded_abduction = FIST_ABDUCTION * (0.4 if meeting else 1) + rng.normal(0, 1.5, 4)
-    abduction = np.where(extended, _abduction(label, rng), folded_abduction)
+    abduction = np.where(extended, _abduction(label, strength, rng), folded_abduction)
     fingers, palmar = finger_joints(bones, np.radians(flexion), np.radians(abduction))
     first = int(extended.sum()) % 4
     return Pose(fingers, palmar, _thumb(hold, first, bones, fingers, palmar, rng))

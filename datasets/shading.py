@@ -82,17 +82,20 @@ def _towards(azimuth: float, height: float) -> np.ndarray:
     return np.array([np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(height)], np.float32)
 
 
-def sample_light(rng: np.random.Generator) -> Light:
-    """A lamp, a window or a flash, a weaker light from elsewhere, and light from everywhere."""
+def sample_light(strength: float, rng: np.random.Generator) -> Light:
+    """A lamp, a window or a flash, a weaker light from elsewhere, and light from everywhere.
+
+    The higher `strength`, 0 to 1, the lower the lamp may stand and the blacker its shadows may be.
+    """
     warmth, tint = rng.normal(0, 0.09), rng.normal(0, 0.02)
     exposure = rng.uniform(0.85, 1.15)
-    ambient, fill = rng.uniform(0.15, 0.65), rng.uniform(0, 1) ** 2 * 0.5
+    ambient, fill = rng.uniform(0.35 - 0.2 * strength, 0.65), rng.uniform(0, 1) ** 2 * 0.5
     direct = exposure * (1 - ambient) * np.array([[1 + warmth], [1 + tint], [1 - warmth]])
     everywhere = exposure * ambient * np.array([[1 - 0.3 * warmth], [1], [1 + 0.3 * warmth]])
     other = rng.normal(0, 0.15)
     filling = exposure * fill * np.array([[1 + other], [1], [1 - other]])
     return Light(
-        _towards(rng.normal(-90, 65), rng.uniform(20, 82)),
+        _towards(rng.normal(-90, 65), rng.uniform(45 - 25 * strength, 82)),
         direct.astype(np.float32),
         _towards(rng.uniform(-180, 180), rng.uniform(0, 60)),
         filling.astype(np.float32),

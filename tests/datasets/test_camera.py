@@ -13,7 +13,7 @@ def edge(size: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_picture_and_its_matte_are_bytes_of_the_same_size():
-    image, matte = expose(*edge(48), np.random.default_rng(0))
+    image, matte = expose(*edge(48), 1.0, np.random.default_rng(0))
     assert image.shape == (48, 48, 3)
     assert matte.shape == (48, 48)
     assert image.dtype == matte.dtype == np.uint8
@@ -22,17 +22,30 @@ def test_a_picture_and_its_matte_are_bytes_of_the_same_size():
 
 def test_a_camera_keeps_what_is_bright_bright():
     for seed in range(40):
-        image, _ = expose(*edge(), np.random.default_rng(seed))
+        image, _ = expose(*edge(), seed % 3 / 2, np.random.default_rng(seed))
         assert image[:, 40:].mean() > image[:, :24].mean() + 40
 
 
 def test_a_matte_is_as_blurred_as_its_picture():
     steepest = []
     for seed in range(60):
-        image, matte = expose(*edge(), np.random.default_rng(seed))
+        image, matte = expose(*edge(), 1.0, np.random.default_rng(seed))
         rows = np.stack([image.mean((0, 2)), matte.mean(0)])
         contrast = rows[:, -16:].mean(1) - rows[:, :16].mean(1)
         steepest.append(np.diff(rows).max(1) / contrast)
     of_images, of_mattes = np.array(steepest).T
     assert of_mattes.min() < 0.35 < 0.8 < of_mattes.max()
     assert np.corrcoef(of_images, of_mattes)[0, 1] > 0.6
+
+
+def test_at_strength_0_the_camera_is_a_good_one():
+    def unevenness_and_sharpness(strength: float) -> np.ndarray:
+        """`[2, 60]`: by how many grey levels dark wall is uneven at most, and the matte's steepest step."""
+        pictures = [expose(*edge(), strength, np.random.default_rng(seed)) for seed in range(60)]
+        walls = [image[8:56, 4:24].astype(float) for image, _ in pictures]
+        departures = [np.abs(wall - wall.mean((0, 1))).max() for wall in walls]
+        return np.array([departures, [np.diff(matte.mean(0)).max() / 255 for _, matte in pictures]])
+
+    good, bad = unevenness_and_sharpness(0.0), unevenness_and_sharpness(1.0)
+    assert good[0].max() < 20 < 25 < bad[0].max()
+    assert good[1].min() > 0.5 > 0.35 > bad[1].min()

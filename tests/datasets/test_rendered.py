@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import photograph, rendered
-from datasets.hand import sample_hand
+import datasets
+from configs import default
+from datasets import photograph, render_cache, rendered
+from datasets.hand import ARM, sample_hand
 from datasets.round_cones import FAR, draw
 from errors import UserError
 
@@ -71,6 +73,72 @@ def test_a_failing_worker_process_is_an_error(monkeypatch):
         rendered.load(train_size=4, test_size=1, workers=2)
 
 
+def boxes(strength: float) -> np.ndarray:
+    """`[120, 2, 2]`: where hands lie without their arms, low and high, x and y, 0 to 1 across the picture."""
+    found = []
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        hand = sample_hand(seed % 6, strength, rng)
+        view = photograph.sample_view(seed % 6, hand, strength, rng)
+        picture = photograph.take_aim(hand, view, 128, strength, rng)
+        joints = np.concatenate([points[hand.limb != ARM] for points in (picture.start, picture.end)])
+        flesh = 0.8 * picture.scale  # of fingers, which reach furthest
+        found.append([joints.min(0) - flesh, joints.max(0) + flesh])
+    return np.array(found) / 128
+
+
+def test_at_strength_0_hands_are_whole_and_large():
+    low, high = boxes(0.0).transpose(1, 0, 2)
+    assert low.min() > -0.02
+    assert high.max() < 1.02
+    span = (high - low).max(1)
+    assert 0.5 < span.min() < 0.62
+    assert 0.8 < span.max() < 0.95
+    # Anywhere in the picture.
+    assert np.abs(low + high - 1).max() > 0.3
+
+
+def test_strength_makes_some_hands_small_and_crops_some():
+    low, high = boxes(1.0).transpose(1, 0, 2)
+    span, cropped = (high - low).max(1), ((low < -0.1) | (high > 1.1)).any(1)
+    assert 0.02 < (span < 0.45).mean() < 0.4
+    assert 0.05 < cropped.mean() < 0.4
+
+
+def test_easy_pictures_stay_frequent_however_varied_all_are():
+    rng = np.random.default_rng(0)
+    hardest = np.array([max(photograph.sample_strength(0.6, rng)) for _ in range(600)])
+    np.testing.assert_allclose(np.quantile(hardest, [0, 1 / 3, 2 / 3, 1]), [0, 0.2, 0.4, 0.6], atol=0.04)
+
+
+def test_no_picture_is_hard_in_every_way():
+    rng = np.random.default_rng(0)
+    assert max(sum(photograph.sample_strength(1.0, rng)) for _ in range(600)) <= 2.5
+
+
+def test_the_config_says_how_varied_images_are():
+    config = default.get_config().data
+    config.update(name="rendered", train_size=2, test_size=1, variety=0.4)
+    images = datasets.load(config).train.images
+    np.testing.assert_array_equal(images[1], rendered.render(1, 1, seed=0, variety=0.4))
+
+
+def test_every_variety_is_drawn_alike_by_worker_processes(monkeypatch):
+    monkeypatch.setattr(rendered, "IMAGES_WORTH_A_PROCESS", 3)
+    split = rendered.load(seed=2, train_size=7, test_size=1, variety=0.3, workers=2).train
+    for i in range(7):
+        np.testing.assert_array_equal(split.images[i], rendered.render(i % 6, i, seed=2, variety=0.3))
+    assert not np.array_equal(split.images[6], rendered.render(0, 6, seed=2, variety=0.8))
+
+
+def test_images_of_another_variety_are_not_taken_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(render_cache, "LEAST_WORTH_KEEPING", 1)
+    for variety in (0.0, 1.0, 0.0):
+        images = rendered.load(train_size=6, test_size=1, variety=variety).train.images
+        np.testing.assert_array_equal(images[5], rendered.render(5, 5, seed=0, variety=variety))
+
+
 def test_every_image_is_another_hand():
     data = [rendered.load(seed, train_size=8, test_size=8) for seed in (0, 1)]
     images = np.concatenate([split for d in data for split in (d.train.images, d.test.images)])
@@ -96,7 +164,7 @@ def test_a_picture_shows_the_same_hand_at_any_size():
 
 def silhouette(label: int, seed: int, yaw: float) -> np.ndarray:
     """`[256, 256]` bool: a random hand, 30 cm wide view, palm to the viewer turned by yaw degrees."""
-    hand = sample_hand(label, np.random.default_rng(seed))
+    hand = sample_hand(label, 0.5, np.random.default_rng(seed))
     c, s = np.cos(np.radians(yaw)), np.sin(np.radians(yaw))
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     scale = 256 / 30
@@ -144,10 +212,10 @@ def test_a_zero_is_closed_to_a_ring():
 
 
 def test_a_viewer_from_whom_fingers_hide_each_other_moves_on(monkeypatch):
-    hand = sample_hand(4, np.random.default_rng(0))
+    hand = sample_hand(4, 0.5, np.random.default_rng(0))
     yaws = iter([90, -90, 0])
-    monkeypatch.setattr(photograph, "_sample_yaw", lambda label, rng: next(yaws))
-    view = photograph.sample_view(4, hand, np.random.default_rng(0))
+    monkeypatch.setattr(photograph, "_sample_yaw", lambda label, strength, rng: next(yaws))
+    view = photograph.sample_view(4, hand, 0.5, np.random.default_rng(0))
     assert view[2, 2] > 0.8  # the palm's normal points at the viewer
 
 
@@ -164,6 +232,11 @@ def test_a_zero_alone_is_a_ring(label):
         ({"train_size": 2.5}, "data.train_size: found 2.5"),
         ({"seed": -3}, "data.seed: found -3"),
         ({"seed": "x"}, "data.seed: found 'x'"),
+        ({"variety": 1.5}, "data.variety: found 1.5; expected a number from 0 to 1; set data.variety"),
+        ({"variety": -0.1}, "data.variety: found -0.1"),
+        ({"variety": float("nan")}, "data.variety: found nan"),
+        ({"variety": "high"}, "data.variety: found 'high'"),
+        ({"variety": True}, "data.variety: found True"),
         ({"image_size": 4}, "data.image_size: found 4; expected a whole number from 16 to 512"),
     ],
 )
@@ -185,6 +258,24 @@ def test_the_module_writes_a_sheet(tmp_path):
     subprocess.run([sys.executable, "-m", "datasets.rendered", str(out)], check=True)
     with Image.open(out) as sheet:
         assert sheet.width > sheet.height > 6 * 64
+
+
+def test_the_module_takes_a_variety(tmp_path):
+    command = [sys.executable, "-m", "datasets.rendered", "--label=3", "--variety=0.2"]
+    subprocess.run([*command, str(tmp_path / "hand.png")], check=True)
+    with Image.open(tmp_path / "hand.png") as image:
+        expected = rendered.render(3, 0, seed=0, stream=rendered.TEST, variety=0.2)
+        np.testing.assert_array_equal(np.asarray(image), expected)
+    refused = subprocess.run(
+        [sys.executable, "-m", "datasets.rendered", "--variety=2", "x.png"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert (
+        refused.stderr == "variety: found 2.0; expected a number from 0 to 1; set variety to such a number\n"
+    )
 
 
 def test_the_module_writes_one_image(tmp_path):

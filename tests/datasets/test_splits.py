@@ -159,9 +159,9 @@ def test_training_is_extended_by_rendered_hands_with_mattes_for_all() -> None:
     split = Split(rng.integers(0, 256, (7, 32, 32, 3), np.uint8), np.arange(7, dtype=np.int32) % 6)
     config = default.get_config().data
     assert datasets.extend_training(split, config, with_mattes=False) is split
-    config.update(rendered_size=13, image_size=32)
+    config.update(rendered_size=13, image_size=32, variety=0.4)
     extended = datasets.extend_training(split, config, with_mattes=True)
-    hands = rendered.load(seed=0, train_size=13, test_size=1, image_size=32).train
+    hands = rendered.load(seed=0, train_size=13, test_size=1, image_size=32, variety=0.4).train
     np.testing.assert_array_equal(extended.images[:7], split.images)
     np.testing.assert_array_equal(extended.images[7:], hands.images)
     np.testing.assert_array_equal(extended.labels, [*split.labels, *hands.labels])
