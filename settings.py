@@ -19,6 +19,7 @@ CONFIG_FILE = "config.json"
 # Fields that may change when a run is resumed: neither model, data nor what is done so far.
 MAY_CHANGE = (
     "seeds",
+    "seeds_together",
     "num_epochs",
     "steps_per_call",
     "optimizer.learning_rate",
