@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from datasets.pixels import interpolation
+
 # Sides of the grids of random colours that are enlarged and added up to a texture: from slow gradients
 # to cells of two pixels in a 64x64 image.
 TEXTURE_CELLS = (2, 4, 8, 16, 32)
@@ -136,7 +138,7 @@ def _texture(key: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
         strength = 0.4 * _mostly_small(strength_key, n)
         grid = jax.random.normal(grid_key, (n, side, side))
         colour = 1 + _uniform(colour_key, (n, 1, 1, 3), 0.5)
-        smooth = _enlargement(h, side) @ grid @ _enlargement(w, side).T
+        smooth = interpolation(h, side) @ grid @ interpolation(w, side).T
         return strength * colour * smooth[..., None]
 
     angle_key, offset_key, step_key = jax.random.split(edge, 3)
@@ -146,12 +148,6 @@ def _texture(key: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
     step = side_of_edge[..., None] * _uniform(step_key, (n, 1, 1, 3), 0.5)
     noises = (noise(i, side) for i, side in enumerate(TEXTURE_CELLS))
     return 255 * jnp.clip(reduce(jnp.add, noises, base + step), 0, 1)
-
-
-def _enlargement(size: int, cells: int) -> np.ndarray:
-    """[size, cells]: weights that enlarge a row of cells linearly to a row of pixels."""
-    at = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
-    return np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)
 
 
 def _jitter_colours(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:

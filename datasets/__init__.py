@@ -104,6 +104,8 @@ def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Sp
         from datasets.matte import skin_mattes
 
         split = split._replace(mattes=skin_mattes(split.images))
+    elif split.mattes is not None and not with_mattes:
+        split = split._replace(mattes=None)
     if not config.rendered_size:
         return split
     from datasets import rendered

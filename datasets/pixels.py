@@ -27,7 +27,7 @@ def shift(image: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(256)
-def _interpolation(size: int, cells: int) -> np.ndarray:
+def interpolation(size: int, cells: int) -> np.ndarray:
     """`[size, cells]`: weights that enlarge a row of cells linearly to a row of pixels."""
     at = (np.arange(size) + 0.5) * cells / size - 0.5
     return np.maximum(1 - np.abs(at.clip(0, cells - 1)[:, None] - np.arange(cells)), 0).astype(np.float32)
@@ -51,7 +51,7 @@ def smooth_noise(size: int, cells: int | tuple[int, int], rng: np.random.Generat
     """`[size, size]`: standard normal values on a grid of cells (down, across), interpolated linearly."""
     rows, columns = (cells, cells) if isinstance(cells, int) else cells
     noise = rng.standard_normal((rows, columns), np.float32)
-    return _interpolation(size, rows) @ noise @ _interpolation(size, columns).T
+    return interpolation(size, rows) @ noise @ interpolation(size, columns).T
 
 
 def reduce(image: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Fixtures that several rooms' tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -51,3 +52,12 @@ def signs_dir(tmp_path: Path) -> Path:
 def shared_signs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same files as `signs_dir`, for tests that leave them as they are."""
     return _write_signs(tmp_path_factory.mktemp("shared") / "signs")
+
+
+@pytest.fixture(scope="module")
+def restored_environment() -> Iterator[None]:
+    """Undoes what the program puts into the environment for JAX."""
+    saved = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(saved)

@@ -1,7 +1,6 @@
 """Weights of others on the command line: top-1 and top-5 on labelled folders, and predictions."""
 
 import json
-import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -31,13 +30,7 @@ NAMES, SYNSETS = tuple(imagenet.classes().values()), tuple(imagenet.classes())
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _environment() -> Iterator[None]:
-    """Undoes what the program puts into the environment for JAX."""
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
+pytestmark = pytest.mark.usefixtures("restored_environment")
 
 
 def small_config():

@@ -1,9 +1,8 @@
 """The command line on a run of several seeds: means with their spread, the ensemble, one seed alone."""
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -29,13 +28,7 @@ SMALL = [
 Run = Callable[..., CompletedProcess]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _environment() -> Iterator[None]:
-    """Undoes what the program puts into the environment for JAX."""
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
+pytestmark = pytest.mark.usefixtures("restored_environment")
 
 
 @pytest.fixture
