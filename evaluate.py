@@ -41,7 +41,8 @@ Predictor = Callable[[Weights, np.ndarray], np.ndarray]
 class TrainedRun(NamedTuple):
     """A run read back to be measured.
 
-    `splits` are those of its data by name: train (as trained on), val if it held one out, test.
+    `splits` are those of its data by name: train (as trained on), val if it held one out, test; or, where
+    `on_other_data`, those of a data set that it was not trained on.
     `predict` takes images uint8 [N, H, W, 3] to logits float32 [N, classes]. `kind` of weights is `raw`
     or `ema`, `batch_size` a multiple of the number of devices here.
     """
@@ -55,6 +56,7 @@ class TrainedRun(NamedTuple):
     kind: str
     batch_size: int
     predict: Callable[[np.ndarray], np.ndarray]
+    on_other_data: bool = False
 
     def split(self, name: str) -> Split:
         """The split of that name.
@@ -76,27 +78,41 @@ class TrainedRun(NamedTuple):
         return logits, full_report(logits, split.labels, self.class_names, self.twins(name))
 
     def twins(self, name: str) -> np.ndarray | None:
-        """Which images of the split `name` have a near duplicate in training, bool [N]; None of training."""
-        if name == "train":
+        """Which images of the split `name` have a near duplicate in training, bool [N].
+
+        None of training images themselves, and of a data set that the run was not trained on.
+        """
+        if name == "train" or self.on_other_data:
             return None
         return has_twin(self.split(name).images, self.splits["train"].images)
 
 
-def load_runs(workdir: Path, checkpoint: Which, raw: bool) -> list[TrainedRun]:
+def load_runs(
+    workdir: Path, checkpoint: Which, raw: bool, other_data: ConfigDict | None = None
+) -> list[TrainedRun]:
     """Loads the network of each seed of the run in `workdir`, one for a run of a single seed, and its data.
 
+    Or `other_data`, the `data` part of a config, to measure it on.
+
     Raises:
-        UserError: there is no trained run, its data cannot be read, or have other classes by now.
+        UserError: there is no trained run, the data cannot be read, or have classes or an image size that
+            the run was not trained on.
     """
     config, class_names = settings.load(workdir)
+    if other_data is not None and other_data.image_size != config.data.image_size:
+        raise UserError(
+            f"config.data.image_size={other_data.image_size}: the run was trained on images of"
+            f" {config.data.image_size} pixels; set it to that"
+        )
     trained = load_trained(workdir, checkpoint, raw)
-    dataset = datasets.load(config.data)
+    data = config.data if other_data is None else other_data
+    dataset = datasets.load(data)
     if dataset.class_names != class_names:
         raise UserError(
-            f"data set {config.data.name}: its classes are {', '.join(dataset.class_names)}, but the run was"
-            f" trained on {', '.join(class_names)}; expected the data set that it was trained on"
+            f"data set {data.name}: its classes are {', '.join(dataset.class_names)}, but the run was"
+            f" trained on {', '.join(class_names)}; expected a data set of the same classes"
         )
-    train, val = datasets.train_val_split(dataset.train, config.data)
+    train, val = datasets.train_val_split(dataset.train, data)
     splits = {"train": train} | ({} if val is None else {"val": val}) | {"test": dataset.test}
     devices = jax.local_device_count()
     batch_size = -(-config.batch_size // devices) * devices  # The run may have had other devices.
@@ -108,7 +124,18 @@ def load_runs(workdir: Path, checkpoint: Which, raw: bool) -> list[TrainedRun]:
         weights = jax.device_put(classifier.weights, replicated(mesh))
         predict = partial(predictor, weights)
         runs.append(
-            TrainedRun(config, class_names, splits, network, weights, step, kind, batch_size, predict)
+            TrainedRun(
+                config,
+                class_names,
+                splits,
+                network,
+                weights,
+                step,
+                kind,
+                batch_size,
+                predict,
+                on_other_data=other_data is not None,
+            )
         )
     return runs
 

@@ -142,7 +142,8 @@ def training_batch(
     chosen = lax.dynamic_slice(permutation, (index * batch_size,), (batch_size,))
     if len(split.labels) > len(permutation):
         gives_way_key, which_key = jax.random.split(jax.random.fold_in(key, 0))
-        share = grown(config.data.rendered_share, progress, config.augment.ramp)
+        start = config.data.rendered_share_at_start
+        share = start + grown(config.data.rendered_share - start, progress, config.augment.ramp)
         gives_way = jax.random.bernoulli(gives_way_key, share, (batch_size,))
         added = jax.random.randint(which_key, (batch_size,), len(permutation), len(split.labels))
         chosen = jnp.where(gives_way, added, chosen)

@@ -16,6 +16,7 @@ USAGE = """\
 python main.py --config=configs/signs.py --workdir=runs/signs              train; again: go on
 python main.py --mode=eval --workdir=runs/signs [--split=val]              accuracy, confusion matrix
 python main.py --mode=eval --workdir=runs/signs --corruptions=standard      under noise, blur, weather
+python main.py --mode=eval --workdir=runs/signs --config=configs/rendered.py  on other data
 python main.py --mode=eval --weights=resnet50.pth [--crops=10] folder/      top-1, top-5 on labelled pictures
 python main.py --mode=report --workdir=runs/signs                           report/index.html, anew
 python main.py --mode=predict --workdir=runs/signs hand.jpg folder/        label pictures
@@ -118,7 +119,13 @@ def main(argv: list[str]) -> int:
             )
         case "eval":
             return modes.evaluate(
-                workdir, values.split, values.corruptions, values.checkpoint, values.raw, values.json
+                workdir,
+                values.split,
+                values.corruptions,
+                values.checkpoint,
+                values.raw,
+                values.json,
+                values.config and values.config.data,
             )
         case "report":
             return modes.write_report(workdir, values.split, values.checkpoint, values.raw)
@@ -168,9 +175,7 @@ def check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError("--weights and --config: expected one; in a config, --config.init_from is the file")
     if mode == "train" and config is None:
         raise UserError("--config is missing: name a file such as configs/signs.py")
-    if config is not None and (
-        mode in ("report", "export", *IMAGE_MODES) or (mode == "eval" and not from_file)
-    ):
+    if config is not None and (mode in ("report", "export", *IMAGE_MODES) or (on_folder and not from_file)):
         raise UserError(
             f"--config: --mode={mode} takes the settings of the run; leave out --config"
             + (", or name a file of weights by --config.init_from" if on_folder else "")

@@ -132,27 +132,39 @@ def _load_splits(config: ConfigDict) -> tuple[dict[str, Split], tuple[str, ...]]
 
 
 def evaluate(
-    workdir: Path, split_name: str, corruptions: str | None, checkpoint: Which, raw: bool, as_json: bool
+    workdir: Path,
+    split_name: str,
+    corruptions: str | None,
+    checkpoint: Which,
+    raw: bool,
+    as_json: bool,
+    other_data: ConfigDict | None = None,
 ) -> int:
     """Evaluates a checkpoint on a split, prints the report and writes it to `eval_<split>.json`.
 
     `corruptions`, standard or extra, asks for the accuracy under these instead; its file's name ends so.
+    `other_data`, the `data` part of a config, is measured on instead of the run's own, and named in the file.
     """
-    runs = load_runs(workdir, checkpoint, raw)
+    runs = load_runs(workdir, checkpoint, raw, other_data)
     run = runs[0]
     measured = {"split": split_name, "step": run.step, "weights": run.kind}
+    name = split_name
+    if other_data is not None:
+        measured["data"] = other_data.to_dict()
+        name = f"{other_data.name}_{split_name}"
     if corruptions:
         reports = [evaluate_corruptions(each.predict, run.split(split_name), corruptions) for each in runs]
         measured |= by_seed(run.config.seeds, reports) if run.config.seeds else reports[0]
-        file = workdir / f"eval_{split_name}_{corruptions}_corruptions.json"
+        file = workdir / f"eval_{name}_{corruptions}_corruptions.json"
     else:
         measured |= report_seeds(runs, split_name)[1] if run.config.seeds else run.report(split_name)[1]
-        file = workdir / f"eval_{split_name}.json"
+        file = workdir / f"eval_{name}.json"
     report.write_json(measured, file)
     if as_json:
         print(json.dumps(measured))
     else:
-        print(f"{split_name} split, step {run.step}, {run.kind} weights")
+        of_data = f" of {other_data.name}" if other_data is not None else ""
+        print(f"{split_name} split{of_data}, step {run.step}, {run.kind} weights")
         print(format_corruptions(measured) if corruptions else format_report(measured))
         print(f"\nwritten: {file}")
     return 0

@@ -27,7 +27,8 @@ def get_config() -> ConfigDict:
     data.train_size = 1080  # rendered images for training
     data.test_size = 120  # rendered images for the test
     data.rendered_size = 0  # rendered hands to train on beside the images of the data set
-    data.rendered_share = 0.0  # of a batch; grows as that of `augment.appearance` does
+    data.rendered_share = 0.0  # of a batch, once `augment.ramp` of the training is done
+    data.rendered_share_at_start = 0.0  # of a batch, at the first step
     data.image_size = 64  # pixels along a side
     data.val_fraction = 0.0  # share of the training images held out for validation
     data.folds = 0  # k of k-fold validation; 0: off
@@ -35,6 +36,7 @@ def get_config() -> ConfigDict:
     data.split_seed = 0  # of the validation split or folds
     data.mean = (0.5, 0.5, 0.5)  # subtracted from pixels in [0, 1]: red, green, blue
     data.std = (0.25, 0.25, 0.25)  # divides them afterwards
+    data.standardize = "none"  # image or channel: pixels by the mean and deviation of their own, not the next
     data.channel_order = "rgb"  # in which the network takes them, or bgr
     data.crop = 1.0  # side of a picture's centre square that is looked at, as a share of its shorter side
 
@@ -96,6 +98,7 @@ def get_config() -> ConfigDict:
     finetune.freeze_norm = False  # norms use and keep their running statistics, scales and biases
 
     config.label_smoothing = 0.1  # share of the target spread evenly over the classes
+    config.test_time_flip = False  # predict by the mean logits of an image and its mirror image
     config.ema_decay = 0.99  # of the moving average of weights and statistics; 0: none
 
     config.checkpoint = checkpoint = ConfigDict()

@@ -64,10 +64,10 @@ def export(
             files = {
                 "huggingface/model.safetensors": write_safetensors(arrays, description),
                 "huggingface/config.json": _json(huggingface.config_json(architecture, class_names)),
-                "huggingface/preprocessor_config.json": _json(
-                    huggingface.preprocessor_json(description["data"])
-                ),
             }
+            if config.data.standardize == "none":  # Their preprocessor has no other normalisation.
+                preprocessor = huggingface.preprocessor_json(description["data"])
+                files["huggingface/preprocessor_config.json"] = _json(preprocessor)
     for name, content in files.items():
         _write(folder / name, content)
     return folder / "huggingface" if format == "huggingface" else folder / next(iter(files))

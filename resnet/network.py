@@ -14,6 +14,7 @@ from errors import UserError
 from resnet.architecture import Architecture
 from resnet.model import BatchNorm, Conv, ResNet, Rng
 
+LEAST_DEVIATION = 1.0  # of the 255 levels of a pixel: below, an image shows nothing
 Tree = dict  # of names to arrays or trees
 Arranged = dict[str, list[jax.Array]]  # by the path of a module
 
@@ -52,6 +53,8 @@ class Network:
         """Fixes the architecture of `config.model`, and the normalisation of `config.data`."""
         self._config = config
         self._num_classes = num_classes
+        self._views = 2 if config.test_time_flip else 1
+        self._standardize = config.data.standardize
         self._mean = np.asarray(config.data.mean, np.float32) * 255
         self._std = np.asarray(config.data.std, np.float32) * 255
         self._reversed = config.data.channel_order == "bgr"
@@ -110,6 +113,7 @@ class Network:
         """
         model = self.merge(weights)
         modules = dict(_arrangeable(model))
+        batch_shape = (self._views * batch_shape[0], *batch_shape[1:])
         for module in modules.values():
             if isinstance(module, Conv):
                 module.input_shape = ()
@@ -117,11 +121,18 @@ class Network:
         return {path: module.arrange(model.dtype) for path, module in modules.items()}
 
     def predict(self, weights: Weights, arranged: Arranged, images: jax.Array) -> jax.Array:
-        """Logits float32 [N, classes] of `images` as `apply` takes them, by what `arrange` returned."""
+        """Logits float32 [N, classes] of `images` as `apply` takes them, by what `arrange` returned.
+
+        With `config.test_time_flip` they are the mean over each image and its mirror image (Krizhevsky et al.
+        2012, section 4.1, there of probabilities).
+        """
         model = self.merge(weights)
         for path, module in _arrangeable(model):
             module.arranged = nnx.data(arranged[path])
-        return model(self.normalize(images), train=False)[0]
+        if self._views > 1:  # side by side, so that a batch that is split over devices stays so
+            images = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
+        logits, _ = model(self.normalize(images), train=False)
+        return logits.reshape(-1, self._views, logits.shape[-1]).mean(1)
 
     def merge(self, weights: Weights) -> ResNet:
         """The module itself with `weights`, arrays or tracers: what `apply` calls."""
@@ -133,7 +144,13 @@ class Network:
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """`images` [N, H, W, 3], RGB of range 0 to 255, as `config.data` has them normalised, float32."""
-        normalized = (images.astype(jnp.float32) - self._mean) / self._std
+        images = images.astype(jnp.float32)
+        if self._standardize == "none":
+            normalized = (images - self._mean) / self._std
+        else:
+            axes = (1, 2) if self._standardize == "channel" else (1, 2, 3)
+            deviation = images.std(axes, keepdims=True)
+            normalized = (images - images.mean(axes, keepdims=True)) / jnp.maximum(deviation, LEAST_DEVIATION)
         return normalized[..., ::-1] if self._reversed else normalized
 
     @staticmethod

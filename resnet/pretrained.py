@@ -22,7 +22,8 @@ from resnet.network import Network, Weights, check_image_size
 
 # Fields of `config.model` that say how a network is computed or first drawn, not what its weights are.
 FREE = ("convolution", "zero_init_last")
-DATA_FIELDS = ("mean", "std", "channel_order", "image_size", "crop")
+NORMALIZATION = ("mean", "std", "standardize", "channel_order")
+DATA_FIELDS = (*NORMALIZATION, "image_size", "crop")
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -127,7 +128,7 @@ def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
     for name, value in pretrained.config.model.items():
         if name not in FREE:
             adopted.model[name] = value
-    for name in ("mean", "std", "channel_order"):
+    for name in NORMALIZATION:
         adopted.data[name] = pretrained.config.data[name]
     return adopted
 

@@ -30,9 +30,12 @@ def numbered_split(count: int) -> Split:
     return Split(images, 10 * np.arange(count, dtype=np.int32))
 
 
-def of_batches(batch_size: int, rendered_share: float = 0.0, ramp: float = 0.0) -> ConfigDict:
+def of_batches(
+    batch_size: int, rendered_share: float = 0.0, ramp: float = 0.0, at_start: float = 0.0
+) -> ConfigDict:
     config = default.get_config()
     config.batch_size, config.data.rendered_share, config.augment.ramp = batch_size, rendered_share, ramp
+    config.data.rendered_share_at_start = at_start
     return config
 
 
@@ -73,13 +76,22 @@ def test_an_epoch_shows_each_image_once_and_drops_the_remainder_alone() -> None:
     np.testing.assert_array_equal(seen, permutation[:20])
 
 
-def test_added_images_take_the_places_of_a_share_of_the_batch_that_grows() -> None:
+@pytest.mark.parametrize(
+    ("config", "shares"),
+    [
+        ({"rendered_share": 0.6, "ramp": 0.5}, {0.0: 0.0, 0.25: 0.3, 0.5: 0.6, 1.0: 0.6}),
+        ({"rendered_share": 0.2, "ramp": 0.5, "at_start": 1.0}, {0.0: 1.0, 0.25: 0.6, 0.5: 0.2, 1.0: 0.2}),
+    ],
+)
+def test_added_images_take_the_places_of_a_share_of_the_batch_that_moves(
+    config: dict[str, float], shares: dict[float, float]
+) -> None:
     split = numbered_split(200)
     mesh, permutation = make_mesh(50), np.arange(50)
-    config = of_batches(50, rendered_share=0.6, ramp=0.5)
-    batch = jax.jit(partial(training_batch, config=config, mesh=mesh))
+    batch = jax.jit(partial(training_batch, config=of_batches(50, **config), mesh=mesh))
     device_split = put_on_devices(split, mesh)
-    for progress, share in ((0.0, 0.0), (0.25, 0.3), (0.5, 0.6), (1.0, 0.6)):
+    every_added = set()
+    for progress, share in shares.items():
         added = []
         for seed in range(8):
             images, labels = batch(device_split, permutation, 0, jax.random.key(seed), progress=progress)
@@ -89,7 +101,8 @@ def test_added_images_take_the_places_of_a_share_of_the_batch_that_grows() -> No
             np.testing.assert_array_equal(numbers[kept], np.flatnonzero(kept))
             added.extend(numbers[~kept])
         assert abs(len(added) / 400 - share) <= 4 * np.sqrt(share * (1 - share) / 400)
-    assert len(set(added)) > 100
+        every_added.update(added)
+    assert len(every_added) > 100
 
 
 def test_mattes_are_a_fourth_channel() -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 import kept_program
 import main
+from datasets.rendered import TEST, render
 from errors import UserError
 from kept_program import KeptProgram
 from lr_find import suggest
@@ -139,6 +140,28 @@ def test_eval_on_a_data_set_of_other_classes(run: Run, workdir: Path, tmp_path: 
     config["class_names"] = list("abcdef")
     (copy / "config.json").write_text(json.dumps(config))
     assert_refused(run("--mode=eval", f"--workdir={copy}"), "its classes are 0, 1", "trained on a, b")
+
+
+def test_eval_on_a_data_set_that_the_run_was_not_trained_on(run: Run, workdir: Path) -> None:
+    rendered = [CONFIG, "--config.data.name=rendered", "--config.data.test_size=18"]
+    result = run("--mode=eval", f"--workdir={workdir}", *rendered, "--json")
+    assert result.code == 0
+    measured = json.loads(result.out)
+    assert json.loads((workdir / "eval_rendered_test.json").read_text()) == measured
+    hands = [render(i % 6, i, seed=0, stream=TEST) for i in range(18)]
+    labels = [answer.label for answer in Classifier.load(workdir).predict(hands)]
+    assert measured["accuracy"] == pytest.approx(
+        np.mean([label == str(i % 6) for i, label in enumerate(labels)])
+    )
+    assert (measured["images"], measured["data"]["name"]) == (18, "rendered")
+    assert "without_twins" not in measured
+    table = run("--mode=eval", f"--workdir={workdir}", *rendered)
+    assert table.out.startswith("test split of rendered, step")
+    assert_refused(
+        run("--mode=eval", f"--workdir={workdir}", *rendered, "--config.data.image_size=32"),
+        "config.data.image_size=32",
+        "64",
+    )
 
 
 def test_predict_prints_a_table_in_the_order_of_the_files(run: Run, workdir: Path, pictures: Path) -> None:
@@ -444,7 +467,7 @@ def test_modes_without_a_trained_run(run: Run, tmp_path: Path, mode: list[str]) 
 
 
 def test_modes_of_a_run_take_no_config(run: Run, workdir: Path) -> None:
-    assert_refused(run("--mode=eval", CONFIG, f"--workdir={workdir}"), "leave out --config")
+    assert_refused(run("--mode=report", CONFIG, f"--workdir={workdir}"), "leave out --config")
     assert_refused(run("--mode=eval", f"--workdir={workdir}", "--config.seed=1"), "needs a --config")
     assert_refused(run("--mode=predict", f"--workdir={workdir}"), "needs images")
 

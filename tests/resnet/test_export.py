@@ -50,7 +50,7 @@ def test_out_and_in_gives_the_same_bits(format: str, model: dict, tmp_path: Path
     for name, array in back.weights.named().items():
         np.testing.assert_array_equal(array, named[name], err_msg=name)
     assert back.class_names == CLASSES
-    for field in ("mean", "std", "channel_order", "crop", "image_size"):
+    for field in ("mean", "std", "standardize", "channel_order", "crop", "image_size"):
         assert back.config.data[field] == config.data[field]
     for field, value in config.model.items():
         assert field in FREE or back.config.model[field] == value
@@ -93,6 +93,14 @@ def test_folder_for_transformers(tmp_path: Path) -> None:
     assert written["downsample_in_bottleneck"] is True
     assert written["id2label"] == {"0": "zero", "1": "one", "2": "two"}
     assert json.loads((folder / "preprocessor_config.json").read_text())["image_mean"] == [0.1, 0.2, 0.3]
+
+
+def test_transformers_get_no_preprocessor_that_would_normalise_otherwise(tmp_path: Path) -> None:
+    config, weights = network_of(depth=18)
+    config.data.standardize = "image"
+    folder = export(config, weights, CLASSES, "huggingface", tmp_path)
+    assert not (folder / "preprocessor_config.json").exists()
+    assert read_pretrained(folder).config.data.standardize == "image"
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -295,6 +295,19 @@ def test_apply_is_pure_and_only_training_moves_the_statistics() -> None:
     )
 
 
+def test_predictions_are_means_over_the_image_and_its_mirror_image() -> None:
+    config = config_of(depth=18)
+    config.test_time_flip = True
+    network = Network(config, 6)
+    weights, images = random_weights(network), random_images(3, 32, 32)
+    predict = quick_jit(lambda w, x: network.predict(w, network.arrange(w, x.shape), x))
+    found = predict(weights, images)
+    one, mirrored = (run(network, weights, x)[0] for x in (images, images[:, :, ::-1]))
+    np.testing.assert_allclose(found, (one + mirrored) / 2, rtol=1e-4, atol=1e-5)
+    assert np.abs(one - mirrored).min() > 1e-3
+    np.testing.assert_allclose(predict(weights, images[:, :, ::-1].copy()), found, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("depth", "convolution"), [(18, "matmul"), (50, "matmul"), (18, "lax")])
 @pytest.mark.parametrize("batch", [1, 9])
 def test_predict_gives_the_logits_of_apply(depth: int, convolution: str, batch: int) -> None:
@@ -330,6 +343,20 @@ def test_initial_weights_are_those_of_the_seed() -> None:
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert not np.array_equal(first.params["stem_conv"]["kernel"], other.params["stem_conv"]["kernel"])
     assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(first))
+
+
+@pytest.mark.parametrize(("standardize", "axes"), [("image", (1, 2, 3)), ("channel", (1, 2))])
+def test_images_are_standardized_by_their_own_moments(standardize: str, axes: tuple[int, ...]) -> None:
+    config = config_of(depth=18)
+    config.data.update(standardize=standardize, channel_order="bgr", mean=(9.0,) * 3)
+    network = Network(config, 6)
+    images = random_images(3, 32, 32) // 2
+    found = np.asarray(network.normalize(jnp.asarray(images)))
+    x = images.astype(np.float64)
+    expected = (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
+    np.testing.assert_allclose(found, expected[..., ::-1], atol=1e-5)
+    np.testing.assert_allclose(network.normalize(jnp.asarray(images * 2.0 + 3)), found, atol=1e-5)
+    np.testing.assert_array_equal(network.normalize(jnp.full((1, 32, 32, 3), 7, jnp.uint8)), 0)
 
 
 @pytest.mark.parametrize("zero_init_last", [True, False])
