@@ -19,7 +19,7 @@ from tabulate import tabulate
 from benchmarks import command_line, rounds
 from benchmarks.command_line import at_least, exit_code
 from benchmarks.machine import stamp
-from benchmarks.runs import Run, train_all
+from benchmarks.runs import Measurement, Run, train_all
 from benchmarks.suite import RESULTS
 from errors import UserError
 from metrics import read_metrics
@@ -91,8 +91,7 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         options.workdir,
         [*arguments, f"--config.seeds={tuple(seeds)!r}"],
         test,
-        evaluate="test",
-        corruptions=options.corruptions,
+        (Measurement("test"), *([Measurement("test", "standard")] if options.corruptions else [])),
     )
     train_all([together], device=options.device)
     results = read_results(together, options.time_to)

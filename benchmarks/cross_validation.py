@@ -5,8 +5,9 @@
 
 Each variant is a name, a colon and the settings that it changes; a file has one a line, and `#` begins a
 comment. Each fold is held out once, from a training of its own that stops after the last epoch, whatever its
-validation says. The test split is not looked at. What is finished is not trained again: name more variants,
-and the table grows.
+validation says, and measured as it is and under the four corruptions that ImageNet-C keeps for choosing; so
+are rendered hands of full variety, which stand for hands that no photograph showed. The test split is not
+looked at. What is finished is not trained again: name more variants, and the table grows.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from tabulate import tabulate
 from benchmarks import command_line, rounds
 from benchmarks.command_line import at_least, exit_code
 from benchmarks.machine import stamp
-from benchmarks.runs import Run, train_all
+from benchmarks.runs import Measurement, Run, train_all
 from errors import UserError
 from files import write_whole
 from spread import format_spread, mean_and_std
@@ -33,6 +34,8 @@ COLUMNS = {  # of the table: where a fold's results have it, digits
     "cross-entropy": ("loss", 4),
     "ECE": ("ece", 4),
     "accuracy without twins": ("accuracy_without_twins", 4),
+    "under extra corruptions": ("accuracy_extra_corruptions", 4),
+    "of rendered hands": ("accuracy_rendered", 4),
     "seconds": ("seconds", 0),
 }
 
@@ -54,6 +57,9 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     """The options, and the settings that all variants share."""
     parser = command_line.training_parser(__doc__, None)
     parser.add_argument("--folds", type=at_least(2), default=5)
+    parser.add_argument(
+        "--rendered", type=at_least(0), default=600, help="how many rendered hands to measure on as well"
+    )
     parser.add_argument("--variant", action="append", default=[], help="NAME: SETTINGS; as often as wanted")
     parser.add_argument("--variants", type=Path, help="a file of them")
     parser.add_argument("--workdir", default="runs/cross_validation")
@@ -63,6 +69,9 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
 def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
     _check_settings("all variants", settings)
     variants = parse_variants([*_lines(options.variants), *options.variant] or ["base:"])
+    measurements = [Measurement("val"), Measurement("val", "extra")]
+    if options.rendered:
+        measurements.append(Measurement("test", rendered=options.rendered))
     runs = {
         variant.name: [
             Run(
@@ -75,7 +84,7 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
                     f"--config.data.fold={fold}",
                 ],
                 test="never",
-                evaluate="val",
+                measurements=tuple(measurements),
             )
             for fold in range(options.folds)
         ]
@@ -146,7 +155,7 @@ def _check_settings(whose: str, settings: Iterable[str]) -> None:
 
 def read_fold(run: Run) -> dict[str, Any]:
     """What a finished run came to on the images that it held out, and its seconds of training."""
-    summary, measured = run.read()
+    summary, measured, corrupted, *rendered = run.read()
     alone = measured["without_twins"]
     return {
         "accuracy": measured["accuracy"],
@@ -155,6 +164,8 @@ def read_fold(run: Run) -> dict[str, Any]:
         "images": measured["images"],
         "accuracy_without_twins": alone.get("accuracy"),
         "images_without_twins": alone["images"],
+        "accuracy_extra_corruptions": corrupted["mean"],
+        "accuracy_rendered": rendered[0]["accuracy"] if rendered else None,
         "seconds": summary["seconds"],
     }
 

@@ -21,33 +21,45 @@ import main as program
 import settings
 from benchmarks.rounds import Failed
 from benchmarks.worker import CPU_ONLY, ROOT
+from configs import default
 from errors import UserError
 
 POLL_SECONDS = 0.2
+
+
+class Measurement(NamedTuple):
+    """Something to measure on a split, as `--mode=eval` does: it may be under a group of `corruptions`.
+
+    With `rendered` it is on so many rendered hands of full variety instead, of which none was trained on.
+    """
+
+    split: str
+    corruptions: str = ""
+    rendered: int = 0
+
+    @property
+    def file(self) -> str:
+        """The file that `--mode=eval` writes."""
+        data = "rendered_" if self.rendered else ""
+        return f"eval_{data}{self.split}{self.corruptions and f'_{self.corruptions}_corruptions'}.json"
 
 
 class Run(NamedTuple):
     """A run to train in `workdir` by `arguments` of main.py, and what to measure at its end.
 
     `test` says when training looks at the test split, see `train_and_evaluate`. The moving average is then
-    measured on the split `evaluate` ("" for none), into the files that `--mode=eval` writes; `corruptions`
-    asks for the standard ones as well.
+    measured by each of `measurements`.
     """
 
     workdir: str
     arguments: list[str]
     test: str = "last"
-    evaluate: str = ""
-    corruptions: bool = False
+    measurements: tuple[Measurement, ...] = ()
 
     @property
     def results(self) -> list[Path]:
         """The files that `read` takes, in the order in which they are written."""
-        names = ["summary.json"]
-        if self.evaluate:
-            names.append(f"eval_{self.evaluate}.json")
-        if self.corruptions:
-            names.append(f"eval_{self.evaluate}_standard_corruptions.json")
+        names = ["summary.json", *(measurement.file for measurement in self.measurements)]
         return [Path(self.workdir, name) for name in names]
 
     def read(self) -> list[dict[str, Any]]:
@@ -147,15 +159,21 @@ def _train(run: Run, cores: Sequence[int]) -> int:
         train_and_evaluate(config, workdir, run.test)
     except StopRun as stop:
         return 128 + stop.signum
-    for corruptions in [None, "standard"] if run.corruptions else [None]:
-        if run.evaluate:
-            modes.evaluate(workdir, run.evaluate, corruptions, "last", raw=False, as_json=False)
+    for split, corruptions, rendered in run.measurements:
+        other_data = None
+        if rendered:
+            other_data = default.get_config().data
+            other_data.update(name="rendered", train_size=1, test_size=rendered)
+            other_data.image_size = config.data.image_size
+        modes.evaluate(workdir, split, corruptions or None, "last", False, False, other_data)
     return 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(_train(Run(**json.loads(sys.argv[1])), json.loads(sys.argv[2])))
+        told = json.loads(sys.argv[1])
+        told["measurements"] = tuple(Measurement(*each) for each in told["measurements"])
+        sys.exit(_train(Run(**told), json.loads(sys.argv[2])))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

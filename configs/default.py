@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
     model.widen = 1  # factor on the inner channels of bottlenecks (Wide ResNet-50-2, ResNeXt 32x4d: 2)
     model.squeeze = 0  # reduction of squeeze-and-excitation (SE-ResNet: 16); 0: none
     model.residual = True  # False: the plain network of the same depth
-    model.zero_init_last = True  # blocks start as the identity: last scale zero, in v2 the last kernel
+    model.zero_init_last = True  # residual blocks start as the identity: last scale zero, in v2 last kernel
     model.conv_bias = False  # biases where no norm follows a convolution (Keras V2)
     model.norm_epsilon = 1e-5  # added to the variance
     model.convolution = "auto"  # auto (matmul on CPU, lax elsewhere), lax or matmul

@@ -179,6 +179,7 @@ class Block(nnx.Module):
         self.depth = len(convs)
         self.preactivation = a.preactivation
         width = in_features
+        starts_as_identity = a.zero_init_last and a.residual  # A plain network would be dead for good.
         for i, (out, kernel_size, conv_stride, groups) in enumerate(convs, start=1):
             last = i == len(convs)
             conv = Conv(
@@ -188,14 +189,14 @@ class Block(nnx.Module):
                 conv_stride,
                 groups=groups,
                 bias=last and a.preactivation and a.conv_bias,
-                zero_init=last and a.preactivation and a.zero_init_last,
+                zero_init=last and a.preactivation and starts_as_identity,
                 lowering=lowering,
                 rng=rng,
             )
             norm = BatchNorm(
                 width if a.preactivation else out,
                 epsilon=a.norm_epsilon,
-                zero_init_scale=last and a.zero_init_last and not a.preactivation,
+                zero_init_scale=last and starts_as_identity and not a.preactivation,
             )
             setattr(self, f"conv{i}", conv)
             setattr(self, f"norm{i}", norm)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accuracy
-from benchmarks.runs import Run
+from benchmarks.runs import Measurement, Run
 from metrics import read_metrics
 
 SMALL = [
@@ -70,7 +70,7 @@ def test_other_settings_are_not_finished(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     assert run.is_finished()
     assert not run._replace(arguments=run.arguments[:1]).is_finished()
-    assert not run._replace(evaluate="test").is_finished()
+    assert not run._replace(measurements=(Measurement("test"),)).is_finished()
 
 
 def test_time_to_an_accuracy_counts_steps_until_the_first_epoch_that_had_it() -> None:

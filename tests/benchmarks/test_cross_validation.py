@@ -17,6 +17,7 @@ from benchmarks.cross_validation import Variant, parse_variants
 from errors import UserError
 from tests.benchmarks.test_accuracy import SMALL
 
+ALLOWED = ("config.json", "eval_rendered_test.json")  # where "test" is not the test split of the data
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -27,6 +28,7 @@ def test_variants_are_compared_on_folds_and_the_test_split_stays_unseen(
     flags = [
         "--folds=2",
         "--jobs=2",
+        "--rendered=12",
         f"--workdir={workdir}",
         *SMALL,
         "--variant",
@@ -47,9 +49,14 @@ def test_variants_are_compared_on_folds_and_the_test_split_stays_unseen(
         assert (config.data.fold, config.data.folds, config.num_epochs) == (fold, 2, 1)
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["ema"]["val"]["accuracy"] == row["folds"][fold]["accuracy"]
-        assert not any(
-            '"test"' in path.read_text() for path in folder.glob("*.json*") if "config" not in path.name
+        corrupted, rendered = (
+            json.loads((folder / f"eval_{name}.json").read_text())
+            for name in ("val_extra_corruptions", "rendered_test")
         )
+        assert corrupted["mean"] == row["folds"][fold]["accuracy_extra_corruptions"]
+        assert (rendered["accuracy"], rendered["images"]) == (row["folds"][fold]["accuracy_rendered"], 12)
+        files = (path for path in folder.glob("*.json*") if path.name not in ALLOWED)
+        assert not any('"test"' in path.read_text() for path in files)
     table = (workdir / "cross_validation.md").read_text()
     assert table in capsys.readouterr().out
     assert table.splitlines()[2].startswith("| short")

@@ -199,6 +199,13 @@ def test_where_bottlenecks_stride() -> None:
         assert model.stage1.block1.shortcut.conv.stride == 1
 
 
+@pytest.mark.parametrize("variant", ["v1.5", "v2"])
+def test_plain_network_lets_signals_through_from_the_start(variant: str) -> None:
+    network = Network(config_of(depth=18, residual=False, variant=variant), 6)
+    logits, _, _ = run(network, network.init(0), random_images(4, 32, 32), train=True)
+    assert np.ptp(logits, axis=0).min() > 1e-3
+
+
 @pytest.mark.parametrize("depth", [18, 50])
 def test_plain_network_has_no_shortcuts(depth: int) -> None:
     networks = [Network(config_of(depth=depth, residual=residual), 6) for residual in (True, False)]
