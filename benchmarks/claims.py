@@ -108,7 +108,7 @@ def cases_of(options: argparse.Namespace, settings: Sequence[str]) -> dict[str, 
                 "optimizer.warmup_epochs": options.warmup_epochs,
                 "model.depth": depth,
                 "model.residual": network == "residual",
-                # Without a shortcut such a block gives zeros, and its gradient is zero for ever.
+                # Both start alike: residual blocks would otherwise begin as the identity.
                 "model.zero_init_last": False,
             },
         )
