@@ -99,6 +99,7 @@ def get_config() -> ConfigDict:
 
     config.label_smoothing = 0.1  # share of the target spread evenly over the classes
     config.test_time_flip = False  # predict by the mean logits of an image and its mirror image
+    config.temperature = 1.0  # divides the logits of predictions: below 1 surer ones, above 1 less sure
     config.ema_decay = 0.99  # of the moving average of weights and statistics; 0: none
 
     config.checkpoint = checkpoint = ConfigDict()

@@ -54,6 +54,7 @@ class Network:
         self._config = config
         self._num_classes = num_classes
         self._views = 2 if config.test_time_flip else 1
+        self._temperature = config.temperature
         self._standardize = config.data.standardize
         self._mean = np.asarray(config.data.mean, np.float32) * 255
         self._std = np.asarray(config.data.std, np.float32) * 255
@@ -124,7 +125,8 @@ class Network:
         """Logits float32 [N, classes] of `images` as `apply` takes them, by what `arrange` returned.
 
         With `config.test_time_flip` they are the mean over each image and its mirror image (Krizhevsky et al.
-        2012, section 4.1, there of probabilities).
+        2012, section 4.1, there of probabilities). They are divided by `config.temperature` (Guo et al. 2017,
+        arXiv:1706.04599, section 4.2), which changes how sure the network is but no label.
         """
         model = self.merge(weights)
         for path, module in _arrangeable(model):
@@ -132,7 +134,7 @@ class Network:
         if self._views > 1:  # side by side, so that a batch that is split over devices stays so
             images = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
         logits, _ = model(self.normalize(images), train=False)
-        return logits.reshape(-1, self._views, logits.shape[-1]).mean(1)
+        return logits.reshape(-1, self._views, logits.shape[-1]).mean(1) / self._temperature
 
     def merge(self, weights: Weights) -> ResNet:
         """The module itself with `weights`, arrays or tracers: what `apply` calls."""

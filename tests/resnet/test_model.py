@@ -315,6 +315,15 @@ def test_predictions_are_means_over_the_image_and_its_mirror_image() -> None:
     np.testing.assert_allclose(predict(weights, images[:, :, ::-1].copy()), found, rtol=1e-4, atol=1e-5)
 
 
+def test_the_temperature_divides_the_logits_of_predictions_alone() -> None:
+    config = config_of(depth=18)
+    config.temperature = 0.5
+    network = Network(config, 6)
+    weights, images = random_weights(network), random_images(3, 32, 32)
+    predicted = quick_jit(lambda w, x: network.predict(w, network.arrange(w, x.shape), x))(weights, images)
+    np.testing.assert_allclose(predicted, 2 * run(network, weights, images)[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("depth", "convolution"), [(18, "matmul"), (50, "matmul"), (18, "lax")])
 @pytest.mark.parametrize("batch", [1, 9])
 def test_predict_gives_the_logits_of_apply(depth: int, convolution: str, batch: int) -> None:
