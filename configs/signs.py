@@ -3,7 +3,8 @@
 SIGNS shows few hands before one wall. Half of the images whose appearance changes get another background,
 and light, colours and noise change more than in the defaults; how many do so grows during the first third
 of the training, without which a short training learns little. Each image is standardized by itself, so that
-no light or contrast is new to the network. docs/results.md has the comparisons.
+no light or contrast is new to the network. Rendered hands, half of a batch at first and a tenth later, are
+those of other people. docs/results.md has the comparisons.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,13 @@ def get_config() -> ConfigDict:
     config.num_epochs = 36
     config.label_smoothing = 0.0
     config.test_time_flip = True
+    config.temperature = 0.6
+    config.optimizer.learning_rate = 2e-3
     config.data.standardize = "image"
+    config.data.rendered_size = 6000
+    config.data.variety = 0.3
+    config.data.rendered_share = 0.1
+    config.data.rendered_share_at_start = 0.5
     config.augment.update(
         rotation=20.0,
         scale=0.25,
