@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from errors import UserError
+
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replaces `path` by `content` in one step: whoever reads it, or kills us, finds the old or the new.
@@ -13,3 +15,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)
+
+
+def write_result(path: Path, content: str | bytes) -> None:
+    """`write_whole` for what a command writes into its --workdir; makes the folder.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); name a folder that can by --workdir"
+        ) from None

@@ -13,9 +13,17 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import datasets
-from input_pipeline import epoch_permutation, make_mesh, put_on_devices, replicated, steps_per_epoch
+from input_pipeline import (
+    epoch_permutation,
+    make_mesh,
+    put_on_devices,
+    replicated,
+    steps_per_epoch,
+    training_images,
+)
 from optimizer import make_optimizer
 from resnet.network import Network, check_image_size
+from resnet.pretrained import adopt, initial_weights, read_pretrained
 from train import init_state, make_run_steps
 
 STEPS = 120
@@ -26,16 +34,18 @@ LEAST_FALL = 0.02  # share of the first smoothed loss that the loss must fall by
 
 
 def find_learning_rate(config: ConfigDict, steps: int = STEPS) -> dict[str, Any]:
-    """Trains a fresh network of `config` for `steps`; returns what came out, and what `suggest` says of it.
+    """Trains the network of `config` for `steps`; returns what came out, and what `suggest` says of it.
 
-    `learning_rates` and `losses` are lists of numbers, one a step; the test ends early where the loss
-    diverges. The validation split, if there is one, is left out, and the test split is not looked at.
+    It starts as a training would: fresh, or from `config.init_from`. `learning_rates` and `losses` are
+    lists of numbers, one a step; the test ends early where the loss diverges. The validation split, if
+    there is one, is left out, and the test split is not looked at.
 
     Raises:
         UserError: `config` or the data cannot be used.
     """
+    pretrained = read_pretrained(config.init_from) if config.init_from else None
+    config = adopt(config, pretrained) if pretrained else config.copy_and_resolve_references()
     check_image_size(config.data.image_size)
-    config = config.copy_and_resolve_references()
     config.ema_decay = 0.0  # It would change nothing here.
     mesh = make_mesh(config.batch_size)
     dataset = datasets.load(config.data)
@@ -46,8 +56,10 @@ def find_learning_rate(config: ConfigDict, steps: int = STEPS) -> dict[str, Any]
     optimizer = make_optimizer(config, schedule)
     run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
     permute = jax.jit(partial(epoch_permutation, size=len(train.labels)), out_shardings=replicated(mesh))
-    device_train, seed = put_on_devices(train, mesh), np.uint32(config.seed)
-    state = jax.device_put(init_state(network, optimizer, config), replicated(mesh))
+    device_train = put_on_devices(training_images(train, config), mesh)
+    seed = np.uint32(config.seed)
+    weights = initial_weights(config, pretrained, len(dataset.class_names)) if pretrained else None
+    state = jax.device_put(init_state(network, optimizer, config, weights), replicated(mesh))
 
     rates, losses = [], []
     with tqdm(total=steps, unit="step", disable=None, leave=False) as bar:

@@ -19,6 +19,7 @@ from datasets.types import Split
 from errors import UserError
 from evaluate import evaluate_corruptions, format_corruptions, format_report, load_runs, report_seeds
 from evaluate_folder import evaluate_crops, format_crops, labelled_images
+from files import write_result
 from input_pipeline import first_training_batch
 from report.features import FeaturesWriter
 from resnet.checkpoint import Which
@@ -96,7 +97,7 @@ def lr_find(config: ConfigDict, workdir: Path) -> int:
     report.write_json(found, workdir / "lr_find.json")
     if len(losses):
         figure = figures.range_test(rates, losses, smooth(losses), marks)
-        report.write_file(figures.encode_figure(figure), workdir / "lr_find.png")
+        write_result(workdir / "lr_find.png", figures.encode_figure(figure))
     if marks:
         print(
             f"suggestion: --config.optimizer.learning_rate={marks['suggestion']:.2g}"
@@ -298,7 +299,7 @@ def probe(config: ConfigDict | None, workdir: Path, checkpoint: Which, raw: bool
     classifier = Classifier(network, weights, class_names, config.data.image_size)
     measured = probe_layers(classifier, layers_of(config), splits, own_head)
     report.write_json(told | measured, workdir / "probe.json")
-    report.write_file(figures.encode_figure(figures.probe(measured)), workdir / "probe.png")
+    write_result(workdir / "probe.png", figures.encode_figure(figures.probe(measured)))
     print(format_probe(measured))
     print(f"\nwritten: {workdir / 'probe.json'} and .png")
     return 0

@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
 from datasets.types import Split
-from errors import UserError
-from files import write_whole
+from files import write_result
 from resnet.classifier import Guess, Prediction
 from resnet.summary import Layer
 
@@ -148,7 +147,7 @@ def write_json(report: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: `path` cannot be written.
     """
-    write_file((json.dumps(report, indent=2) + "\n").encode(), path)
+    write_result(path, json.dumps(report, indent=2) + "\n")
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
@@ -157,7 +156,7 @@ def write_picture(picture: Image.Image, path: Path) -> None:
     Raises:
         UserError: `path` cannot be written.
     """
-    write_file(encode_picture(picture, path.suffix[1:]), path)
+    write_result(path, encode_picture(picture, path.suffix[1:]))
 
 
 def encode_picture(picture: Image.Image, image_format: str = "png") -> bytes:
@@ -165,18 +164,3 @@ def encode_picture(picture: Image.Image, image_format: str = "png") -> bytes:
     content = io.BytesIO()
     picture.save(content, format=image_format)
     return content.getvalue()
-
-
-def write_file(content: bytes, path: Path) -> None:
-    """Writes `content` to `path`, whole or not at all; makes the folder.
-
-    Raises:
-        UserError: `path` cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); name a folder that can by --workdir"
-        ) from None

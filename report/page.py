@@ -12,9 +12,10 @@ import numpy as np
 import settings
 from configs import default
 from evaluate import TrainedRun, load_runs, log_softmax, report_seeds, table_of_seeds
+from files import write_result
 from input_pipeline import first_training_batch
 from metrics import read_metrics
-from report import draw_grid, encode_picture, figures, write_file
+from report import draw_grid, encode_picture, figures
 from resnet.checkpoint import Which
 from resnet.grad_cam import grad_cam
 from spread import format_spread
@@ -85,8 +86,8 @@ def write_report(
     folder = workdir / FOLDER
     pictures = {name: content for section in sections for name, content in section.pictures.items()}
     for name, content in pictures.items():
-        write_file(content, folder / name)
-    write_file(page.encode(), folder / PAGE)
+        write_result(folder / name, content)
+    write_result(folder / PAGE, page)
     for stale in set(folder.glob("*.png")) - {folder / name for name in pictures}:
         stale.unlink()  # Such as the mistakes of a run that no longer makes any.
     return folder / PAGE

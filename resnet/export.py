@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
-from files import write_whole
+from files import write_result
 from resnet.architecture import Architecture
 from resnet.foreign import huggingface, torchvision
 from resnet.foreign.containers import write_safetensors
@@ -69,7 +69,7 @@ def export(
                 preprocessor = huggingface.preprocessor_json(description["data"])
                 files["huggingface/preprocessor_config.json"] = _json(preprocessor)
     for name, content in files.items():
-        _write(folder / name, content)
+        write_result(folder / name, content)
     return folder / "huggingface" if format == "huggingface" else folder / next(iter(files))
 
 
@@ -104,14 +104,6 @@ def _torch_arrays(named: Arrays, architecture: Architecture, format: Format) -> 
                 array = (array.astype(np.float64) + excess).astype(np.float32)
         arrays[foreign] = transform.to_foreign(array)
     return arrays
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name another --workdir") from None
 
 
 def _json(content: dict[str, Any]) -> bytes:

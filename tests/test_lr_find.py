@@ -7,6 +7,8 @@ import pytest
 
 from configs import default
 from lr_find import HIGHEST, LOWEST, find_learning_rate, smooth, suggest
+from resnet.export import export
+from resnet.network import Network
 
 RATES = np.geomspace(1e-5, 10, 121)
 
@@ -50,3 +52,25 @@ def test_rates_grow_by_a_constant_factor_until_the_loss_bursts(shared_signs_dir:
     np.testing.assert_allclose(rates, np.geomspace(LOWEST, HIGHEST, 41)[: len(rates)], rtol=1e-4)
     assert np.isfinite(losses).all()
     assert losses[0] == pytest.approx(np.log(6), abs=0.3)
+
+
+def test_it_starts_from_the_weights_that_a_training_would_start_from(
+    shared_signs_dir: Path, tmp_path: Path
+) -> None:
+    config = default.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.dir": str(shared_signs_dir),
+            "batch_size": 12,
+            "model.depth": 18,
+            "model.width": 4,
+            "model.convolution": "lax",
+            "label_smoothing": 0.0,
+        }
+    )
+    weights = Network(config, 6).init(seed=0)
+    head = weights.params["head"]
+    head["kernel"][:], head["bias"][:] = 0, [100, 0, 0, 0, 0, 0]  # sure that everything is a 0
+    config.init_from = str(export(config, weights, tuple("012345"), "safetensors", tmp_path))
+    found = find_learning_rate(config, steps=1)
+    assert found["losses"][0] in [pytest.approx(100 * wrong / 12) for wrong in range(6, 13)]
