@@ -25,7 +25,7 @@ demo: .venv/installed-$(DEVICE)
 	$(RUN) main.py --mode=predict --workdir=runs/demo runs/demo/hand.png
 
 test: .venv/installed-dev
-	JAX_PLATFORMS=cpu $(PY) -m pytest
+	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist loadfile
 
 test-peers: .venv-peers/installed
 	JAX_PLATFORMS=cpu .venv-peers/bin/python -m pytest tests/peers

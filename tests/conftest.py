@@ -13,7 +13,10 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Lets the tests, and the programs that they start, share what JAX has compiled."""
-    folder = str(tmp_path_factory.mktemp("compilation_cache"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which all workers have in common
+    folder = str(folder / "compilation_cache")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     jax.config.update("jax_compilation_cache_dir", folder)
