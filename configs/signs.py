@@ -1,10 +1,10 @@
 """ResNet-50 on SIGNS from scratch: the recipe to use.
 
-SIGNS shows few hands before one wall. Half of the images whose appearance changes get another background,
-and light, colours and noise change more than in the defaults; how many do so grows during the first third
-of the training, without which a short training learns little. Each image is standardized by itself, so that
-no light or contrast is new to the network. Rendered hands, half of a batch at first and a tenth later, are
-those of other people. docs/results.md has the comparisons.
+SIGNS shows few hands before one wall. In four of five images, as soon as a third of the training is done,
+light, colours and noise change more than in the defaults, and half of these get another background; the
+number grows until then, without which a short training learns little. Each image is standardized by itself,
+so that no light or contrast is new to the network. Rendered hands, half of a batch at first and a tenth
+later, are those of other people. docs/results.md has the comparisons.
 """
 
 from ml_collections import ConfigDict
