@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import default
 from lr_find import HIGHEST, LOWEST, find_learning_rate, smooth, suggest
@@ -33,19 +34,23 @@ def test_smoothing_starts_at_the_first_loss_and_averages() -> None:
     np.testing.assert_allclose(smooth(losses), expected)
 
 
-def test_rates_grow_by_a_constant_factor_until_the_loss_bursts(shared_signs_dir: Path) -> None:
+def small_config(data_dir: Path, **fields: object) -> ConfigDict:
     config = default.get_config()
     config.update_from_flattened_dict(
         {
-            "data.dir": str(shared_signs_dir),
+            "data.dir": str(data_dir),
             "batch_size": 12,
-            "steps_per_call": 3,
             "model.depth": 18,
             "model.width": 4,
             "model.convolution": "lax",
-            "optimizer.name": "sgd",
+            **fields,
         }
     )
+    return config
+
+
+def test_rates_grow_by_a_constant_factor_until_the_loss_bursts(shared_signs_dir: Path) -> None:
+    config = small_config(shared_signs_dir, **{"steps_per_call": 3, "optimizer.name": "sgd"})
     found = find_learning_rate(config, steps=41)
     rates, losses = np.array(found["learning_rates"]), np.array(found["losses"])
     assert len(rates) == len(losses) > 20
@@ -57,17 +62,7 @@ def test_rates_grow_by_a_constant_factor_until_the_loss_bursts(shared_signs_dir:
 def test_it_starts_from_the_weights_that_a_training_would_start_from(
     shared_signs_dir: Path, tmp_path: Path
 ) -> None:
-    config = default.get_config()
-    config.update_from_flattened_dict(
-        {
-            "data.dir": str(shared_signs_dir),
-            "batch_size": 12,
-            "model.depth": 18,
-            "model.width": 4,
-            "model.convolution": "lax",
-            "label_smoothing": 0.0,
-        }
-    )
+    config = small_config(shared_signs_dir, label_smoothing=0.0)
     weights = Network(config, 6).init(seed=0)
     head = weights.params["head"]
     head["kernel"][:], head["bias"][:] = 0, [100, 0, 0, 0, 0, 0]  # sure that everything is a 0

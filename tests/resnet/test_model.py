@@ -1,5 +1,6 @@
 """The networks against counts from the literature and a forward pass written in NumPy, in float64."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -302,12 +303,17 @@ def test_apply_is_pure_and_only_training_moves_the_statistics() -> None:
     )
 
 
+def predictor(network: Network) -> Callable[[Weights, np.ndarray], jax.Array]:
+    """`network.predict` by weights that it arranges itself."""
+    return quick_jit(lambda w, x: network.predict(w, network.arrange(w, x.shape), x))
+
+
 def test_predictions_are_means_over_the_image_and_its_mirror_image() -> None:
     config = config_of(depth=18)
     config.test_time_flip = True
     network = Network(config, 6)
     weights, images = random_weights(network), random_images(3, 32, 32)
-    predict = quick_jit(lambda w, x: network.predict(w, network.arrange(w, x.shape), x))
+    predict = predictor(network)
     found = predict(weights, images)
     one, mirrored = (run(network, weights, x)[0] for x in (images, images[:, :, ::-1]))
     np.testing.assert_allclose(found, (one + mirrored) / 2, rtol=1e-4, atol=1e-5)
@@ -320,7 +326,7 @@ def test_the_temperature_divides_the_logits_of_predictions_alone() -> None:
     config.temperature = 0.5
     network = Network(config, 6)
     weights, images = random_weights(network), random_images(3, 32, 32)
-    predicted = quick_jit(lambda w, x: network.predict(w, network.arrange(w, x.shape), x))(weights, images)
+    predicted = predictor(network)(weights, images)
     np.testing.assert_allclose(predicted, 2 * run(network, weights, images)[0], rtol=1e-4, atol=1e-5)
 
 
