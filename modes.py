@@ -24,7 +24,7 @@ from input_pipeline import first_training_batch
 from report.features import FeaturesWriter
 from resnet.checkpoint import Which
 from resnet.classifier import BATCH_SIZE, Classifier, Pool, join, load_trained
-from resnet.export import ExportFormat
+from resnet.export import ExportFormat, describe_input
 from resnet.export import export as export_weights
 from resnet.images import find_images
 from resnet.network import Network, check_image_size
@@ -358,6 +358,7 @@ def export(workdir: Path, format: ExportFormat, checkpoint: Which, raw: bool) ->
     (trained,) = load_trained(workdir, checkpoint, raw)
     weights = trained.classifier.weights
     print(f"written: {export_weights(config, weights, class_names, format, workdir / 'export')}")
+    print(f"its input: {describe_input(config, format)}")
     return 0
 
 

@@ -73,6 +73,19 @@ def export(
     return folder / "huggingface" if format == "huggingface" else folder / next(iter(files))
 
 
+def describe_input(config: ConfigDict, format: ExportFormat) -> str:
+    """What the network in `format` is to be given, in words: shape, channel order and normalisation."""
+    data = config.data
+    side = data.image_size
+    shape = [side, side, 3] if format in ("keras", "safetensors") else [3, side, side]
+    normalized = {
+        "none": f"(pixels / 255 - {list(data.mean)}) / {list(data.std)} of red, green and blue",
+        "image": "pixels less their mean, over their standard deviation, of each image",
+        "channel": "pixels less their mean, over their standard deviation, of each channel of each image",
+    }[data.standardize]
+    return f"float32 [N, {', '.join(map(str, shape))}], {data.channel_order.upper()}; {normalized}"
+
+
 def _check_expressible(architecture: Architecture, format: ExportFormat, free: tuple[str, ...]) -> None:
     standard = asdict(Architecture())
     differing = [

@@ -72,7 +72,10 @@ def test_features_of_an_unknown_layer(
 @pytest.mark.parametrize("format", main.EXPORT_FORMATS)
 def test_export_is_read_again(format: str, workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--mode=export", f"--workdir={workdir}", f"--format={format}") == 0
-    path = capfd.readouterr().out.removeprefix("written: ").strip()
+    written, takes = capfd.readouterr().out.splitlines()
+    path = written.removeprefix("written: ")
+    shape = "[N, 64, 64, 3]" if format in ("keras", "safetensors") else "[N, 3, 64, 64]"
+    assert takes.startswith(f"its input: float32 {shape}, RGB; ")
     again, original = load_pretrained(path), Classifier.load(workdir)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     assert again.class_names == CLASSES

@@ -8,7 +8,7 @@ import pytest
 
 from configs import default
 from errors import UserError
-from resnet.export import FORMATS, export
+from resnet.export import FORMATS, describe_input, export
 from resnet.network import Network, Weights
 from resnet.pretrained import FREE, read_pretrained
 
@@ -101,6 +101,16 @@ def test_transformers_get_no_preprocessor_that_would_normalise_otherwise(tmp_pat
     folder = export(config, weights, CLASSES, "huggingface", tmp_path)
     assert not (folder / "preprocessor_config.json").exists()
     assert read_pretrained(folder).config.data.standardize == "image"
+
+
+def test_input_in_words_is_what_the_network_takes() -> None:
+    config, _ = network_of(depth=18)
+    normalized = "(pixels / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6] of red, green and blue"
+    assert describe_input(config, "keras") == f"float32 [N, 96, 96, 3], BGR; {normalized}"
+    config.data.standardize = "image"
+    words = describe_input(config, "torchvision")
+    assert words.startswith("float32 [N, 3, 96, 96], BGR; ")
+    assert words.endswith("of each image")
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
