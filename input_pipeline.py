@@ -119,9 +119,14 @@ def epoch_permutation(seed: int, epoch: jax.Array, size: int) -> jax.Array:
     return jax.random.permutation(key, size)
 
 
-def augmentation_key(seed: int) -> jax.Array:
-    """The key whose `fold_in` with a step gives that step's augmentation draws (D5)."""
-    return jax.random.fold_in(jax.random.key(seed), 1)
+def step_keys(seed: int | jax.Array, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of what `step` draws: its added images, and its augmentation (D5).
+
+    Two, as a key that is used twice would draw both alike.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+    batch_key, augment_key = jax.random.split(key)
+    return batch_key, augment_key
 
 
 def training_batch(
@@ -141,7 +146,7 @@ def training_batch(
     batch_size = config.batch_size
     chosen = lax.dynamic_slice(permutation, (index * batch_size,), (batch_size,))
     if len(split.labels) > len(permutation):
-        gives_way_key, which_key = jax.random.split(jax.random.fold_in(key, 0))
+        gives_way_key, which_key = jax.random.split(key)
         start = config.data.rendered_share_at_start
         share = start + grown(config.data.rendered_share - start, progress, config.augment.ramp)
         gives_way = jax.random.bernoulli(gives_way_key, share, (batch_size,))
@@ -167,9 +172,9 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
     @jax.jit
     def batch(device_split: DeviceSplit) -> tuple[jax.Array, jax.Array]:
         permutation = epoch_permutation(seed, 0, size)
-        key = jax.random.fold_in(augmentation_key(seed), 0)
-        images, labels = training_batch(device_split, permutation, 0, key, config, mesh)
-        return augment(key, images, config.augment), labels
+        batch_key, augment_key = step_keys(seed, 0)
+        images, labels = training_batch(device_split, permutation, 0, batch_key, config, mesh)
+        return augment(augment_key, images, config.augment), labels
 
     images, labels = batch(put_on_devices(split, mesh))
     return np.asarray(images).round().astype(np.uint8), np.asarray(labels)

@@ -24,13 +24,13 @@ from evaluate import evaluate, make_predictor
 from input_pipeline import (
     REPLICA_AXIS,
     DeviceSplit,
-    augmentation_key,
     by_replica,
     check_visible_devices,
     epoch_permutation,
     has_replicas,
     make_mesh,
     put_on_devices,
+    step_keys,
     steps_per_epoch,
     training_batch,
     training_images,
@@ -161,15 +161,15 @@ def make_run_steps(
         count: jax.Array,
     ) -> tuple[TrainState, Tree]:
         steps_in_epoch = len(permutation) // config.batch_size
-        seed_key = augmentation_key(seed)
 
         def one_step(i: jax.Array, carry: tuple[TrainState, Tree]) -> tuple[TrainState, Tree]:
             state, history = carry
-            index, key = state.step % steps_in_epoch, jax.random.fold_in(seed_key, state.step)
+            index = state.step % steps_in_epoch
             progress = state.step / (config.num_epochs * steps_in_epoch)
-            images, labels = training_batch(split, permutation, index, key, config, mesh, progress)
+            batch_key, augment_key = step_keys(seed, state.step)
+            images, labels = training_batch(split, permutation, index, batch_key, config, mesh, progress)
             learning_rate = schedule(state.step)
-            state, metrics = train_step(state, images, labels, key, progress)
+            state, metrics = train_step(state, images, labels, augment_key, progress)
             metrics["learning_rate"] = learning_rate
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
 

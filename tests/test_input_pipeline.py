@@ -9,16 +9,18 @@ import pytest
 from ml_collections import ConfigDict
 
 import input_pipeline
+from augment import augment
 from configs import default
 from datasets.types import Split
 from errors import UserError
 from input_pipeline import (
-    augmentation_key,
+    DeviceSplit,
     check_visible_devices,
     epoch_permutation,
     evaluation_batches,
     make_mesh,
     put_on_devices,
+    step_keys,
     steps_per_epoch,
     training_batch,
 )
@@ -51,9 +53,10 @@ def test_permutations_depend_on_seed_and_epoch_alone() -> None:
     np.testing.assert_array_equal(jax.jit(epoch_permutation, static_argnums=2)(1, 2, 50), orders[1, 2])
 
 
-def test_augmentation_draws_differ_from_those_of_the_order_and_between_seeds() -> None:
-    keys = [augmentation_key(seed) for seed in (0, 1)] + [jax.random.key(seed) for seed in (0, 1)]
-    assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 4
+def test_draws_differ_from_those_of_the_order_between_seeds_and_between_steps() -> None:
+    keys = [key for seed in (0, 1) for step in (0, 1) for key in step_keys(seed, step)]
+    keys += [jax.random.key(seed) for seed in (0, 1)]
+    assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 10
 
 
 def test_an_epoch_shows_each_image_once_and_drops_the_remainder_alone() -> None:
@@ -103,6 +106,27 @@ def test_added_images_take_the_places_of_a_share_of_the_batch_that_moves(
         assert abs(len(added) / 400 - share) <= 4 * np.sqrt(share * (1 - share) / 400)
         every_added.update(added)
     assert len(every_added) > 100
+
+
+def test_added_images_are_augmented_like_the_others() -> None:
+    batch_size = 128
+    ramp = np.broadcast_to(np.linspace(0, 255, 16, dtype=np.uint8)[:, None, None], (16, 16, 3))
+    own = np.arange(2 * batch_size) < batch_size
+    split = Split(np.stack([ramp] * len(own)), own.astype(np.int32))
+    config = of_batches(batch_size, rendered_share=0.5, at_start=0.5)
+    config.augment.update(dict.fromkeys(config.augment, 0.0), rotation=20.0)
+    mesh = make_mesh(batch_size)
+
+    @jax.jit
+    def augmented_batch(split: DeviceSplit) -> tuple[jax.Array, jax.Array]:
+        batch_key, augment_key = step_keys(0, 0)
+        images, labels = training_batch(split, np.arange(batch_size), 0, batch_key, config, mesh)
+        return augment(augment_key, images, config.augment), labels
+
+    images, is_own = map(np.asarray, augmented_batch(put_on_devices(split, mesh)))
+    turned_left = images[:, 8, 0, 0] < images[:, 8, -1, 0]
+    for kind in (0, 1):
+        assert 0.25 < turned_left[is_own == kind].mean() < 0.75
 
 
 def test_mattes_are_a_fourth_channel() -> None:
