@@ -24,7 +24,7 @@ from signals import Signals, StopRun
 from spread import by_seed
 
 SUMMARY_FILE = "summary.json"
-SHARED = ("parameters", "device", "versions", "epochs", "steps")  # the same for every seed
+SHARED = ("parameters", "device", "versions", "epochs", "steps", "prediction")  # the same for every seed
 
 PyTree = TypeVar("PyTree")
 
@@ -140,18 +140,23 @@ def take(stacked: PyTree, index: int, mesh: Mesh) -> PyTree:
     return jax.device_put(jax.tree.map(lambda leaf: leaf[index], stacked), replicated(mesh))
 
 
-def finished_summary(workdir: Path, step: int) -> dict[str, Any] | None:
-    """What an earlier start wrote after the same `step`, None if it did not come to that."""
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """What an earlier start wrote at its end, empty if none came to that."""
     try:
         summary = json.loads((workdir / SUMMARY_FILE).read_text())
-        return summary if summary["steps"] == step else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def prediction_settings(config: ConfigDict) -> str:
+    """How logits become predictions, which may change after the last step, in words."""
+    return f"test_time_flip={config.test_time_flip} temperature={config.temperature:g}"
 
 
 def summarize(
     weights: dict[str, Weights],
-    splits: dict[str, Split | None],
+    splits: dict[str, Split],
     predict: Predictor,
     mesh: Mesh,
     signals: Signals,
@@ -166,8 +171,7 @@ def summarize(
         for name, split in splits.items():
             if signals.received:
                 raise StopRun(signals.received)
-            if split is not None:
-                results[name] = evaluate(predict, weights[kind], split)
+            results[name] = evaluate(predict, weights[kind], split)
     device = mesh.devices.flat[0]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {

@@ -178,6 +178,11 @@ def check(config: ConfigDict) -> None:
             f"config.seeds={config.seeds!r}: expected different whole numbers, {low} to {high},"
             " such as (0, 1, 2)"
         )
+    if config.data.rendered_size and config.data.name == "rendered":
+        raise UserError(
+            f"config.data.rendered_size={config.data.rendered_size}: adds rendered hands to photographs, but"
+            " data.name is rendered already; expected 0, and their number in data.train_size"
+        )
     if min(config.data.std) <= 0:
         raise UserError(f"config.data.std={config.data.std!r}: expected numbers above 0")
     _check_model(config.model)
@@ -283,8 +288,10 @@ def of_seed(config: ConfigDict, seed: int) -> ConfigDict:
     return alone
 
 
-def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "") -> None:
+def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "", finished: bool = False) -> None:
     """Checks that `config`, on the data of `data_digest`, may continue the run in `workdir`, if there is one.
+
+    Once it is `finished`, its learning rate is what it was trained with.
 
     Raises:
         UserError: fields or images differ that a resumed run must share, or `num_epochs` shrank.
@@ -293,10 +300,11 @@ def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "") -> 
         return
     old, _ = load(workdir)
     old_fields, new_fields = dict(flatten(old)), dict(flatten(config))
+    may_change = [name for name in MAY_CHANGE if not (finished and name == "optimizer.learning_rate")]
     differing = [
         f"{name} (there {old_fields[name]!r}, here {value!r})"
         for name, value in new_fields.items()
-        if value != old_fields[name] and not name.startswith(MAY_CHANGE)
+        if value != old_fields[name] and not name.startswith(tuple(may_change))
     ]
     if bool(old.seeds) != bool(config.seeds):  # They leave different files behind.
         differing.append(f"seeds (there {old.seeds!r}, here {config.seeds!r})")

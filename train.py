@@ -41,8 +41,9 @@ from optimizer import learning_rate_schedule, make_optimizer, update_scales
 from replicas import (
     SUMMARY_FILE,
     Replica,
-    finished_summary,
     group_seeds,
+    prediction_settings,
+    read_summary,
     stack_states,
     summarize,
     summarize_seeds,
@@ -204,7 +205,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
         workdirs = [settings.seed_workdir(workdir, seed) for seed in seeds]
         summaries |= zip(seeds, training.train(seeds, workdirs, test), strict=True)
     summary = summarize_seeds(config.seeds, [summaries[seed] for seed in config.seeds])
-    if finished_summary(workdir, summary["steps"]) != summary:
+    if read_summary(workdir) != summary:
         write_json(summary, workdir / SUMMARY_FILE)
     return summary
 
@@ -248,7 +249,8 @@ class Training:
         Raises:
             UserError: `workdir` cannot be written, or holds a run of other settings or images.
         """
-        settings.check_same_run(config, workdir, self._data_digest)
+        finished = read_summary(workdir).get("epochs") == config.num_epochs
+        settings.check_same_run(config, workdir, self._data_digest, finished)
         settings.save(config, self._dataset.class_names, workdir, self._data_digest)
 
     def train(
@@ -268,9 +270,19 @@ class Training:
             started = last_save = time.perf_counter()
             replicas = [stack.enter_context(Replica(w, config.checkpoint.keep)) for w in workdirs]
             state, step = self._restore_or_init(configs, replicas)
-            finished = [finished_summary(workdir, step) for workdir in workdirs]
-            if step == total_steps and all(finished):
-                return finished
+            splits = {"train": self._train}
+            splits |= {"val": self._val} if self._val is not None else {}
+            splits |= {"test": self._dataset.test} if test != "never" else {}
+            about = {
+                "epochs": config.num_epochs,
+                "steps": total_steps,
+                "prediction": prediction_settings(config),
+            }
+            written = [read_summary(workdir) for workdir in workdirs]
+            if step == total_steps and all(
+                about.items() <= each.items() and splits.keys() <= each.keys() for each in written
+            ):
+                return written
 
             def count_seconds() -> None:
                 for replica in replicas:
@@ -339,9 +351,6 @@ class Training:
                         save(val_accuracies)
                         last_save = time.perf_counter()
 
-            splits = {"train": self._train, "val": self._val, "test": self._dataset.test}
-            if test == "never":
-                del splits["test"]
             weights = {"raw": state.weights} | ({"ema": state.ema} if state.ema else {})
             summaries = [
                 summarize(take(weights, i, mesh), splits, self._predict, mesh, signals)
@@ -349,7 +358,7 @@ class Training:
             ]
             count_seconds()
             for summary, replica in zip(summaries, replicas, strict=True):
-                summary |= {"epochs": config.num_epochs, "steps": step, **replica.speed()}
+                summary |= about | replica.speed()
                 write_json(summary, replica.workdir / SUMMARY_FILE)
             return summaries
 

@@ -75,6 +75,9 @@ def test_configs_of_the_project_pass(name: str) -> None:
         ({"data__std": (1.0, 0.0, 1.0)}, "config.data.std=(1.0, 0.0, 1.0): expected numbers above 0"),
         ({"data__mean": (0.5, float("nan"), 0.5)},
          "config.data.mean=(0.5, nan, 0.5): expected 3 numbers, such as (0.5, 0.5, 0.5)"),
+        ({"data__name": "rendered", "data__rendered_size": 9},
+         "config.data.rendered_size=9: adds rendered hands to photographs, but data.name is rendered already;"
+         " expected 0, and their number in data.train_size"),
         ({"gpu__visible_devices": "gpu0"}, "config.gpu.visible_devices=gpu0: expected indices such as 0,1"),
     ],
 )  # fmt: skip

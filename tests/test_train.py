@@ -219,6 +219,40 @@ def test_other_images_under_the_same_settings_are_refused(
     assert (finished / settings.CONFIG_FILE).read_bytes() == before
 
 
+def test_what_may_change_once_a_run_is_finished(
+    tmp_path: Path, finished: Path, shared_signs_dir: Path
+) -> None:
+    workdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = {name: (workdir / name).read_bytes() for name in (settings.CONFIG_FILE, "summary.json")}
+    summary = json.loads(before["summary.json"])
+    config = small_config(shared_signs_dir)
+    assert train_and_evaluate(config, workdir) == summary
+
+    config.optimizer.learning_rate *= 2
+    with pytest.raises(UserError, match=r"other settings: optimizer\.learning_rate"):
+        train_and_evaluate(config, workdir)
+    assert {name: (workdir / name).read_bytes() for name in before} == before
+
+    config = small_config(shared_signs_dir)
+    config.temperature = 0.5
+    sharper = train_and_evaluate(config, workdir)
+    assert sharper == json.loads((workdir / "summary.json").read_text())
+    assert sharper["test"]["accuracy"] == summary["test"]["accuracy"]
+    assert sharper["test"]["loss"] != summary["test"]["loss"]
+
+
+def test_finished_run_that_nobody_tested_is_tested_when_asked(
+    tmp_path: Path, finished: Path, shared_signs_dir: Path
+) -> None:
+    workdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    summary = json.loads((workdir / "summary.json").read_text())
+    untested = {name: value for name, value in summary.items() if name != "test"}
+    (workdir / "summary.json").write_text(json.dumps(untested))
+    assert train_and_evaluate(small_config(shared_signs_dir), workdir, "never") == untested
+    tested = train_and_evaluate(small_config(shared_signs_dir), workdir)
+    assert tested["test"] == pytest.approx(summary["test"])
+
+
 def test_only_the_newest_checkpoints_are_kept_without_validation(finished: Path) -> None:
     kept = {int(path.name) for path in (finished / "checkpoints").iterdir() if path.name.isdigit()}
     assert kept == {6, 9}
