@@ -131,7 +131,10 @@ def parse_variants(lines: Iterable[str]) -> list[Variant]:
     variants: dict[str, Variant] = {}
     for line in lines:
         name, colon, rest = (part.strip() for part in line.partition(":"))
-        settings = shlex.split(rest)
+        try:
+            settings = shlex.split(rest)
+        except ValueError as error:
+            raise UserError(f"variant {line!r}: {error}; expected settings as in a shell") from None
         if not colon or not re.fullmatch(r"[\w.+-]+", name):
             raise UserError(
                 f"variant {line!r}: expected a name of letters, digits and . + - _, a colon and settings,"

@@ -43,6 +43,14 @@ class Measurement(NamedTuple):
         data = "rendered_" if self.rendered else ""
         return f"eval_{data}{self.split}{self.corruptions and f'_{self.corruptions}_corruptions'}.json"
 
+    def other_data(self, image_size: int) -> ConfigDict | None:
+        """The rendered hands to measure on, None where it is on the run's own data."""
+        if not self.rendered:
+            return None
+        data = default.get_config().data
+        data.update(name="rendered", train_size=1, test_size=self.rendered, image_size=image_size)
+        return data
+
 
 class Run(NamedTuple):
     """A run to train in `workdir` by `arguments` of main.py, and what to measure at its end.
@@ -80,16 +88,47 @@ class Run(NamedTuple):
         settings.check(values.config)
         return values.config
 
+    def check(self) -> None:
+        """Checks what would else be told only after the runs before it were trained.
+
+        Raises:
+            UserError: its settings cannot be used, or are not those that its workdir was trained with.
+        """
+        config = self.config()
+        if not Path(self.workdir, settings.CONFIG_FILE).exists():
+            return
+        stored, _ = settings.load(Path(self.workdir))
+        for name, here, there in (
+            ("num_epochs", config.num_epochs, stored.num_epochs),
+            ("optimizer.learning_rate", config.optimizer.learning_rate, stored.optimizer.learning_rate),
+        ):
+            if here != there:
+                raise UserError(
+                    f"{self.workdir}: holds a run of config.{name}={there}, here it is {here}, and a run that"
+                    " went on so would be neither; use another --workdir, or the same settings"
+                )
+
     def is_finished(self) -> bool:
         """Whether all that it is to give is there, for these settings and no older than the training."""
         try:
             stored, _ = settings.load(Path(self.workdir))
         except UserError:
             return False
-        if dict(settings.flatten(stored)) != dict(settings.flatten(self.config())):
+        config = self.config()
+        if dict(settings.flatten(stored)) != dict(settings.flatten(config)):
             return False
         written = [path.stat().st_mtime_ns if path.exists() else 0 for path in self.results]
-        return written[0] > 0 and written == sorted(written)
+        if not written[0] or written != sorted(written):
+            return False
+        summary, *measured = self.read()
+        # Who evaluates a run in other ways leaves files of the same names.
+        expected = {"step": summary["steps"], "weights": "ema" if config.ema_decay else "raw"}
+        for measurement, found in zip(self.measurements, measured, strict=True):
+            data = measurement.other_data(config.data.image_size)
+            expected_data = json.loads(json.dumps(data.to_dict())) if data is not None else None
+            if not expected.items() <= found.items() or found.get("data") != expected_data:
+                return False
+        return True
 
 
 def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
@@ -99,9 +138,11 @@ def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
     beside their workdir.
 
     Raises:
-        UserError: the settings of one cannot be used.
+        UserError: the settings of one cannot be used, or its workdir holds a run of others.
         Failed: one broke down; the others are stopped, and saved.
     """
+    for run in runs:
+        run.check()
     waiting = deque(run for run in runs if not run.is_finished())
     running: dict[int, tuple[Run, subprocess.Popen]] = {}
     before = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
@@ -159,13 +200,10 @@ def _train(run: Run, cores: Sequence[int]) -> int:
         train_and_evaluate(config, workdir, run.test)
     except StopRun as stop:
         return 128 + stop.signum
-    for split, corruptions, rendered in run.measurements:
-        other_data = None
-        if rendered:
-            other_data = default.get_config().data
-            other_data.update(name="rendered", train_size=1, test_size=rendered)
-            other_data.image_size = config.data.image_size
-        modes.evaluate(workdir, split, corruptions or None, "last", False, False, other_data)
+    for measurement in run.measurements:
+        other_data = measurement.other_data(config.data.image_size)
+        corruptions = measurement.corruptions or None
+        modes.evaluate(workdir, measurement.split, corruptions, "last", False, False, other_data)
     return 0
 
 

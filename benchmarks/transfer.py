@@ -33,7 +33,6 @@ from settings import CHOICES
 
 STARTS = ("scratch", "rendered")
 TITLES = {"scratch": "from scratch", "rendered": "from rendered hands"}
-PRETRAINED = "pretrained"  # folder in the workdir
 WARMUP = 0.25  # of a run, at most: the warm-up of the recipes would be all of two epochs
 
 
@@ -89,6 +88,11 @@ def pretraining_config(options: argparse.Namespace) -> ConfigDict:
     return config
 
 
+def pretrained_in(options: argparse.Namespace) -> Path:
+    """The workdir of the pretraining; another number of epochs is another run."""
+    return options.workdir / f"pretrained_{options.pretraining_epochs}_epochs"
+
+
 def config_of(run: Run, options: argparse.Namespace) -> ConfigDict:
     """The config of a run on SIGNS."""
     config = finetune.get_config()
@@ -96,7 +100,7 @@ def config_of(run: Run, options: argparse.Namespace) -> ConfigDict:
         config.optimizer.learning_rate = rendered.get_config().optimizer.learning_rate
         config.finetune.layer_decay = 1.0
     else:
-        config.init_from = str(options.workdir / PRETRAINED)
+        config.init_from = str(pretrained_in(options))
     config.model.update({"depth": options.depth, "width": options.width})
     config.seed, config.num_epochs, config.data.dir = run.seed, run.epochs, options.signs_dir
     config.optimizer.warmup_epochs = min(config.optimizer.warmup_epochs, WARMUP * run.epochs)
@@ -124,10 +128,10 @@ def _run(options: argparse.Namespace) -> None:
     }
     try:
         _say("pretraining on rendered hands")
-        summary = train_and_evaluate(pretraining, options.workdir / PRETRAINED)
+        summary = train_and_evaluate(pretraining, pretrained_in(options))
         report["parameters"] = summary["parameters"]
         report["pretraining"] |= _measured(summary)
-        probabilities = Classifier.load(options.workdir / PRETRAINED).probabilities(test.images)
+        probabilities = Classifier.load(pretrained_in(options)).probabilities(test.images)
         report["pretraining"]["accuracy_on_signs"] = float(np.mean(probabilities.argmax(-1) == test.labels))
         for run in runs_of(options):
             _say(run.name)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accuracy
-from benchmarks.runs import Measurement, Run
+from benchmarks.runs import Measurement, Run, train_all
+from errors import UserError
 from metrics import read_metrics
 
 SMALL = [
@@ -67,10 +68,43 @@ def test_other_settings_are_not_finished(tmp_path: Path) -> None:
     import settings
 
     settings.save(run.config(), ("0",), tmp_path)
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_text('{"steps": 99}')
     assert run.is_finished()
     assert not run._replace(arguments=run.arguments[:1]).is_finished()
     assert not run._replace(measurements=(Measurement("test"),)).is_finished()
+
+
+def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
+    import settings
+
+    hands = Measurement("test", rendered=60)
+    run = Run(str(tmp_path), ["--config=configs/default.py"], measurements=(hands,))
+    settings.save(run.config(), ("0",), tmp_path)
+    (tmp_path / "summary.json").write_text('{"steps": 99}')
+    right = {"step": 99, "weights": "ema", "data": hands.other_data(64).to_dict()}
+    others = {**right["data"], "variety": 0.3}
+    for wrong in ({"step": 66}, {"weights": "raw"}, {"data": others}, {"data": None}):
+        (tmp_path / hands.file).write_text(json.dumps(right | wrong))
+        assert not run.is_finished()
+    (tmp_path / hands.file).write_text(json.dumps(right))
+    assert run.is_finished()
+    assert not run._replace(measurements=(Measurement("test", rendered=61),)).is_finished()
+
+
+@pytest.mark.parametrize("change", ["num_epochs=80", "optimizer.learning_rate=0.5"])
+def test_runs_of_other_settings_are_refused_before_any_is_trained(tmp_path: Path, change: str) -> None:
+    import settings
+
+    old = Run(str(tmp_path / "old"), ["--config=configs/default.py"])
+    settings.save(old.config(), ("0",), tmp_path / "old")
+    first = Run(str(tmp_path / "new"), ["--config=configs/default.py"])
+    second = old._replace(arguments=[*old.arguments, f"--config.{change}"])
+    with pytest.raises(UserError, match=f"holds a run of config.{change.partition('=')[0]}"):
+        train_all([first, second])
+    typo = first._replace(arguments=[*first.arguments, "--config.num_epoch=80"])
+    with pytest.raises(UserError, match=r"did you mean config\.num_epochs"):
+        train_all([first, typo])
+    assert not (tmp_path / "new").exists()
 
 
 def test_time_to_an_accuracy_counts_steps_until_the_first_epoch_that_had_it() -> None:

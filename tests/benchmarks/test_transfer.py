@@ -42,7 +42,7 @@ def test_both_starts_differ_in_start_and_recipe_alone(options_of: Callable[..., 
     for config in (scratch, tuned, pretraining_config(options)):
         settings.check(config)
         assert (config.model.depth, config.model.width) == (34, 8)
-    assert tuned.init_from == str(options.workdir / "pretrained")
+    assert tuned.init_from == str(options.workdir / "pretrained_10_epochs")
     fields = dict(settings.flatten(tuned))
     assert {name for name, value in settings.flatten(scratch) if value != fields[name]} == {
         "init_from",
@@ -98,7 +98,7 @@ def test_report_and_picture(
     picture, report = tmp_path / "docs" / "transfer.png", tmp_path / "transfer.json"
     flags = [f"--signs_dir={shared_signs_dir}", f"--json={report}", f"--plot={picture}"]
     transfer._run(options_of("--epochs=2,3", "--seeds=2", *flags))
-    assert started[0] == "pretrained"
+    assert started[0] == "pretrained_10_epochs"
     assert len(started) == 9
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].split() == ["2", "0.3000", "±", "0.1414", "0.8500", "±", "0.0707"]
