@@ -16,6 +16,7 @@ from files import write_result
 from input_pipeline import first_training_batch
 from metrics import read_metrics
 from report import draw_grid, encode_picture, figures
+from resnet.architecture import Architecture
 from resnet.checkpoint import Which
 from resnet.grad_cam import grad_cam
 from spread import format_spread
@@ -25,7 +26,7 @@ PAGE = "index.html"
 IMAGES_SHOWN = 16  # mistakes, hits
 BATCH_SHOWN = 32
 EXPLAINED = 12  # images with Grad-CAM
-STAGES = ("stage4", "stage3", "stage2")  # of Grad-CAM; the last one's map is 2x2 for an image of 64x64
+STAGES_EXPLAINED = 3  # by Grad-CAM, from the last one, whose map is 2x2 for an image of 64x64
 
 
 class Table(NamedTuple):
@@ -55,10 +56,12 @@ def write_report(
     """
     runs = load_runs(workdir, checkpoint, raw)
     run = runs[0]
-    summary = _read_json(workdir / "summary.json")
     logits, measured = report_seeds(runs, split_name) if run.config.seeds else run.report(split_name)
     answer = measured.get("ensemble", measured)
     histories = [read_metrics(folder) for folder in settings.seed_workdirs(run.config, workdir)]
+    summary = _read_json(workdir / "summary.json")
+    if any(history and history[-1]["step"] > summary.get("steps", 0) for history in histories):
+        summary = {}  # It is that of an earlier end: the run has gone on since.
     sections = [
         _curves(histories, summary, run),
         *_seeds(measured),
@@ -209,11 +212,13 @@ def _examples(run: TrainedRun, split_name: str, logits: np.ndarray) -> list[Sect
     half = EXPLAINED // 2
     indices = np.concatenate([np.concatenate(best)[:half], mistakes[:half], hits[:half]])[:EXPLAINED]
     indices = np.array(list(dict.fromkeys(indices.tolist())))
-    maps = grad_cam(run.network, run.weights, split.images[indices], predicted[indices], STAGES)
+    count = len(Architecture.from_config(run.config.model).blocks)
+    stages = [f"stage{i}" for i in range(count, count - STAGES_EXPLAINED, -1)]
+    maps = grad_cam(run.network, run.weights, split.images[indices], predicted[indices], stages)
     tiles, captions = [], []
     for k, i in enumerate(indices):
-        tiles += [split.images[i], *(figures.overlay(split.images[i], maps[stage][k]) for stage in STAGES)]
-        captions += [caption(i), *(f"{s}\n{'x'.join(map(str, maps[s].shape[1:]))}" for s in STAGES)]
+        tiles += [split.images[i], *(figures.overlay(split.images[i], maps[stage][k]) for stage in stages)]
+        captions += [caption(i), *(f"{s}\n{'x'.join(map(str, maps[s].shape[1:]))}" for s in stages)]
     text = (
         "Where the score of the predicted class comes from (Grad-CAM, Selvaraju et al. 2017), by the output"
         " of the last stage, which sees the whole image but resolves little, and of the two before it."
@@ -230,6 +235,8 @@ def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Sectio
     if (measured.get("step"), measured.get("weights")) != (run.step, run.kind):
         return []
     if run.config.seeds:
+        if list(measured["seeds"]) != list(map(str, run.config.seeds)):
+            return []
         measured = measured["mean"]
     text = (
         f"Accuracy under corruptions in the manner of ImageNet-C (Hendrycks & Dietterich 2019):"

@@ -1,7 +1,6 @@
 """Grad-CAM: where in an image the score of a class comes from (Selvaraju et al. 2017, arXiv:1610.02391)."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import numpy as np
 from resnet.model import ResNet
 from resnet.network import Network, Weights
 
-Stage = Literal["stage1", "stage2", "stage3", "stage4"]
 BATCH_SIZE = 8  # images at a time: the gradient keeps what lies between stage and logits
 
 
@@ -19,8 +17,8 @@ def grad_cam(
     weights: Weights,
     images: np.ndarray,
     classes: np.ndarray,
-    stages: Sequence[Stage] = ("stage4",),
-) -> dict[Stage, np.ndarray]:
+    stages: Sequence[str] = ("stage4",),
+) -> dict[str, np.ndarray]:
     """For each of `stages` maps float32 [N, h, w] of what speaks for `classes` int [N] in `images`.
 
     `images` are uint8 [N, H, W, 3]; h and w are those of the stage's output; values are 0 to 1. A map is
@@ -30,8 +28,8 @@ def grad_cam(
     """
 
     @jax.jit
-    def maps_of_batch(weights: Weights, images: jax.Array, classes: jax.Array) -> dict[Stage, jax.Array]:
-        def class_scores(added: dict[Stage, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def maps_of_batch(weights: Weights, images: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
+        def class_scores(added: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
             # The gradient with respect to zeros added to an output is that with respect to the output.
             model = network.merge(weights)
             for stage, zeros in added.items():
@@ -59,7 +57,7 @@ def grad_cam(
     return {stage: _scaled(np.concatenate([maps[stage] for maps in batches])) for stage in stages}
 
 
-def _add_to_output(model: ResNet, stage: Stage, added: jax.Array) -> None:
+def _add_to_output(model: ResNet, stage: str, added: jax.Array) -> None:
     original: Callable[[jax.Array, bool], tuple[jax.Array, dict]] = getattr(model, stage)
 
     def with_added(x: jax.Array, train: bool) -> tuple[jax.Array, dict]:

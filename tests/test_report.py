@@ -1,6 +1,7 @@
 """Pictures of a run: what they show is what training sees, and where."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from datasets.types import Split
 from errors import UserError
 from input_pipeline import epoch_permutation, first_training_batch, make_mesh, put_on_devices
 from optimizer import learning_rate_schedule, make_optimizer
-from report import TILE, draw_grid, draw_pairs, format_audit, write_json, write_picture
+from report import TILE, draw_grid, draw_pairs, format_audit, page, write_json, write_picture
 from resnet.network import Weights
 from train import init_state, make_run_steps
 
@@ -64,6 +65,19 @@ def test_first_training_batch_is_what_the_first_step_sees(shared_signs_dir: Path
     assert len(network.seen) == 1
     np.testing.assert_allclose(images, network.seen[0], atol=0.51)  # rounded to whole levels
     np.testing.assert_array_equal(labels, train.labels[np.asarray(permutation[:16])])
+
+
+def test_corruptions_of_other_seeds_are_not_shown(tmp_path: Path) -> None:
+    config = default.get_config()
+    config.seeds = (0, 1)
+    run = SimpleNamespace(step=9, kind="ema", config=config)
+    mean = {"mean": 0.5, "clean": 0.9, "by_severity": [0.5] * 5, "corruptions": {"fog": [0.5] * 5}}
+    measured = {"step": 9, "weights": "ema", "mean": mean, "seeds": {"0": mean, "1": mean}}
+    write_json(measured, tmp_path / "eval_test_standard_corruptions.json")
+    (section,) = page._corruptions(run, tmp_path, "test")
+    assert "0.5000 in the mean, 0.9000 on clean images" in section.text
+    config.seeds = (0, 1, 2)
+    assert page._corruptions(run, tmp_path, "test") == []
 
 
 def test_grid_shows_every_image_enlarged_to_whole_pixels() -> None:
