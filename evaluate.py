@@ -276,7 +276,7 @@ def evaluate_corruptions(
     Returns `clean`, `corruptions` (name to the accuracies of severities 1 to 5), `by_severity` (their means
     over corruptions) and `mean` (over all).
     """
-    from datasets import corruptions  # brings SciPy, which no other mode needs
+    from datasets import corruptions  # brings SciPy, which most modes do without
 
     accuracies = {name: [] for name in corruptions.GROUPS[group]}
     steps = [(name, severity) for name in accuracies for severity in corruptions.SEVERITIES]

@@ -18,7 +18,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def write_result(path: Path, content: str | bytes) -> None:
-    """`write_whole` for what a command writes into its --workdir; makes the folder.
+    """`write_whole` for what a command writes for its user; makes the folder.
 
     Raises:
         UserError: `path` cannot be written.
@@ -27,6 +27,4 @@ def write_result(path: Path, content: str | bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); name a folder that can by --workdir"
-        ) from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can") from None

@@ -46,6 +46,17 @@ MODES = (
 )
 IMAGE_MODES = ("predict", "features")
 WEIGHTS_MODES = ("eval", "predict", "features")
+RUN_MODES = ("eval", "report", "predict", "features", "probe", "export")
+FLAG_MODES = {  # which modes each flag is for; any other flag is for all, or has rules of its own
+    "split": ("eval", "report"),
+    "corruptions": ("eval",),
+    "format": ("export",),
+    "layer": ("features",),
+    "pool": ("features",),
+    "checkpoint": RUN_MODES,
+    "raw": RUN_MODES,
+    "json": ("eval", "predict", "audit"),
+}
 POOLS = ("avg", "max", "none")
 EXPORT_FORMATS = ("torchvision", "huggingface", "keras", "safetensors")
 SPLITS = ("train", "val", "test")
@@ -138,7 +149,7 @@ def main(argv: list[str]) -> int:
         case "export":
             return modes.export(workdir, values.format, values.checkpoint, values.raw)
         case "summary":
-            return modes.summary(config, num_classes)
+            return modes.summary(config, num_classes, of_run=values.config is None)
         case "show_batch":
             return modes.show_batch(config, workdir)
         case "audit":
@@ -181,6 +192,16 @@ def check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
             + (", or name a file of weights by --config.init_from" if on_folder else "")
         )
     _check_workdir(values, from_file)
+    for name, its_modes in FLAG_MODES.items():
+        if values[name].present and mode not in its_modes:
+            raise UserError(f"--{name}: not for --mode={mode}; it is for {', '.join(its_modes)}")
+    if mode == "eval" and config is not None and not from_file:
+        for name in config_flags.get_override_values(values["config"]):
+            if not name.startswith(("data.", "gpu.", "compilation_cache")):
+                raise UserError(
+                    f"--config.{name}: --mode=eval takes the data of --config, and all else from the run;"
+                    " leave it out"
+                )
     for name, passed_over, reason in (
         ("checkpoint", from_file, "a file has one set of weights"),
         ("raw", from_file, "a file has one set of weights"),
@@ -242,6 +263,11 @@ def prefetch_training_step(config: ConfigDict) -> None:
     import kept_program
     from input_pipeline import make_mesh, replicated
 
+    if config.seeds:
+        from replicas import trains_together
+
+        if trains_together(config.seeds_together):
+            return  # That is another program, on another mesh.
     kept_program.prefetch(config.to_dict(), replicated(make_mesh(config.batch_size)))
 
 

@@ -362,9 +362,9 @@ def export(workdir: Path, format: ExportFormat, checkpoint: Which, raw: bool) ->
     return 0
 
 
-def summary(config: ConfigDict, num_classes: int) -> int:
-    """Prints the table of the network's layers."""
-    if config.init_from:
+def summary(config: ConfigDict, num_classes: int, of_run: bool) -> int:
+    """Prints the table of the network's layers; one `of_run` took up what is in its `init_from` long ago."""
+    if config.init_from and not of_run:
         config = adopt(config, read_pretrained(config.init_from))
     check_image_size(config.data.image_size)
     print(report.format_layers(summarize(config, num_classes)))
@@ -372,7 +372,7 @@ def summary(config: ConfigDict, num_classes: int) -> int:
 
 
 def show_batch(config: ConfigDict, workdir: Path) -> int:
-    """Draws what the first step of training sees into `show_batch.png`."""
+    """Draws a batch, augmented as at the end of training, into `show_batch.png`."""
     check_image_size(config.data.image_size)
     dataset = datasets.load(config.data)
     train_split, _ = datasets.train_val_split(dataset.train, config.data)

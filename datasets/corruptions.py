@@ -8,14 +8,18 @@ sets aside for choosing a recipe, so that the fifteen stay unseen until the test
 
 import argparse
 import io
+import sys
 import zlib
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from errors import UserError
 
 Rng = np.random.Generator
 # Image float64 [H, W, 3] in [0, 1], strength, generator -> image; what lies outside [0, 1] is clipped.
@@ -282,11 +286,22 @@ def draw_sheet(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("image")
-    parser.add_argument("out")
+def _main() -> None:
+    from files import write_result
+    from report import encode_picture
+    from resnet.images import read_image, resize_and_crop
+
+    parser = argparse.ArgumentParser(prog="python -m datasets.corruptions", description=__doc__)
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("out", metavar="OUT.png", type=Path)
     arguments = parser.parse_args()
-    side = REFERENCE_SIDE
-    picture = Image.open(arguments.image).convert("RGB").resize((side, side))
-    draw_sheet(np.asarray(picture)).save(arguments.out)
+    image = resize_and_crop(read_image(arguments.image), REFERENCE_SIDE)
+    write_result(arguments.out, encode_picture(draw_sheet(image)))
+
+
+if __name__ == "__main__":
+    try:
+        _main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

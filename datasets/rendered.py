@@ -6,6 +6,7 @@ Every image is one random hand (`datasets.hand`) in one random place (`datasets.
 """
 
 import argparse
+import io
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from datasets.photograph import photograph, sample_strength, sample_view
 from datasets.render_cache import cached
 from datasets.types import Dataset, Split
 from errors import UserError
+from files import write_result
 
 CLASS_NAMES = ("0", "1", "2", "3", "4", "5")
 TRAIN, TEST = 0, 1
@@ -172,7 +174,7 @@ def sheet(seed: int = 0, per_class: int = 10, enlarge: int = 2, variety: float =
 
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m datasets.rendered", description=__doc__)
-    parser.add_argument("out", nargs="?", metavar="OUT.png", help="the picture to write")
+    parser.add_argument("out", nargs="?", type=Path, metavar="OUT.png", help="the picture to write")
     parser.add_argument("--label", type=int, help="write one image of this sign, not the sheet")
     parser.add_argument("--index", type=int, default=0, help="which image of the test stream")
     parser.add_argument("--seed", type=int, default=0)
@@ -184,10 +186,16 @@ def _main() -> None:
     elif args.out is None:
         parser.error("name the picture to write: OUT.png")
     elif args.label is None:
-        sheet(args.seed, variety=args.variety).save(args.out, optimize=True)
+        _write(sheet(args.seed, variety=args.variety), args.out)
     else:
         image = render(args.label, args.index, args.seed, stream=TEST, variety=args.variety)
-        Image.fromarray(image).save(args.out)
+        _write(Image.fromarray(image), args.out)
+
+
+def _write(picture: Image.Image, path: Path) -> None:
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    write_result(path, content.getvalue())
 
 
 if __name__ == "__main__":

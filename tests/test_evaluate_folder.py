@@ -368,6 +368,9 @@ COMBINATIONS = {
     f"eval {WITH_CONFIG} --config.init_from=FILE --config.data.image_size=8 photos": "at least 32 pixels",
     "train --weights=w": "--weights: not for --mode=train; expected one of eval, predict, features",
     "export --weights=w": "--weights: not for --mode=export",
+    "report --workdir=RUN --corruptions=extra": "--corruptions: not for --mode=report; it is for eval",
+    "predict --workdir=RUN --split=val a.jpg": "--split: not for --mode=predict; it is for eval, report",
+    f"eval {WITH_CONFIG} --workdir=RUN --config.temperature=1": "--config.temperature: --mode=eval takes the",
     "predict --weights=w a.jpg": "w: no such file; check the path",
     "eval --weights=FILE photos": "photos: cannot be listed (No such file or directory)",
 }

@@ -20,6 +20,7 @@ from PIL import Image
 
 import kept_program
 import main
+from configs import default
 from datasets.rendered import TEST, render
 from errors import UserError
 from kept_program import KeptProgram
@@ -278,13 +279,24 @@ def test_training_ends_with_a_report_that_stands_alone(workdir: Path) -> None:
 def test_report_anew_of_another_split(run: Run, workdir: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
     (copy / "report" / "stale.png").write_bytes(b"")
-    (copy / "summary.json").unlink()  # as while it still trains
-    result = run("--mode=report", "--split=val", f"--workdir={copy}")
-    assert result == (0, f"written: {copy / 'report' / 'index.html'}\n", "")
+    summary = json.loads((copy / "summary.json").read_text())
+    # That of an earlier end, and none yet, as while it still trains.
+    for older in (json.dumps({**summary, "steps": summary["steps"] - 1}), "not yet"):
+        (copy / "summary.json").write_text(older)
+        result = run("--mode=report", "--split=val", f"--workdir={copy}")
+        assert result == (0, f"written: {copy / 'report' / 'index.html'}\n", "")
+        assert "images per second" not in (copy / "report" / "index.html").read_text()
     assert not (copy / "report" / "stale.png").exists()
     assert "val split" in (copy / "report" / "index.html").read_text()
     assert_refused(run("--mode=report", f"--workdir={tmp_path / 'no'}"), "no trained run here")
     assert_refused(run("--mode=report", CONFIG, f"--workdir={copy}"), "leave out --config")
+
+
+def test_report_of_a_network_of_three_stages(run: Run, tmp_path: Path, shared_signs_dir: Path) -> None:
+    flags = [*SMALL, f"--config.data.dir={shared_signs_dir}", f"--workdir={tmp_path}"]
+    result = run(*flags, "--config.num_epochs=1", "--config.model.depth=16")
+    assert (result.code, result.err) == (0, "")
+    assert "Grad-CAM" in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_report_that_fails_loses_nothing(
@@ -374,6 +386,17 @@ def test_training_step_is_prefetched_where_training_looks_for_it(
     assert_refused(run(*flags), "not kept")
     prefetched, trained = looked_for
     assert prefetched == trained is not None
+
+
+def test_step_of_seeds_together_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = default.get_config()
+    config.seeds, config.seeds_together = (0, 1, 2), "yes"
+    # As on three devices, of which each has a seed of its own, and no part of a batch.
+    monkeypatch.setattr("input_pipeline.make_mesh", lambda batch_size: 1 / 0)
+    main.prefetch_training_step(config)
+    config.seeds = ()
+    with pytest.raises(ZeroDivisionError):
+        main.prefetch_training_step(config)
 
 
 def test_help_names_modes_and_flags(run: Run) -> None:

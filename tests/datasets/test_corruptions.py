@@ -1,6 +1,9 @@
 """Corruptions: always the same, each severity worse, and each what its name says."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +124,19 @@ def test_pixelate_and_jpeg_are_pillows(images: np.ndarray) -> None:
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=25)
     np.testing.assert_array_equal(corrupt(images, "jpeg_compression", 5)[0], Image.open(content))
+
+
+def test_the_module_writes_a_sheet(images: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(images[0]).save(tmp_path / "hand.png")
+    command = [sys.executable, "-m", "datasets.corruptions", str(tmp_path / "hand.png")]
+    subprocess.run([*command, str(tmp_path / "sheet.png")], check=True)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (6 * 64, len(ALL) * 64)
+    command[-1] += ".lost"
+    refused = subprocess.run([*command, "x.png"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "hand.png.lost: no such file" in refused.stderr
 
 
 def test_sheet_has_a_row_each(images: np.ndarray) -> None:

@@ -284,6 +284,11 @@ def test_the_module_writes_one_image(tmp_path):
     with Image.open(tmp_path / "hand.png") as image:
         expected = rendered.render(2, 1, seed=0, stream=rendered.TEST)
         np.testing.assert_array_equal(np.asarray(image), expected)
+    (tmp_path / "file").touch()
+    nowhere = tmp_path / "file" / "hand.png"
+    refused = subprocess.run([*command, str(nowhere)], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"{nowhere}: cannot be written")
     refused = subprocess.run(
         [*command[:-2], "--label=9", "x.png"], capture_output=True, text=True, check=False
     )
