@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import settings
 from datasets.types import Split
+from errors import UserError
 from evaluate import Predictor, evaluate
 from input_pipeline import by_replica, has_replicas, replicated
 from metrics import MetricsWriter
@@ -138,6 +139,29 @@ def take(stacked: PyTree, index: int, mesh: Mesh) -> PyTree:
     if not has_replicas(mesh):
         return stacked
     return jax.device_put(jax.tree.map(lambda leaf: leaf[index], stacked), replicated(mesh))
+
+
+def check_finite(history: Mapping[str, np.ndarray], step: int, replicas: Sequence[Replica]) -> None:
+    """Checks what each of `replicas` measured in the steps after `step`, arrays [replicas, steps] by name.
+
+    Raises:
+        UserError: a loss or a gradient was not finite; checkpoints from then on are thrown away.
+    """
+    finite = np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"])
+    if not finite.all():
+        first = int(finite.all(0).argmin())
+        worst = int(finite[:, first].argmin())
+        for replica in replicas:
+            replica.checkpoints.wait()
+            # Weights that give no finite loss are no good, though every one of them may be finite.
+            replica.checkpoints.discard(step + first)
+        kept = replicas[worst].checkpoints.newest()
+        raise UserError(
+            f"step {step + first + 1}: loss {history['loss'][worst, first]}, gradient norm"
+            f" {history['gradient_norm'][worst, first]}, expected finite numbers; stopped,"
+            f" {f'the last good checkpoint is {kept}' if kept else 'no checkpoint was saved yet'};"
+            " run again with a lower --config.optimizer.learning_rate"
+        )
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from optimizer import learning_rate_schedule, make_optimizer, update_scales
 from replicas import (
     SUMMARY_FILE,
     Replica,
+    check_finite,
     group_seeds,
     prediction_settings,
     read_summary,
@@ -317,7 +318,7 @@ class Training:
                         for name, values in history.items()
                     }
                     call_seconds = (time.perf_counter() - call_start) / len(replicas)  # each one's share
-                    _check_finite(history, step, replicas)
+                    check_finite(history, step, replicas)
                     step += count
                     epoch, images = step / per_epoch, count * batch_size
                     for i, replica in enumerate(replicas):
@@ -393,22 +394,3 @@ def _is_save_epoch(step: int, per_epoch: int, every_epochs: float) -> bool:
         return False
     epoch = step // per_epoch
     return epoch // every_epochs > (epoch - 1) // every_epochs
-
-
-def _check_finite(history: Tree, step: int, replicas: Sequence[Replica]) -> None:
-    """Stops the run if a step after `step` had a loss or a gradient that is not finite."""
-    finite = np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"])
-    if not finite.all():
-        first = int(finite.all(0).argmin())
-        worst = int(finite[:, first].argmin())
-        for replica in replicas:
-            replica.checkpoints.wait()
-            # Weights that give no finite loss are no good, though every one of them may be finite.
-            replica.checkpoints.discard(step + first)
-        kept = replicas[worst].checkpoints.newest()
-        raise UserError(
-            f"step {step + first + 1}: loss {history['loss'][worst, first]}, gradient norm"
-            f" {history['gradient_norm'][worst, first]}, expected finite numbers; stopped,"
-            f" {f'the last good checkpoint is {kept}' if kept else 'no checkpoint was saved yet'};"
-            " run again with a lower --config.optimizer.learning_rate"
-        )
