@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from errors import UserError
+from errors import exit_code
 
 Rng = np.random.Generator
 # Image float64 [H, W, 3] in [0, 1], strength, generator -> image; what lies outside [0, 1] is clipped.
@@ -300,8 +300,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        _main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(_main))

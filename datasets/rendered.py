@@ -20,7 +20,7 @@ from datasets.hand import sample_hand
 from datasets.photograph import photograph, sample_strength, sample_view
 from datasets.render_cache import cached
 from datasets.types import Dataset, Split
-from errors import UserError
+from errors import UserError, exit_code
 from files import write_result
 
 CLASS_NAMES = ("0", "1", "2", "3", "4", "5")
@@ -199,8 +199,4 @@ def _write(picture: Image.Image, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        _main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(_main))

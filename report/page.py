@@ -15,6 +15,7 @@ from evaluate import TrainedRun, load_runs, log_softmax, report_seeds, table_of_
 from files import write_result
 from input_pipeline import first_training_batch
 from metrics import read_metrics
+from replicas import read_summary
 from report import draw_grid, encode_picture, figures
 from resnet.architecture import Architecture
 from resnet.checkpoint import Which
@@ -59,7 +60,7 @@ def write_report(
     logits, measured = report_seeds(runs, split_name) if run.config.seeds else run.report(split_name)
     answer = measured.get("ensemble", measured)
     histories = [read_metrics(folder) for folder in settings.seed_workdirs(run.config, workdir)]
-    summary = _read_json(workdir / "summary.json")
+    summary = read_summary(workdir)
     if any(history and history[-1]["step"] > summary.get("steps", 0) for history in histories):
         summary = {}  # It is that of an earlier end: the run has gone on since.
     sections = [
