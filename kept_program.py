@@ -128,8 +128,9 @@ def _lower(exported: export.Exported, donated: int, sharding: NamedSharding) -> 
 
 
 def code() -> list[Path]:
-    """The project's files that programs are traced from: all that is not in a folder, and the models."""
-    return sorted((*PROJECT.glob("*.py"), *PROJECT.glob("resnet/**/*.py")))
+    """The project's files that programs are traced from: all that is not in a folder, models and data."""
+    folders = (PROJECT.glob(pattern) for pattern in ("*.py", "resnet/**/*.py", "datasets/**/*.py"))
+    return sorted(file for files in folders for file in files)
 
 
 def _file(settings: dict[str, Any], sharding: NamedSharding) -> Path | None:

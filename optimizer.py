@@ -6,6 +6,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from errors import UserError
 from resnet.architecture import Architecture
 from resnet.network import Tree
 
@@ -26,7 +27,11 @@ def learning_rate_schedule(config: ConfigDict, steps_in_epoch: int) -> optax.Sch
 
 
 def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`; weight decay touches kernels alone."""
+    """The optimizer of `config.optimizer`; weight decay touches kernels alone.
+
+    Raises:
+        UserError: `config.finetune.frozen` leaves nothing to train.
+    """
     optimizer = config.optimizer
     decay = (
         optax.add_decayed_weights(optimizer.weight_decay, mask=_kernels)
@@ -41,7 +46,12 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
     }[optimizer.name]
     clip = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
     chain = [*clip, *direction, optax.scale_by_learning_rate(schedule)]
-    finetune = config.finetune
+    finetune, parts = config.finetune, _stages(config) + 2
+    if finetune.frozen >= parts:
+        raise UserError(
+            f"config.finetune.frozen={finetune.frozen}: the stem, {parts - 2} stages and the head are all of"
+            f" a network of depth {config.model.depth}, and nothing would move; expected at most {parts - 1}"
+        )
     if finetune.frozen or finetune.layer_decay != 1 or finetune.freeze_norm:
         chain.append(_scale_by_part(config))
     return optax.chain(*chain)
@@ -53,7 +63,7 @@ def update_scales(params: Tree, config: ConfigDict) -> Tree:
     Layer-wise decay as in Howard & Ruder 2018 (arXiv:1801.06146), section 3.2, and Clark et al. 2020
     (arXiv:2003.10555). The final norm of pre-activation counts as part of the last stage.
     """
-    stages = len(Architecture.from_config(config.model).blocks)
+    stages = _stages(config)
 
     def scale(path: tuple, _: Any) -> float:
         names = [key.key for key in path]
@@ -70,6 +80,10 @@ def update_scales(params: Tree, config: ConfigDict) -> Tree:
         return config.finetune.layer_decay ** (stages + 1 - part)
 
     return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _stages(config: ConfigDict) -> int:
+    return len(Architecture.from_config(config.model).blocks)
 
 
 def _scale_by_part(config: ConfigDict) -> optax.GradientTransformation:

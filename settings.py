@@ -183,6 +183,11 @@ def check(config: ConfigDict) -> None:
             f"config.data.rendered_size={config.data.rendered_size}: adds rendered hands to photographs, but"
             " data.name is rendered already; expected 0, and their number in data.train_size"
         )
+    if config.data.rendered_size and not (config.data.rendered_share or config.data.rendered_share_at_start):
+        raise UserError(
+            f"config.data.rendered_size={config.data.rendered_size}: none of them would be trained on, as"
+            " data.rendered_share and data.rendered_share_at_start are 0; expected a share of each batch"
+        )
     if min(config.data.std) <= 0:
         raise UserError(f"config.data.std={config.data.std!r}: expected numbers above 0")
     _check_model(config.model)

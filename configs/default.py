@@ -91,9 +91,7 @@ def get_config() -> ConfigDict:
     optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
     optimizer.l2_stem_and_head = 0.0  # loss term: this times the squares of both kernels
     config.finetune = finetune = ConfigDict()
-    finetune.frozen = (
-        0  # first parts that stay as they are: 1 the stem, 2 also stage 1, ... 5 all but the head
-    )
+    finetune.frozen = 0  # first parts that stay: 1 the stem, 2 stage 1 too, ... 5 (of 4 stages) all but head
     finetune.layer_decay = 1.0  # learning rate of each part (stem, stages, head) relative to the next one's
     finetune.freeze_norm = False  # norms use and keep their running statistics, scales and biases
 

@@ -1,7 +1,9 @@
 """The well-known Keras recipe for SIGNS, for comparison.
 
-Adam at a constant 1e-3, batch 32, pixels / 255, no augmentation, stride in the 1x1, and an L2 penalty of
-0.01 on the kernels of the stem and the head. Evaluation uses the running statistics, unlike the original.
+Adam at a constant 1e-3, batch 32, pixels / 255, no augmentation, and an L2 penalty of 0.01 on the kernels
+of the stem and the head; stride in the 1x1, max-pool without padding, 1e-3 added to variances. Other than
+in the original are the initial kernels (He-normal, there Glorot-uniform), and the running statistics that
+evaluation uses: they move by 0.1 a step, there by 0.01, which after 300 steps keeps 5 % of where it began.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +21,8 @@ def get_config() -> ConfigDict:
     config.data.std = (1.0, 1.0, 1.0)
     config.augment.update(dict.fromkeys(config.augment, 0.0))
     config.model.variant = "v1"
+    config.model.max_pool = "unpadded"
+    config.model.norm_epsilon = 1e-3
     config.model.zero_init_last = False
     config.optimizer.name = "adam"
     config.optimizer.schedule = "constant"

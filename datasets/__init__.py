@@ -28,8 +28,8 @@ def load(config: "ConfigDict") -> Dataset:
 
     Returns: images uint8 `[N, H, W, 3]`, labels int32 `[N]`, class names.
 
-    Raises: UserError for an unknown name, for whatever the source cannot read or make, and where its
-    images are not of `config.image_size`.
+    Raises: UserError for an unknown name, for whatever the source cannot read or make, where its images
+    are not of `config.image_size`, or its classes not those of the rendered hands that are to be added.
     """
     dataset = _load_source(config)
     height, width = dataset.train.images.shape[1:3]
@@ -38,7 +38,19 @@ def load(config: "ConfigDict") -> Dataset:
             f"data.image_size: found {config.image_size}, but {config.name} has images of {height}x{width};"
             f" set it to {height}"
         )
+    if config.rendered_size:
+        _check_shows_digits(dataset, config)
     return dataset
+
+
+def _check_shows_digits(dataset: Dataset, config: "ConfigDict") -> None:
+    from datasets.rendered import CLASS_NAMES
+
+    if dataset.class_names != CLASS_NAMES:
+        raise UserError(
+            f"data.rendered_size={config.rendered_size}: adds hands that show {', '.join(CLASS_NAMES)}, but"
+            f" the classes of {config.name} are {', '.join(dataset.class_names)}; set it to 0"
+        )
 
 
 def _load_source(config: "ConfigDict") -> Dataset:

@@ -54,6 +54,17 @@ def test_frozen_parts_keep_weights_and_statistics(frozen: int) -> None:
     assert {part for part in parts for name in names if name.startswith(part)} == set(parts[frozen:])
 
 
+def test_a_network_of_three_stages_has_one_part_less_to_freeze() -> None:
+    frozen = {"model.depth": 20, "finetune.frozen": 4}
+    assert moved(*after_one_step(config_of(**frozen))) == {"head.kernel", "head.bias"}
+    with pytest.raises(UserError) as refused:
+        after_one_step(config_of(**frozen | {"finetune.frozen": 5}))
+    assert str(refused.value) == (
+        "config.finetune.frozen=5: the stem, 3 stages and the head are all of a network of depth 20, and"
+        " nothing would move; expected at most 4"
+    )
+
+
 def test_frozen_norms_keep_all_that_they_have() -> None:
     names = moved(*after_one_step(config_of(**{"finetune.freeze_norm": True, "model.zero_init_last": False})))
     assert not {name for name in names if "norm" in name}

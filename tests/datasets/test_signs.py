@@ -16,6 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import datasets
+from configs import default
 from datasets import signs
 from errors import UserError
 
@@ -72,14 +73,32 @@ def test_config_dir_goes_before_environment_before_default(signs_dir, monkeypatc
     assert len(signs.load("").train.labels) == 60
 
 
+def load_by_name(folder: Path, **fields: int) -> datasets.Dataset:
+    config = default.get_config().data
+    config.update(dir=str(folder), **fields)
+    return datasets.load(config)
+
+
 def test_load_by_name(signs_dir):
-    data = datasets.load(ConfigDict({"name": "signs", "dir": str(signs_dir), "image_size": 64}))
-    assert len(data.test.labels) == 12
+    assert len(load_by_name(signs_dir).test.labels) == 12
 
 
 def test_image_size_that_the_images_do_not_have(signs_dir):
     with pytest.raises(UserError, match=r"data\.image_size: found 128, but signs has images of 64x64"):
-        datasets.load(ConfigDict({"name": "signs", "dir": str(signs_dir), "image_size": 128}))
+        load_by_name(signs_dir, image_size=128)
+
+
+@pytest.mark.parametrize("classes", [[5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6]])
+def test_rendered_hands_are_not_added_to_other_classes(signs_dir, classes):
+    for name in (TRAIN, TEST):
+        replace(signs_dir / name, "list_classes", np.array(classes))
+    assert len(load_by_name(signs_dir).class_names) == len(classes)
+    listed = ", ".join(map(str, classes))
+    error_line(
+        lambda: load_by_name(signs_dir, rendered_size=9),
+        "data.rendered_size=9: adds hands that show 0, 1, 2, 3, 4, 5,",
+        f"but the classes of signs are {listed}; set it to 0",
+    )
 
 
 def test_unknown_name_is_told_the_nearest():
