@@ -95,8 +95,8 @@ def load_runs(
     Or `other_data`, the `data` part of a config, to measure it on.
 
     Raises:
-        UserError: there is no trained run, the data cannot be read, or have classes or an image size that
-            the run was not trained on.
+        UserError: there is no trained run, or its seeds stand at different steps; the data cannot be read,
+            are not those that it was trained on, or have other classes or another image size.
     """
     config, class_names = settings.load(workdir)
     if other_data is not None and other_data.image_size != config.data.image_size:
@@ -112,7 +112,19 @@ def load_runs(
             f"data set {data.name}: its classes are {', '.join(dataset.class_names)}, but the run was"
             f" trained on {', '.join(class_names)}; expected a data set of the same classes"
         )
+    if other_data is None and settings.trained_on(workdir) not in ("", dataset.train.digest()):
+        raise UserError(
+            f"data set {data.name}: its training images are not those that the run in {workdir} was trained"
+            " on, so that nothing tells what it has seen; name those, for SIGNS by SIGNS_DIR, or measure"
+            " these as another data set, with --config"
+        )
     train, val = datasets.train_val_split(dataset.train, data)
+    if len({each.step for each in trained}) > 1 and (val is None or checkpoint == "last"):
+        steps = ", ".join(f"{seed}: {each.step}" for seed, each in zip(config.seeds, trained, strict=True))
+        raise UserError(
+            f"{workdir}: its seeds stand at different steps ({steps}), and have no mean; train on to the end,"
+            f" or name the folder of one, such as {settings.seed_workdirs(config, workdir)[0]}"
+        )
     splits = {"train": train} | ({} if val is None else {"val": val}) | {"test": dataset.test}
     devices = jax.local_device_count()
     batch_size = -(-config.batch_size // devices) * devices  # The run may have had other devices.

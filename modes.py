@@ -98,6 +98,8 @@ def lr_find(config: ConfigDict, workdir: Path) -> int:
     if len(losses):
         figure = figures.range_test(rates, losses, smooth(losses), marks)
         write_result(workdir / "lr_find.png", figures.encode_figure(figure))
+    else:
+        (workdir / "lr_find.png").unlink(missing_ok=True)
     if marks:
         print(
             f"suggestion: --config.optimizer.learning_rate={marks['suggestion']:.2g}"
@@ -105,7 +107,7 @@ def lr_find(config: ConfigDict, workdir: Path) -> int:
         )
     else:
         print("no suggestion: the loss did not fall at any learning rate")
-    print(f"written: {workdir / 'lr_find.json'} and .png")
+    print(f"written: {workdir / 'lr_find.json'}{' and .png' if len(losses) else ''}")
     return 0
 
 
@@ -116,6 +118,8 @@ def audit(config: ConfigDict, workdir: Path, as_json: bool) -> int:
     report.write_json(found, workdir / "audit.json")
     if picture := report.draw_pairs(splits, found["pairs"]):
         report.write_picture(picture, workdir / "audit_pairs.png")
+    else:
+        (workdir / "audit_pairs.png").unlink(missing_ok=True)
     if as_json:
         print(json.dumps(found))
         return 0
@@ -148,7 +152,8 @@ def evaluate(
     """
     runs = load_runs(workdir, checkpoint, raw, other_data)
     run = runs[0]
-    measured = {"split": split_name, "step": run.step, "weights": run.kind}
+    prediction = settings.prediction(run.config)
+    measured = {"split": split_name, "step": run.step, "weights": run.kind, "prediction": prediction}
     name = split_name
     if other_data is not None:
         measured["data"] = other_data.to_dict()
@@ -176,7 +181,8 @@ def load_classifier(
 ) -> tuple[Classifier, dict[str, Any]]:
     """The classifier of the file `weights`, else of the run in `workdir`, and what tells it from others.
 
-    `config` has the image size, crop and precision to use instead of those that come with a file.
+    `config` has the image size, crop, precision and settings of prediction to use instead of those that come
+    with a file.
     """
     if weights:
         return load_pretrained(weights, config), {"weights": weights}

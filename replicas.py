@@ -173,11 +173,6 @@ def read_summary(workdir: Path) -> dict[str, Any]:
     return summary if isinstance(summary, dict) else {}
 
 
-def prediction_settings(config: ConfigDict) -> str:
-    """How logits become predictions, which may change after the last step, in words."""
-    return f"test_time_flip={config.test_time_flip} temperature={config.temperature:g}"
-
-
 def summarize(
     weights: dict[str, Weights],
     splits: dict[str, Split],

@@ -222,7 +222,7 @@ def _check_model(model: ConfigDict) -> None:
 def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path, data_digest: str = "") -> None:
     """Makes `workdir` and writes every field and the names of the classes to its `config.json`, atomically.
 
-    `data_digest` tells the training images from others, for `check_same_run`.
+    `data_digest` tells the training images from others, see `trained_on`.
 
     Raises:
         UserError: `workdir` cannot be made or written.
@@ -293,6 +293,16 @@ def of_seed(config: ConfigDict, seed: int) -> ConfigDict:
     return alone
 
 
+def trained_on(workdir: Path) -> str:
+    """The digest of the training images that `save` was given for the run in `workdir`."""
+    return json.loads((workdir / CONFIG_FILE).read_text()).get("data_digest", "")
+
+
+def prediction(config: ConfigDict) -> str:
+    """How logits become predictions, which may change after the last step, in words."""
+    return f"test_time_flip={config.test_time_flip} temperature={config.temperature:g}"
+
+
 def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "", finished: bool = False) -> None:
     """Checks that `config`, on the data of `data_digest`, may continue the run in `workdir`, if there is one.
 
@@ -318,7 +328,7 @@ def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "", fin
             f"{workdir}: holds a run with other settings: {'; '.join(differing)};"
             " use another --workdir, or the same settings"
         )
-    if json.loads((workdir / CONFIG_FILE).read_text()).get("data_digest", "") != data_digest:
+    if trained_on(workdir) != data_digest:
         raise UserError(
             f"{workdir}: holds a run on other training images than those of {config.data.name} now;"
             " use another --workdir, or the same images"

@@ -43,7 +43,6 @@ from replicas import (
     Replica,
     check_finite,
     group_seeds,
-    prediction_settings,
     read_summary,
     stack_states,
     summarize,
@@ -277,7 +276,7 @@ class Training:
             about = {
                 "epochs": config.num_epochs,
                 "steps": total_steps,
-                "prediction": prediction_settings(config),
+                "prediction": settings.prediction(config),
             }
             written = [read_summary(workdir) for workdir in workdirs]
             if step == total_steps and all(

@@ -121,8 +121,14 @@ class Run(NamedTuple):
         if not written[0] or written != sorted(written):
             return False
         summary, *measured = self.read()
+        # A training that was to go on, and was killed, has written its settings beside older results.
+        seeds, expected = list(map(str, config.seeds)), {"prediction": settings.prediction(config)}
+        if any(list(results.get("seeds", ())) != seeds for results in (summary, *measured)):
+            return False
+        if not (expected | {"epochs": config.num_epochs}).items() <= summary.items():
+            return False
         # Who evaluates a run in other ways leaves files of the same names.
-        expected = {"step": summary["steps"], "weights": "ema" if config.ema_decay else "raw"}
+        expected |= {"step": summary["steps"], "weights": "ema" if config.ema_decay else "raw"}
         for measurement, found in zip(self.measurements, measured, strict=True):
             data = measurement.other_data(config.data.image_size)
             expected_data = json.loads(json.dumps(data.to_dict())) if data is not None else None

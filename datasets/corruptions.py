@@ -159,11 +159,11 @@ def _saturate(image: np.ndarray, strength: tuple[float, float], rng: Rng) -> np.
 
 
 def _elastic_transform(image: np.ndarray, strength: tuple[float, float, float], rng: Rng) -> np.ndarray:
-    """A random affine map that moves corners by up to `shift`, and a smooth field of displacements."""
+    """A random affine map and a smooth field of displacements."""
     moved, smoothness, shift = np.array(strength) * _scale(image)
     height, width = image.shape[:2]
     rows, columns = np.indices((height, width))
-    # Three corners of a square around the centre, a third of the image away, move independently.
+    # A third of the image away from the centre each of the three moves a point by up to half of `shift`.
     across, down, whole = rng.uniform(-shift, shift, (3, 2)) / (min(height, width) / 3)
     y, x = (rows - height / 2) / 2, (columns - width / 2) / 2
     field = [across[i] * x + down[i] * y + whole[i] * min(height, width) / 6 for i in (0, 1)]

@@ -233,7 +233,8 @@ def _examples(run: TrainedRun, split_name: str, logits: np.ndarray) -> list[Sect
 def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Section]:
     """What `--mode=eval --corruptions=standard` last found, if it was about these weights."""
     measured = _read_json(workdir / f"eval_{split_name}_standard_corruptions.json")
-    if (measured.get("step"), measured.get("weights")) != (run.step, run.kind):
+    now = {"step": run.step, "weights": run.kind, "prediction": settings.prediction(run.config)}
+    if not now.items() <= measured.items():
         return []
     if run.config.seeds:
         if list(measured["seeds"]) != list(map(str, run.config.seeds)):

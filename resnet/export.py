@@ -25,6 +25,7 @@ FORMATS = get_args(ExportFormat)
 TORCHVISION_FREE = ("depth", "width", "stem_width", "groups", "widen")
 HUGGINGFACE_FREE = ("depth", "width", "stem_width", "variant")
 TORCH_EPSILON = 1e-5
+HEAD = {"head.kernel", "head.bias"}
 
 
 def export(
@@ -34,17 +35,21 @@ def export(
 
     `torchvision` (timm too) and `safetensors` (this project's own names) are one file, `keras` is a model
     with its graph, `huggingface` a folder for `from_pretrained`. Normalisation and class names are in the
-    file's metadata. Running variances take up the difference to the epsilon that the other code adds.
+    file's metadata. Running variances take up the difference to the epsilon that the other code adds, the
+    head the temperature, so that the softmax of its logits is what this project answers.
 
     Raises:
         UserError: the format has no such network, or `folder` cannot be written.
     """
     architecture = Architecture.from_config(config.model)
     named = weights.named()
+    for name in HEAD & named.keys():
+        named[name] = named[name] / np.float32(config.temperature)
     description = {
         "model": {name: value for name, value in config.model.items() if name not in FREE},
         "data": {name: config.data[name] for name in DATA_FIELDS},
         "class_names": class_names,
+        "test_time_flip": config.test_time_flip,
     }
     match format:
         case "safetensors":
@@ -74,7 +79,7 @@ def export(
 
 
 def describe_input(config: ConfigDict, format: ExportFormat) -> str:
-    """What the network in `format` is to be given, in words: shape, channel order and normalisation."""
+    """What the network in `format` is to be given, in words: shape, channel order, normalisation, views."""
     data = config.data
     side = data.image_size
     shape = [side, side, 3] if format in ("keras", "safetensors") else [3, side, side]
@@ -83,7 +88,11 @@ def describe_input(config: ConfigDict, format: ExportFormat) -> str:
         "image": "pixels less their mean, over their standard deviation, of each image",
         "channel": "pixels less their mean, over their standard deviation, of each channel of each image",
     }[data.standardize]
-    return f"float32 [N, {', '.join(map(str, shape))}], {data.channel_order.upper()}; {normalized}"
+    views = "; as an image and as its mirror image, of whose logits the mean is taken"
+    return (
+        f"float32 [N, {', '.join(map(str, shape))}], {data.channel_order.upper()}; {normalized}"
+        f"{views if config.test_time_flip else ''}"
+    )
 
 
 def _check_expressible(architecture: Architecture, format: ExportFormat, free: tuple[str, ...]) -> None:

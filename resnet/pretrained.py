@@ -63,14 +63,16 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
     container = read_container(path)
     format = recognise(container, path)
     translation = Translation(container.arrays, format)
-    told = {"model": format.model, "data": format.data, "class_names": ()}
+    told = {"model": format.model, "data": format.data, "class_names": (), "test_time_flip": False}
     for more in (_beside(folder, format), container.description or {}):
         told = {
             "model": {**told["model"], **more.get("model", {})},
             "data": {**told["data"], **more.get("data", {})},
             "class_names": more.get("class_names") or told["class_names"],
+            "test_time_flip": more.get("test_time_flip", told["test_time_flip"]),
         }
-    config = _config_of({**infer_model(translation.named), **told["model"]}, told["data"], path)
+    model = {**infer_model(translation.named), **told["model"]}
+    config = _config_of(model, told["data"], told["test_time_flip"], path)
     named = translation.finished(config, path)
     class_names = tuple(told["class_names"])
     if len(class_names) != translation.classes:
@@ -91,11 +93,12 @@ def _read_run(workdir: Path) -> Pretrained:
     return Pretrained(config, weights, class_names, "run")
 
 
-def _config_of(model: dict[str, Any], data: dict[str, Any], path: Path) -> ConfigDict:
+def _config_of(model: dict[str, Any], data: dict[str, Any], test_time_flip: bool, path: Path) -> ConfigDict:
     config = default.get_config()
     try:
         config.model.update(model)
         config.data.update({name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
+        config.test_time_flip = test_time_flip
         settings.check(config)
     except (UserError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
@@ -154,7 +157,8 @@ def initial_weights(config: ConfigDict, pretrained: Pretrained, num_classes: int
 def load_pretrained(path: str | PathLike, config: ConfigDict | None = None) -> Classifier:
     """A classifier with the weights in `path`: a file, a folder of Hugging Face's or timm's, or a run.
 
-    `config` has the image size, crop and precision to use instead of those that come with the weights.
+    `config` has the image size, crop, precision and settings of prediction (mirror images, temperature) to
+    use instead of those that come with the weights.
 
     Raises:
         UserError: there is nothing to read, or it is damaged, or no network that this project has.

@@ -143,6 +143,23 @@ def test_eval_on_a_data_set_of_other_classes(run: Run, workdir: Path, tmp_path: 
     assert_refused(run("--mode=eval", f"--workdir={copy}"), "its classes are 0, 1", "trained on a, b")
 
 
+def test_eval_on_other_training_images_of_the_same_name(
+    run: Run, workdir: Path, tmp_path: Path, signs_dir: Path
+) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    config["config"]["data"]["dir"] = str(signs_dir)
+    (copy / "config.json").write_text(json.dumps(config))
+    assert run("--mode=eval", f"--workdir={copy}").code == 0
+    with h5py.File(signs_dir / "train_signs.h5", "r+") as file:
+        file["train_set_x"][0, 0, 0, 0] ^= 1
+    for mode in ("eval", "report", "probe"):
+        result = run(f"--mode={mode}", f"--workdir={copy}")
+        assert_refused(result, "data set signs: its training images are not those", str(copy), "SIGNS_DIR")
+    as_other = [CONFIG, f"--config.data.dir={signs_dir}"]
+    assert run("--mode=eval", f"--workdir={copy}", *as_other).code == 0
+
+
 def test_eval_on_a_data_set_that_the_run_was_not_trained_on(run: Run, workdir: Path) -> None:
     rendered = [CONFIG, "--config.data.name=rendered", "--config.data.test_size=18"]
     result = run("--mode=eval", f"--workdir={workdir}", *rendered, "--json")

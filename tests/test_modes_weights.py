@@ -21,6 +21,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that never trained."""
     workdir = tmp_path_factory.mktemp("weights") / "run"
     config = default.get_config()
+    config.update(test_time_flip=True, temperature=0.5)
     config.ema_decay = 0.0
     config.compilation_cache = False
     config.model.update({"depth": 18, "width": 4, "convolution": "lax"})
@@ -76,6 +77,7 @@ def test_export_is_read_again(format: str, workdir: Path, capfd: pytest.CaptureF
     path = written.removeprefix("written: ")
     shape = "[N, 64, 64, 3]" if format in ("keras", "safetensors") else "[N, 3, 64, 64]"
     assert takes.startswith(f"its input: float32 {shape}, RGB; ")
+    assert takes.endswith("; as an image and as its mirror image, of whose logits the mean is taken")
     again, original = load_pretrained(path), Classifier.load(workdir)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     assert again.class_names == CLASSES

@@ -285,6 +285,18 @@ def test_report_of_seeds_agrees_with_each_and_with_the_ensemble(in_turn: Path) -
     assert report["ensemble"]["loss"] <= report["mean"]["loss"]  # the logarithm is concave
 
 
+def test_seeds_at_different_steps_have_no_mean(in_turn: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(in_turn, tmp_path / "copy"))
+    steps = [run.step for run in load_runs(copy, "last", raw=False)]
+    newest = newest_step(copy / "seed_1")
+    shutil.rmtree(copy / "seed_1" / "checkpoints" / str(newest))
+    assert newest_step(copy / "seed_1") < newest
+    told = f"different steps \\(4: {steps[0]}, 1: {newest_step(copy / 'seed_1')}\\).*{copy / 'seed_4'}"
+    with pytest.raises(UserError, match=told):
+        load_runs(copy, "last", raw=False)
+    load_runs(copy, "best", raw=False)  # Each has a best step of its own.
+
+
 def test_ensemble_averages_probabilities() -> None:
     shares = np.array([[[0.9, 0.1]], [[0.2, 0.8]], [[1.0, 0.0]]])
     with np.errstate(divide="ignore"):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import datasets
+import settings
 from configs import default
 from datasets.audit import audit
 from datasets.types import Split
@@ -67,16 +68,25 @@ def test_first_training_batch_is_what_the_first_step_sees(shared_signs_dir: Path
     np.testing.assert_array_equal(labels, train.labels[np.asarray(permutation[:16])])
 
 
-def test_corruptions_of_other_seeds_are_not_shown(tmp_path: Path) -> None:
+def test_corruptions_of_other_seeds_and_predictions_are_not_shown(tmp_path: Path) -> None:
     config = default.get_config()
     config.seeds = (0, 1)
     run = SimpleNamespace(step=9, kind="ema", config=config)
     mean = {"mean": 0.5, "clean": 0.9, "by_severity": [0.5] * 5, "corruptions": {"fog": [0.5] * 5}}
-    measured = {"step": 9, "weights": "ema", "mean": mean, "seeds": {"0": mean, "1": mean}}
+    prediction = settings.prediction(config)
+    measured = {
+        "step": 9,
+        "weights": "ema",
+        "prediction": prediction,
+        "mean": mean,
+        "seeds": {"0": mean, "1": mean},
+    }
     write_json(measured, tmp_path / "eval_test_standard_corruptions.json")
     (section,) = page._corruptions(run, tmp_path, "test")
     assert "0.5000 in the mean, 0.9000 on clean images" in section.text
-    config.seeds = (0, 1, 2)
+    config.test_time_flip = True
+    assert page._corruptions(run, tmp_path, "test") == []
+    config.update(test_time_flip=False, seeds=(0, 1, 2))
     assert page._corruptions(run, tmp_path, "test") == []
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import settings
 from benchmarks import accuracy
 from benchmarks.runs import Measurement, Run, train_all
 from errors import UserError
@@ -62,26 +63,51 @@ def test_seeds_are_trained_once_and_tabulated(
     assert json.loads(report_file.read_text())["seeds"] == report["seeds"]
 
 
+def write_summary(workdir: Path, run: Run, **fields: object) -> None:
+    """What a finished run writes, as far as it tells it from others."""
+    config = run.config()
+    summary = {"steps": 99, "epochs": config.num_epochs, "prediction": settings.prediction(config)}
+    (workdir / "summary.json").write_text(json.dumps(summary | fields))
+
+
+def test_results_older_than_the_settings_beside_them_are_not_taken(tmp_path: Path) -> None:
+    """As a training leaves them that was killed after it was told to go on."""
+    flags = ["--config=configs/default.py", "--config.seeds=0,1,2", "--config.temperature=0.5"]
+    run = Run(str(tmp_path), flags, measurements=(Measurement("test"),))
+    settings.save(run.config(), ("0",), tmp_path)
+    seeds = {"seeds": {"0": {}, "1": {}, "2": {}}}
+    measured = {"step": 99, "weights": "ema", "prediction": settings.prediction(run.config())} | seeds
+
+    def is_finished_with(of_summary: dict, of_measured: dict) -> bool:
+        write_summary(tmp_path, run, **seeds | of_summary)
+        (tmp_path / "eval_test.json").write_text(json.dumps(measured | of_measured))
+        return run.is_finished()
+
+    assert is_finished_with({}, {})
+    fewer, hotter = {"seeds": {"0": {}, "1": {}}}, {"prediction": "test_time_flip=False temperature=1"}
+    for wrong in (fewer, hotter):
+        assert not is_finished_with(wrong, {})
+        assert not is_finished_with({}, wrong)
+    assert not is_finished_with({"epochs": 20}, {})
+
+
 def test_other_settings_are_not_finished(tmp_path: Path) -> None:
     run = Run(str(tmp_path), ["--config=configs/default.py", "--config.num_epochs=3"])
     assert not run.is_finished()
-    import settings
-
     settings.save(run.config(), ("0",), tmp_path)
-    (tmp_path / "summary.json").write_text('{"steps": 99}')
+    write_summary(tmp_path, run)
     assert run.is_finished()
     assert not run._replace(arguments=run.arguments[:1]).is_finished()
     assert not run._replace(measurements=(Measurement("test"),)).is_finished()
 
 
 def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
-    import settings
-
     hands = Measurement("test", rendered=60)
     run = Run(str(tmp_path), ["--config=configs/default.py"], measurements=(hands,))
     settings.save(run.config(), ("0",), tmp_path)
-    (tmp_path / "summary.json").write_text('{"steps": 99}')
-    right = {"step": 99, "weights": "ema", "data": hands.other_data(64).to_dict()}
+    write_summary(tmp_path, run)
+    prediction = {"prediction": settings.prediction(run.config())}
+    right = {"step": 99, "weights": "ema", "data": hands.other_data(64).to_dict()} | prediction
     others = {**right["data"], "variety": 0.3}
     for wrong in ({"step": 66}, {"weights": "raw"}, {"data": others}, {"data": None}):
         (tmp_path / hands.file).write_text(json.dumps(right | wrong))
@@ -93,8 +119,6 @@ def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["num_epochs=80", "optimizer.learning_rate=0.5"])
 def test_runs_of_other_settings_are_refused_before_any_is_trained(tmp_path: Path, change: str) -> None:
-    import settings
-
     old = Run(str(tmp_path / "old"), ["--config=configs/default.py"])
     settings.save(old.config(), ("0",), tmp_path / "old")
     first = Run(str(tmp_path / "new"), ["--config=configs/default.py"])

@@ -274,7 +274,8 @@ def test_the_module_takes_a_variety(tmp_path):
     )
     assert refused.returncode == 2
     assert (
-        refused.stderr == "variety: found 2.0; expected a number from 0 to 1; set variety to such a number\n"
+        refused.stderr
+        == "error: variety: found 2.0; expected a number from 0 to 1; set variety to such a number\n"
     )
 
 
@@ -288,9 +289,9 @@ def test_the_module_writes_one_image(tmp_path):
     nowhere = tmp_path / "file" / "hand.png"
     refused = subprocess.run([*command, str(nowhere)], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"{nowhere}: cannot be written")
+    assert refused.stderr.startswith(f"error: {nowhere}: cannot be written")
     refused = subprocess.run(
         [*command[:-2], "--label=9", "x.png"], capture_output=True, text=True, check=False
     )
     assert refused.returncode == 2
-    assert refused.stderr.startswith("label: found 9; expected a whole number from 0 to 5")
+    assert refused.stderr.startswith("error: label: found 9; expected a whole number from 0 to 5")

@@ -112,9 +112,12 @@ def test_probabilities_do_not_depend_on_the_batch(
     assert count == 1 or np.ptp(found, axis=0).max() > 0.05, "the images are too much alike"
 
 
-def test_no_images_give_no_probabilities(classifier: Classifier) -> None:
-    assert classifier.probabilities(np.zeros((0, SIZE, SIZE, 3), np.uint8)).shape == (0, 3)
-    assert classifier.predict([]) == []
+def test_no_images_give_no_probabilities(classifier: Classifier, images: np.ndarray) -> None:
+    fresh = classifier.with_weights(classifier.weights)
+    assert fresh.probabilities(images[:0]).shape == (0, 3)
+    assert fresh.features(images[:0]).shape == (0, classifier.features(images).shape[1])
+    assert fresh.predict([]) == []
+    np.testing.assert_array_equal(fresh.probabilities(images), classifier.probabilities(images))
 
 
 def test_compiles_once_for_every_number_of_images(classifier: Classifier, images: np.ndarray) -> None:
