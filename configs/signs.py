@@ -1,6 +1,6 @@
 """ResNet-50 on SIGNS from scratch: the recipe to use.
 
-SIGNS shows few hands before one wall. In four of five images, as soon as a third of the training is done,
+SIGNS shows few hands before one wall. In every other image, as soon as a third of the training is done,
 light, colours and noise change more than in the defaults, and half of these get another background; the
 number grows until then, without which a short training learns little. Each image is standardized by itself,
 so that no light or contrast is new to the network. Rendered hands, half of a batch at first and a tenth
@@ -26,10 +26,7 @@ def get_config() -> ConfigDict:
     config.data.rendered_share = 0.1
     config.data.rendered_share_at_start = 0.5
     config.augment.update(
-        rotation=20.0,
-        scale=0.25,
-        perspective=0.1,
-        appearance=0.8,
+        appearance=0.5,
         ramp=0.3,
         background=0.5,
         veil=0.3,
