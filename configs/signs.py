@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.num_epochs = 36
     config.label_smoothing = 0.0
     config.test_time_flip = True
-    config.temperature = 0.6
+    config.temperature = 0.7
     config.optimizer.learning_rate = 2e-3
     config.data.standardize = "image"
     config.data.rendered_size = 6000
