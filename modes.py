@@ -165,13 +165,14 @@ def evaluate(
     else:
         measured |= report_seeds(runs, split_name)[1] if run.config.seeds else run.report(split_name)[1]
         file = workdir / f"eval_{name}.json"
-    report.write_json(measured, file)
     if as_json:
         print(json.dumps(measured))
     else:
         of_data = f" of {other_data.name}" if other_data is not None else ""
         print(f"{split_name} split{of_data}, step {run.step}, {run.kind} weights")
         print(format_corruptions(measured) if corruptions else format_report(measured))
+    report.write_json(measured, file)
+    if not as_json:
         print(f"\nwritten: {file}")
     return 0
 

@@ -143,6 +143,15 @@ def test_eval_on_a_data_set_of_other_classes(run: Run, workdir: Path, tmp_path: 
     assert_refused(run("--mode=eval", f"--workdir={copy}"), "its classes are 0, 1", "trained on a, b")
 
 
+def test_eval_that_cannot_write_has_told_what_it_measured(run: Run, workdir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy", ignore=shutil.ignore_patterns("eval_*")))
+    (copy / "eval_test.json").mkdir()
+    result = run("--mode=eval", f"--workdir={copy}")
+    assert result.code == 2
+    assert "accuracy" in result.out
+    assert f"{copy / 'eval_test.json'}: cannot be written" in result.err
+
+
 def test_eval_on_other_training_images_of_the_same_name(
     run: Run, workdir: Path, tmp_path: Path, signs_dir: Path
 ) -> None:
