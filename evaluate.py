@@ -58,6 +58,11 @@ class TrainedRun(NamedTuple):
     predict: Callable[[np.ndarray], np.ndarray]
     on_other_data: bool = False
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells a measurement of this run from one of other weights, or of other ways to predict."""
+        return {"step": self.step, "weights": self.kind, "prediction": settings.prediction(self.config)}
+
     def split(self, name: str) -> Split:
         """The split of that name.
 
@@ -119,7 +124,8 @@ def load_runs(
             " these as another data set, with --config"
         )
     train, val = datasets.train_val_split(dataset.train, data)
-    if len({each.step for each in trained}) > 1 and (val is None or checkpoint == "last"):
+    has_best = config.data.folds or config.data.val_fraction  # else the newest one is the best
+    if len({each.step for each in trained}) > 1 and (not has_best or checkpoint == "last"):
         steps = ", ".join(f"{seed}: {each.step}" for seed, each in zip(config.seeds, trained, strict=True))
         raise UserError(
             f"{workdir}: its seeds stand at different steps ({steps}), and have no mean; train on to the end,"

@@ -1,7 +1,9 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and reading back what may not be there."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from errors import UserError
 
@@ -28,3 +30,12 @@ def write_result(path: Path, content: str | bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, empty where there is none: it may be missing, damaged or something else."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -141,7 +141,8 @@ def training_batch(
     """Batch `index` of an epoch: uint8 images [batch, H, W, C] and labels [batch], split over `mesh`.
 
     Where `split` holds more images than `permutation` orders, a share of the batch gives way to some of
-    these, drawn by `key`; it grows with `progress`, the share of the training that is done.
+    these, drawn by `key`: `config.data.rendered_share_at_start` of it at first, and with `progress`, the
+    share of the training that is done, ever nearer to `config.data.rendered_share`.
     """
     batch_size = config.batch_size
     chosen = lax.dynamic_slice(permutation, (index * batch_size,), (batch_size,))

@@ -152,8 +152,7 @@ def evaluate(
     """
     runs = load_runs(workdir, checkpoint, raw, other_data)
     run = runs[0]
-    prediction = settings.prediction(run.config)
-    measured = {"split": split_name, "step": run.step, "weights": run.kind, "prediction": prediction}
+    measured = {"split": split_name, **run.identity}
     name = split_name
     if other_data is not None:
         measured["data"] = other_data.to_dict()

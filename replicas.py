@@ -1,6 +1,5 @@
 """Several seeds in one run: which are trained as one, their states stacked, each one's files and summary."""
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ import settings
 from datasets.types import Split
 from errors import UserError
 from evaluate import Predictor, evaluate
+from files import read_json
 from input_pipeline import by_replica, has_replicas, replicated
 from metrics import MetricsWriter
 from resnet.checkpoint import Checkpoints, newest_step
@@ -166,11 +166,7 @@ def check_finite(history: Mapping[str, np.ndarray], step: int, replicas: Sequenc
 
 def read_summary(workdir: Path) -> dict[str, Any]:
     """What an earlier start wrote at its end, empty if none came to that."""
-    try:
-        summary = json.loads((workdir / SUMMARY_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
+    return read_json(workdir / SUMMARY_FILE)
 
 
 def summarize(

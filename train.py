@@ -329,15 +329,20 @@ class Training:
                     at_epoch_end = step % per_epoch == 0
                     val_accuracies, is_best = not_validated, False
                     if self._val is not None and at_epoch_end:
-                        measured = self._measure(state, self._val, len(replicas))
+                        measured = self._measure(state.ema or state.weights, self._val, len(replicas))
                         val_accuracies = [each["accuracy"] for each in measured]
                         notes = zip(replicas, measured, strict=True)
                         bests = [replica.note_validation(step, epoch, own) for replica, own in notes]
                         is_best = any(bests)
+                        if state.ema:
+                            raw = self._measure(state.weights, self._val, len(replicas))
+                            for replica, each in zip(replicas, raw, strict=True):
+                                replica.metrics.write(step, epoch, "val_raw", each)
                         bar.note(epoch, "validation", mean_and_std(measured)["mean"])
                     if test == "every_epoch" and at_epoch_end:
                         paused = time.perf_counter()
-                        measured = self._measure(state, self._dataset.test, len(replicas))
+                        weights = state.ema or state.weights
+                        measured = self._measure(weights, self._dataset.test, len(replicas))
                         for replica, each in zip(replicas, measured, strict=True):
                             replica.metrics.write(step, epoch, "test", each)
                         started += time.perf_counter() - paused
@@ -381,9 +386,8 @@ class Training:
             )
         return stack_states(states, self._mesh), steps[0]
 
-    def _measure(self, state: TrainState, split: Split, replicas: int) -> list[dict[str, float]]:
-        """`evaluate` of each replica's moving average, or raw weights where there is none."""
-        weights = state.ema or state.weights
+    def _measure(self, weights: Weights, split: Split, replicas: int) -> list[dict[str, float]]:
+        """`evaluate` of each replica's `weights`."""
         return [evaluate(self._predict, take(weights, i, self._mesh), split) for i in range(replicas)]
 
 

@@ -48,6 +48,7 @@ MEASURES = (
     Measure("cross-entropy without twins", "test.without_twins.loss", mean=0.03),
     Measure("calibration error without twins", "test.without_twins.ece", mean=0.02),
     Measure("accuracy under corruptions", "corruptions.mean", higher=True, mean=0.95),
+    Measure("accuracy on rendered hands", "rendered.accuracy", higher=True),
     Measure("seconds of training", "seconds", each=900, digits=0),
     Measure("seconds of steps to the accuracy", "time_to.seconds", digits=0),
     Measure("epochs to the accuracy", "time_to.epoch", digits=0),
@@ -67,12 +68,16 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--workdir", default="runs/accuracy")
     parser.add_argument("--corruptions", action="store_true", help="measure the accuracy under them too")
     parser.add_argument(
+        "--rendered", type=at_least(0), default=0, help="how many rendered hands to measure on as well"
+    )
+    parser.add_argument(
         "--time_to", type=float, nargs="?", const=0.98, help="a test accuracy, to tell when it was reached"
     )
     return command_line.parse_with_settings(parser)
 
 
 def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
+    command_line.check_not_taken(settings, ("seed", "seeds"))
     seeds = range(options.seeds)
     arguments = [f"--config={options.config}", *settings]
     test = "last"
@@ -86,12 +91,14 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
             for seed in seeds
         ]
         train_all(alone, options.jobs, options.device)
+    measurements = [Measurement("test")]
+    if options.corruptions:
+        measurements.append(Measurement("test", "standard"))
+    if options.rendered:
+        measurements.append(Measurement("test", rendered=options.rendered))
     # Finds all seeds finished where they were trained above.
     together = Run(
-        options.workdir,
-        [*arguments, f"--config.seeds={tuple(seeds)!r}"],
-        test,
-        (Measurement("test"), *([Measurement("test", "standard")] if options.corruptions else [])),
+        options.workdir, [*arguments, f"--config.seeds={tuple(seeds)!r}"], test, tuple(measurements)
     )
     train_all([together], device=options.device)
     results = read_results(together, options.time_to)
@@ -131,13 +138,17 @@ class Results(NamedTuple):
 
 def read_results(run: Run, time_to_accuracy: float | None) -> Results:
     """What a finished run of several seeds left in its workdir."""
-    summary, test, *corruptions = run.read()
+    summary, test, *others = run.read()
     batch_size = run.config().batch_size
     seeds = {}
     for seed, report in test["seeds"].items():
         seeds[seed] = {"test": _numbers(report), "seconds": summary["seeds"][seed]["seconds"]}
-        if corruptions:
-            seeds[seed]["corruptions"] = {"mean": corruptions[0]["seeds"][seed]["mean"]}
+        for measurement, measured in zip(run.measurements[1:], others, strict=True):
+            found = measured["seeds"][seed]
+            if measurement.corruptions:
+                seeds[seed]["corruptions"] = {"mean": found["mean"]}
+            else:
+                seeds[seed]["rendered"] = {name: found[name] for name in ("accuracy", "images")}
         if time_to_accuracy is not None:
             lines = read_metrics(Path(run.workdir, f"seed_{seed}"))
             if reached := time_to(lines, batch_size, time_to_accuracy):

@@ -133,9 +133,7 @@ def cases_of(options: argparse.Namespace, settings: Sequence[str]) -> dict[str, 
     groups = {"keras": [keras], "plain": plain, "batch": batch}
     chosen = {group: groups[group] for group in TITLES if group in options.groups}
     taken = {"seed", "seeds", *EVERY_RUN}.union(*(case.settings for of in chosen.values() for case in of))
-    for setting in settings:
-        if (name := setting.removeprefix("--config.").partition("=")[0]) in taken:
-            raise UserError(f"{setting}: config.{name} is what these runs set themselves; leave it out")
+    command_line.check_not_taken(settings, taken)
     return chosen
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from benchmarks.rounds import Failed
@@ -42,6 +42,17 @@ def parse_with_settings(parser: argparse.ArgumentParser) -> tuple[argparse.Names
         if not setting.startswith("--config."):
             parser.error(f"unrecognized arguments: {setting}")
     return options, settings
+
+
+def check_not_taken(settings: Iterable[str], taken: Collection[str]) -> None:
+    """Checks that no `--config.FIELD=VALUE` of `settings` is of a field that is `taken`.
+
+    Raises:
+        UserError: one is.
+    """
+    for setting in settings:
+        if (name := setting.removeprefix("--config.").partition("=")[0]) in taken:
+            raise UserError(f"{setting}: config.{name} is what these runs set themselves; leave it out")
 
 
 def at_least(low: int) -> Callable[[str], int]:

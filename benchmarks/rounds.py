@@ -1,7 +1,6 @@
 """Alternating rounds and what follows from them: medians, spread, ratios round by round, table, JSON."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from errors import UserError
+from files import write_result
 
 OURS = "ours"
 
@@ -111,12 +110,4 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         UserError: `path` cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"--json={path}: cannot be written ({error.strerror}); name a file in a folder that can"
-        ) from None
+    write_result(path, json.dumps(report, indent=2) + "\n")

@@ -30,6 +30,7 @@ from benchmarks.worker import CPU_ONLY
 from configs import finetune, rendered
 from errors import UserError
 from settings import CHOICES
+from spread import format_spread, mean_and_std
 
 STARTS = ("scratch", "rendered")
 TITLES = {"scratch": "from scratch", "rendered": "from rendered hands"}
@@ -162,30 +163,21 @@ def _measured(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def cells_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of the accuracies of each start and number of epochs.
-
-    The deviation is that of a sample, with n - 1; None where there is one seed.
-    """
+    """Mean and standard deviation over seeds of the accuracies of each start and number of epochs."""
     groups: dict[tuple[str, int], list[float]] = {}
     for run in runs:
         groups.setdefault((run["start"], run["epochs"]), []).append(run["accuracy"])
     return [
-        {
-            "start": start,
-            "epochs": epochs,
-            "seeds": len(values),
-            "mean": float(np.mean(values)),
-            "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        }
+        {"start": start, "epochs": epochs, "seeds": len(values), **mean_and_std(values)}
         for (start, epochs), values in groups.items()
     ]
 
 
 def format_report(report: dict[str, Any]) -> str:
     """The report for people to read."""
-    cells = {(cell["start"], cell["epochs"]): cell for cell in report["cells"]}
+    cells = {(cell["start"], cell["epochs"]): (cell["mean"], cell["std"]) for cell in report["cells"]}
     rows = [
-        [epochs, *(_spread(cells[start, epochs]) for start in STARTS)]
+        [epochs, *(format_spread(*cells[start, epochs]) for start in STARTS)]
         for epochs in dict.fromkeys(cell["epochs"] for cell in report["cells"])
     ]
     table = tabulate(rows, ["epochs", *TITLES.values()], disable_numparse=True, colalign=["right"] * 3)
@@ -195,10 +187,6 @@ def format_report(report: dict[str, Any]) -> str:
         f" {pretraining['accuracy_on_signs']:.4f} ({pretraining['accuracy']:.4f} on rendered test images)"
     )
     return f"{head}\n\n{table}"
-
-
-def _spread(cell: dict[str, Any]) -> str:
-    return f"{cell['mean']:.4f}" + ("" if cell["std"] is None else f" ± {cell['std']:.4f}")
 
 
 def _title(report: dict[str, Any]) -> str:

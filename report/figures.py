@@ -32,9 +32,12 @@ def learning_curves(histories: Sequence[History], final: dict[str, dict[str, flo
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     lines = [line for history in histories for line in history]
     last = max((line["epoch"] for line in lines), default=0)
+    splits = list(dict.fromkeys(line["split"] for line in lines))
+    both = "val_raw" in splits  # else there is no moving average
+    labels = {"val": "val, moving average", "val_raw": "val, raw weights"} if both else {}
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for i, split in enumerate(dict.fromkeys(line["split"] for line in lines)):
-            _draw_curve(axes, histories, split, name, f"C{i}")
+        for i, split in enumerate(splits):
+            _draw_curve(axes, histories, split, name, f"C{i}", labels.get(split, split))
         for marker, (label, measured) in zip("*XDPv^", final.items(), strict=False):
             axes.plot(last, measured[name], marker, color="black", alpha=0.6, ms=8, label=label)
         axes.set(xlabel="epoch", ylabel=name)
@@ -44,7 +47,9 @@ def learning_curves(histories: Sequence[History], final: dict[str, dict[str, flo
     return figure
 
 
-def _draw_curve(axes: Axes, histories: Sequence[History], split: str, name: str, colour: str) -> None:
+def _draw_curve(
+    axes: Axes, histories: Sequence[History], split: str, name: str, colour: str, label: str
+) -> None:
     """One curve, of the means of each epoch; behind it what spreads around it, pale.
 
     That is every value of a single seed, where an epoch has several, or one standard deviation over the
@@ -65,7 +70,7 @@ def _draw_curve(axes: Axes, histories: Sequence[History], split: str, name: str,
         every = _recorded(histories[0], split, name)
         if len(ends) < len(every[0]):
             axes.plot(*every, color=colour, alpha=0.25, linewidth=0.8)
-    axes.plot(ends, mean, ".-", color=colour, label=split, markersize=4)
+    axes.plot(ends, mean, ".-", color=colour, label=label, markersize=4)
 
 
 def _by_epoch(history: History, split: str, name: str) -> dict[float, float]:

@@ -1,7 +1,6 @@
 """The report of a run: `report/index.html` in its workdir, self-contained, and its pictures beside it."""
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 import settings
 from configs import default
 from evaluate import TrainedRun, load_runs, log_softmax, report_seeds, table_of_seeds
-from files import write_result
+from files import read_json, write_result
 from input_pipeline import first_training_batch
 from metrics import read_metrics
 from replicas import read_summary
@@ -131,9 +130,10 @@ def _curves(histories: Sequence[figures.History], summary: dict[str, Any], run: 
     final = {"test, raw weights": summary.get("test"), "test, average": summary.get("ema", {}).get("test")}
     final = {name: measured for name, measured in final.items() if measured}
     text = (
-        "On training images as the steps saw them: augmented, with raw weights, and with label smoothing in"
-        " the loss. On validation images, if any were held out, as they are"
-        f"{', with the moving average of the weights' if run.config.ema_decay else ''}."
+        "On training images as the steps saw them: augmented, with raw weights"
+        f"{', and with label smoothing in the loss' if run.config.label_smoothing else ''}."
+        " On validation images, if any were held out, without augmentation"
+        f"{', with the raw weights and with their moving average' if run.config.ema_decay else ''}."
         f"{' Means over the seeds; bands are one standard deviation wide each way.' * (len(histories) > 1)}"
     )
     picture = figures.encode_figure(figures.learning_curves(histories, final))
@@ -232,9 +232,8 @@ def _examples(run: TrainedRun, split_name: str, logits: np.ndarray) -> list[Sect
 
 def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Section]:
     """What `--mode=eval --corruptions=standard` last found, if it was about these weights."""
-    measured = _read_json(workdir / f"eval_{split_name}_standard_corruptions.json")
-    now = {"step": run.step, "weights": run.kind, "prediction": settings.prediction(run.config)}
-    if not now.items() <= measured.items():
+    measured = read_json(workdir / f"eval_{split_name}_standard_corruptions.json")
+    if not run.identity.items() <= measured.items():
         return []
     if run.config.seeds:
         if list(measured["seeds"]) != list(map(str, run.config.seeds)):
@@ -285,14 +284,6 @@ def _settings(run: TrainedRun, summary: dict[str, Any]) -> list[Section]:
         versions = [("device", summary["device"]), *summary["versions"].items()]
         sections.append(Section("Versions", "What the run ended on.", tables=[Table(["", ""], versions)]))
     return sections
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What `path` holds, empty where it is not there, or no JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
 
 
 def _weights_name(kind: str) -> str:

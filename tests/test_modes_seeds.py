@@ -136,3 +136,12 @@ def test_bands_are_one_deviation_over_the_seeds_that_reached_an_epoch() -> None:
     alone = figures.learning_curves(histories[:1], {}).axes[0]
     assert not alone.collections
     assert len(alone.lines) == 2  # each value, and the means
+
+
+def test_curves_of_validation_tell_raw_weights_from_their_average() -> None:
+    def labels(*splits: str) -> list[str]:
+        history = [{"step": 1, "epoch": 1, "split": split, "loss": 1.0, "accuracy": 0.5} for split in splits]
+        return [line.get_label() for line in figures.learning_curves([history], {}).axes[0].lines]
+
+    assert labels("train", "val", "val_raw") == ["train", "val, moving average", "val, raw weights"]
+    assert labels("train", "val") == ["train", "val"]

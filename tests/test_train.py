@@ -322,6 +322,9 @@ def test_validation_split_is_measured_and_its_best_checkpoint_kept(
     measured = metrics_of(workdir, "val")
     assert [line["epoch"] for line in measured] == [1, 2, 3, 4]
     assert summary["ema"]["val"]["accuracy"] == measured[-1]["accuracy"]
+    raw = metrics_of(workdir, "val_raw")
+    assert [line["epoch"] for line in raw] == [1, 2, 3, 4]
+    assert summary["val"]["loss"] == raw[-1]["loss"] != measured[-1]["loss"]
     kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
     best = max(line["accuracy"] for line in measured)
     assert kept >= {measured[-1]["step"]}

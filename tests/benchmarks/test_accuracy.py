@@ -36,6 +36,7 @@ def test_seeds_are_trained_once_and_tabulated(
         "--seeds=2",
         "--jobs=2",
         "--time_to=0.01",
+        "--rendered=12",
         f"--workdir={workdir}",
         f"--json={report_file}",
         *SMALL,
@@ -49,18 +50,31 @@ def test_seeds_are_trained_once_and_tabulated(
         assert found["test"]["accuracy"] == alone["ema"]["test"]["accuracy"]
         assert found["test"]["loss"] == pytest.approx(alone["ema"]["test"]["loss"], rel=1e-4)
         assert found["seconds"] == alone["seconds"]
+        assert found["rendered"]["images"] == 12
         assert [
             line["epoch"] for line in read_metrics(workdir / f"seed_{seed}") if line["split"] == "test"
         ] == [1, 2]
     assert report["mean"]["test"]["loss"] > 0
     assert report["std"]["test"]["calibration"]["ece"] >= 0
     assert {"machine", "versions", "ensemble"} <= set(report)
-    assert "expected calibration error" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "expected calibration error" in printed
+    assert "accuracy on rendered hands" in printed
 
     # Again: nothing runs, the table is the same.
     monkeypatch.setattr("benchmarks.runs._start", None)
     assert accuracy.main() == 0
     assert json.loads(report_file.read_text())["seeds"] == report["seeds"]
+
+
+def test_seeds_of_its_own_are_refused_before_any_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--jobs=2", f"--workdir={tmp_path / 'run'}", "--config.seeds=0,1", *SMALL]
+    monkeypatch.setattr(sys, "argv", ["accuracy", "--config=configs/default.py", *flags])
+    assert accuracy.main() == 2
+    assert capsys.readouterr().err.startswith("error: --config.seeds=0,1: config.seeds is what these runs")
+    assert not (tmp_path / "run").exists()
 
 
 def write_summary(workdir: Path, run: Run, **fields: object) -> None:

@@ -100,5 +100,5 @@ def test_report_is_written_as_json(tmp_path: Path) -> None:
 
 def test_report_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--json"):
+    with pytest.raises(UserError, match=r"report\.json: cannot be written"):
         write_json(tmp_path / "file" / "report.json", {})
