@@ -1,7 +1,6 @@
 """Pictures of a run: what they show is what training sees, and where."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from configs import default
 from datasets.audit import audit
 from datasets.types import Split
 from errors import UserError
+from evaluate import TrainedRun
 from input_pipeline import epoch_permutation, first_training_batch, make_mesh, put_on_devices
 from optimizer import learning_rate_schedule, make_optimizer
 from report import TILE, draw_grid, draw_pairs, format_audit, page, write_json, write_picture
@@ -71,16 +71,11 @@ def test_first_training_batch_is_what_the_first_step_sees(shared_signs_dir: Path
 def test_corruptions_of_other_seeds_and_predictions_are_not_shown(tmp_path: Path) -> None:
     config = default.get_config()
     config.seeds = (0, 1)
-    run = SimpleNamespace(step=9, kind="ema", config=config)
+    # Its network is not asked.
+    run = TrainedRun(config, ("0", "1"), {}, None, None, step=9, kind="ema", batch_size=32, predict=None)
     mean = {"mean": 0.5, "clean": 0.9, "by_severity": [0.5] * 5, "corruptions": {"fog": [0.5] * 5}}
-    prediction = settings.prediction(config)
-    measured = {
-        "step": 9,
-        "weights": "ema",
-        "prediction": prediction,
-        "mean": mean,
-        "seeds": {"0": mean, "1": mean},
-    }
+    identity = {"step": 9, "weights": "ema", "prediction": settings.prediction(config)}
+    measured = {**identity, "mean": mean, "seeds": {"0": mean, "1": mean}}
     write_json(measured, tmp_path / "eval_test_standard_corruptions.json")
     (section,) = page._corruptions(run, tmp_path, "test")
     assert "0.5000 in the mean, 0.9000 on clean images" in section.text
