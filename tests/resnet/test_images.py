@@ -8,27 +8,17 @@ import pytest
 from PIL import Image, ImageCms
 
 from errors import UserError
-from resnet.images import read_image, resize_and_crop, ten_crops
+from resnet.images import resize_and_crop, ten_crops
+from tests.resnet.pictures import (
+    ORIENTATION,
+    as_camera_stores,
+    decode,
+    encode,
+    photograph,
+    red_blue_swapped_profile,
+)
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
-ORIENTATION = 0x0112
-
-
-def photograph(height: int = 24, width: int = 32) -> np.ndarray:
-    """A smooth image in which no two orientations, rows or columns are alike."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x * 7, y * 9, 255 - (x + 2 * y) * 3], axis=-1).astype(np.uint8)
-
-
-def encode(image: Image.Image | np.ndarray, file_format: str, **options) -> bytes:
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def decode(data: bytes, **options) -> np.ndarray:
-    return read_image(io.BytesIO(data), **options)
 
 
 def patch(mode: str, colour, size=(8, 8)) -> Image.Image:
@@ -165,20 +155,9 @@ def test_gif_transparent_index_is_white():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_gives_the_upright_image(orientation, file_format):
     upright = photograph()
-    as_stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
+    stored, exif = as_camera_stores(upright, orientation)
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
-    data = encode(np.ascontiguousarray(as_stored), file_format, exif=exif, **options.get(file_format, {}))
+    data = encode(stored, file_format, exif=exif, **options.get(file_format, {}))
     result = decode(data)
     assert result.shape == upright.shape
     np.testing.assert_allclose(result.astype(int), upright, atol=6 if file_format == "JPEG" else 0)
@@ -206,11 +185,6 @@ def test_animation_gives_its_first_frame(file_format):
     data = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
     assert Image.open(io.BytesIO(data)).n_frames == 3
     assert_colour(decode(data), GREEN)
-
-
-def red_blue_swapped_profile() -> bytes:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return profile.replace(b"rXYZ", b"tmp_").replace(b"bXYZ", b"rXYZ").replace(b"tmp_", b"bXYZ")
 
 
 def test_embedded_profile_is_converted_to_srgb():

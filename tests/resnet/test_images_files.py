@@ -15,23 +15,7 @@ from PIL import Image, ImageFile
 
 from errors import UserError
 from resnet.images import MAX_PIXELS, find_images, read_image
-
-
-def photograph(height: int = 24, width: int = 32) -> np.ndarray:
-    """A smooth image in which no two orientations, rows or columns are alike."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x * 7, y * 9, 255 - (x + 2 * y) * 3], axis=-1).astype(np.uint8)
-
-
-def encode(image: Image.Image | np.ndarray, file_format: str, **options) -> bytes:
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def decode(data: bytes, **options) -> np.ndarray:
-    return read_image(io.BytesIO(data), **options)
+from tests.resnet.pictures import decode, encode, photograph
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
