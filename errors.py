@@ -1,5 +1,6 @@
-"""The one exception type for what a user gets wrong (DESIGN D8)."""
+"""The one exception type for what a user gets wrong."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,11 +16,21 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
-def exit_code(command: Callable[[], None]) -> int:
-    """Runs `command` of a module of its own; 2 for a user's mistake, which it prints, else 0."""
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Runs a program and returns its exit code: what `command` returns, 0 for nothing.
+
+    It is 2 for a user's mistake, which is printed in one line, and as shells have it for Ctrl-C and for
+    output that nobody reads any more, as that of `| head`.
+    """
     try:
-        command()
+        code = command()
+        sys.stdout.flush()
+        return code or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end.
+        return 141

@@ -1,4 +1,4 @@
-"""Evaluation of a network on a split: one jitted pass, every image counted once (DESIGN D6)."""
+"""Evaluation of a network on a split: one jitted pass, every image counted once."""
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce

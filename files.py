@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def write_result(path: Path, content: str | bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """`write_result` of `content` as JSON, for people to read as well.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    write_result(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a data set in host memory to batches on the devices: shuffle, pad and shard (D4 to D6)."""
+"""From a data set in host memory to batches on the devices: shuffle, pad and shard."""
 
 from math import gcd
 from typing import NamedTuple
@@ -114,13 +114,13 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 
 def epoch_permutation(seed: int, epoch: jax.Array, size: int) -> jax.Array:
-    """The order int32 [size] in which the images of `epoch` come: a function of seed and epoch alone (D5)."""
+    """The order int32 [size] in which the images of `epoch` come: a function of seed and epoch alone."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), epoch)
     return jax.random.permutation(key, size)
 
 
 def step_keys(seed: int | jax.Array, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The keys of what `step` draws: its added images, and its augmentation (D5).
+    """The keys of what `step` draws: its added images, and its augmentation.
 
     Two, as a key that is used twice would draw both alike.
     """
@@ -182,7 +182,7 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
 
 
 def evaluation_batches(images: np.ndarray, batch_size: int) -> np.ndarray:
-    """`images` [N, H, W, C] as [batches, batch, H, W, C]; the last one filled up with zeros (D6)."""
+    """`images` [N, H, W, C] as [batches, batch, H, W, C]; the last one filled up with zeros."""
     count = -(-len(images) // batch_size)
     padded = np.zeros((count * batch_size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 import settings
 from configs import default
-from errors import UserError
+from errors import UserError, exit_code
 
 USAGE = """\
 python main.py --config=configs/signs.py --workdir=runs/signs              train; again: go on
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
     apply_accelerator_settings(config, training=mode in ("train", "lr_find"))
 
     # JAX reads its settings when it is imported: nothing above may import it.
-    if mode == "train" and not (workdir / "summary.json").exists():
+    if mode == "train" and not os.path.exists(workdir / "summary.json"):
         prefetch_training_step(config)
     import modes
 
@@ -166,7 +166,8 @@ def check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     """
     mode, weights, config = values.mode, values.weights, values.config
     on_folder = mode == "eval" and bool(arguments)
-    from_file = bool(weights) or (mode == "eval" and config is not None and bool(config.get("init_from")))
+    from_config = mode in ("eval", "probe") and config is not None and bool(config.get("init_from"))
+    from_file = bool(weights) or from_config
     if mode in IMAGE_MODES and not arguments:
         raise UserError(f"--mode={mode} needs images: name files or folders after the flags")
     if arguments and mode not in (*IMAGE_MODES, "eval"):
@@ -196,11 +197,13 @@ def check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         if values[name].present and mode not in its_modes:
             raise UserError(f"--{name}: not for --mode={mode}; it is for {', '.join(its_modes)}")
     if mode == "eval" and config is not None and not from_file:
+        of_network = {f"data.{name}" for name in settings.PREPARATION if name != "image_size"}
         for name in config_flags.get_override_values(values["config"]):
-            if not name.startswith(("data.", "gpu.", "compilation_cache")):
+            of_data = name.startswith("data.") and name not in of_network
+            if not of_data and not name.startswith(("gpu.", "compilation_cache")):
                 raise UserError(
-                    f"--config.{name}: --mode=eval takes the data of --config, and all else from the run;"
-                    " leave it out"
+                    f"--config.{name}: --mode=eval takes the data of --config, and all else from the run,"
+                    " how images are prepared included; leave it out"
                 )
     for name, passed_over, reason in (
         ("checkpoint", from_file, "a file has one set of weights"),
@@ -215,15 +218,15 @@ def check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def _check_workdir(values: flags.FlagValues, from_file: bool) -> None:
     mode, workdir = values.mode, values.workdir
-    if not workdir and mode == "features" and from_file:
-        raise UserError("--workdir is missing: name the folder that the features are written to")
+    if not workdir and mode in ("features", "probe") and from_file:
+        raise UserError(f"--workdir is missing: name the folder that --mode={mode} writes to")
     needless = from_file or (mode == "summary" and values.config is not None)
     if not workdir and not needless:
         more = ", or a file by --weights" if mode in WEIGHTS_MODES else ""
         raise UserError(f"--workdir is missing: name the folder of the run, such as runs/signs{more}")
     if workdir and from_file and mode == "predict":
         raise UserError("--weights and --workdir: expected one, the file or the run to predict with")
-    if workdir and from_file and (Path(workdir) / settings.CONFIG_FILE).exists():
+    if workdir and from_file and os.path.exists(Path(workdir, settings.CONFIG_FILE)):
         raise UserError(
             f"--workdir={workdir}: holds a run, but the weights are those of a file; expected the one or the"
             " other, or another folder for what is written"
@@ -323,14 +326,8 @@ def _explain(error: Exception, file: str | None) -> str:
 
 
 def run(argv: list[str]) -> int:
-    """Runs the program and turns a user's mistake into one line and exit code 2 (DESIGN D8)."""
-    try:
-        return main(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    """Runs the program and returns its exit code, see `exit_code`."""
+    return exit_code(lambda: main(argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a run writes while it trains: `metrics.jsonl`, TensorBoard events, and progress on the terminal."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     Empty where nothing was written yet. A half-written last line, of a run that was killed, is left out.
     """
     path = workdir / METRICS_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         return []
     lines = []
     for text in path.read_text().splitlines():
@@ -69,7 +70,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 def _drop_lines_after(workdir: Path, step: int) -> None:
     path = workdir / METRICS_FILE
-    if path.exists():
+    if os.path.exists(path):
         kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
         write_whole(path, "".join(kept))
 

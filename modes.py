@@ -19,7 +19,7 @@ from datasets.types import Split
 from errors import UserError
 from evaluate import evaluate_corruptions, format_corruptions, format_report, load_runs, report_seeds
 from evaluate_folder import evaluate_crops, format_crops, labelled_images
-from files import write_result
+from files import write_json, write_result
 from input_pipeline import first_training_batch
 from report.features import FeaturesWriter
 from resnet.checkpoint import Which
@@ -94,7 +94,7 @@ def lr_find(config: ConfigDict, workdir: Path) -> int:
     found = find_learning_rate(config)
     rates, losses = np.array(found["learning_rates"]), np.array(found["losses"])
     marks = {name: found[name] for name in ("suggestion", "lowest") if found[name]}
-    report.write_json(found, workdir / "lr_find.json")
+    write_json(workdir / "lr_find.json", found)
     if len(losses):
         figure = figures.range_test(rates, losses, smooth(losses), marks)
         write_result(workdir / "lr_find.png", figures.encode_figure(figure))
@@ -115,7 +115,7 @@ def audit(config: ConfigDict, workdir: Path, as_json: bool) -> int:
     """Looks for duplicates, leaks and conflicting labels in the data; writes `audit.json` and a picture."""
     splits, class_names = _load_splits(config)
     found = audit_data(splits, class_names)
-    report.write_json(found, workdir / "audit.json")
+    write_json(workdir / "audit.json", found)
     if picture := report.draw_pairs(splits, found["pairs"]):
         report.write_picture(picture, workdir / "audit_pairs.png")
     else:
@@ -152,10 +152,16 @@ def evaluate(
     """
     runs = load_runs(workdir, checkpoint, raw, other_data)
     run = runs[0]
+    if other_data is not None and split_name != "test" and _saw_rendered_hands(run.config, other_data):
+        raise UserError(
+            f"--split={split_name}: the run was trained on rendered hands, perhaps on these; expected"
+            " --split=test, which are other people's"
+        )
     measured = {"split": split_name, **run.identity}
     name = split_name
     if other_data is not None:
-        measured["data"] = other_data.to_dict()
+        prepared = {name: run.config.data[name] for name in settings.PREPARATION}
+        measured["data"] = other_data.to_dict() | prepared
         name = f"{other_data.name}_{split_name}"
     if corruptions:
         reports = [evaluate_corruptions(each.predict, run.split(split_name), corruptions) for each in runs]
@@ -170,10 +176,14 @@ def evaluate(
         of_data = f" of {other_data.name}" if other_data is not None else ""
         print(f"{split_name} split{of_data}, step {run.step}, {run.kind} weights")
         print(format_corruptions(measured) if corruptions else format_report(measured))
-    report.write_json(measured, file)
+    write_json(file, measured)
     if not as_json:
         print(f"\nwritten: {file}")
     return 0
+
+
+def _saw_rendered_hands(config: ConfigDict, other_data: ConfigDict) -> bool:
+    return other_data.name == "rendered" and (config.data.name == "rendered" or config.data.rendered_size > 0)
 
 
 def load_classifier(
@@ -231,7 +241,7 @@ def evaluate_folder(
         print(f"\n{format_crops(measured)}")
     if workdir is not None:
         file = workdir / f"eval_folder{'' if crops == 1 else f'_{crops}_crops'}.json"
-        report.write_json(measured, file)
+        write_json(file, measured)
         if not as_json:
             print(f"\nwritten: {file}")
     return refused.exit_code
@@ -304,7 +314,7 @@ def probe(config: ConfigDict | None, workdir: Path, checkpoint: Which, raw: bool
         )
     classifier = Classifier(network, weights, class_names, config.data.image_size)
     measured = probe_layers(classifier, layers_of(config), splits, own_head)
-    report.write_json(told | measured, workdir / "probe.json")
+    write_json(workdir / "probe.json", told | measured)
     write_result(workdir / "probe.png", figures.encode_figure(figures.probe(measured)))
     print(format_probe(measured))
     print(f"\nwritten: {workdir / 'probe.json'} and .png")

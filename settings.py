@@ -30,6 +30,8 @@ MAY_CHANGE = (
     "checkpoint",
     "gpu",
 )
+# Fields of `data` that belong to a network: how it takes its images.
+PREPARATION = ("mean", "std", "standardize", "channel_order", "image_size", "crop")
 CHOICES = {
     "seeds_together": ("auto", "yes", "no"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
@@ -183,10 +185,12 @@ def check(config: ConfigDict) -> None:
             f"config.data.rendered_size={config.data.rendered_size}: adds rendered hands to photographs, but"
             " data.name is rendered already; expected 0, and their number in data.train_size"
         )
-    if config.data.rendered_size and not (config.data.rendered_share or config.data.rendered_share_at_start):
+    at_start = config.data.rendered_share_at_start if config.augment.ramp else 0
+    if config.data.rendered_size and not (config.data.rendered_share or at_start):
         raise UserError(
             f"config.data.rendered_size={config.data.rendered_size}: none of them would be trained on, as"
-            " data.rendered_share and data.rendered_share_at_start are 0; expected a share of each batch"
+            " data.rendered_share is 0, and data.rendered_share_at_start is 0 or has no augment.ramp to last"
+            " for; expected a share of each batch"
         )
     if min(config.data.std) <= 0:
         raise UserError(f"config.data.std={config.data.std!r}: expected numbers above 0")

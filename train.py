@@ -21,6 +21,7 @@ from augment import augment
 from datasets.types import Split
 from errors import UserError
 from evaluate import evaluate, make_predictor
+from files import write_json
 from input_pipeline import (
     REPLICA_AXIS,
     DeviceSplit,
@@ -49,7 +50,6 @@ from replicas import (
     summarize_seeds,
     take,
 )
-from report import write_json
 from resnet.network import Network, Tree, Weights, check_image_size
 from resnet.pretrained import adopt, initial_weights, read_pretrained
 from signals import Signals, StopRun
@@ -72,6 +72,11 @@ class TrainState(NamedTuple):
     def weights(self) -> Weights:
         """The raw weights, as opposed to their moving average `ema`."""
         return Weights(self.params, self.batch_stats)
+
+    @property
+    def averaged(self) -> Weights:
+        """The moving average of the weights, the raw ones where none is kept."""
+        return self.ema or self.weights
 
 
 def init_state(
@@ -206,7 +211,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
         summaries |= zip(seeds, training.train(seeds, workdirs, test), strict=True)
     summary = summarize_seeds(config.seeds, [summaries[seed] for seed in config.seeds])
     if read_summary(workdir) != summary:
-        write_json(summary, workdir / SUMMARY_FILE)
+        write_json(workdir / SUMMARY_FILE, summary)
     return summary
 
 
@@ -329,7 +334,7 @@ class Training:
                     at_epoch_end = step % per_epoch == 0
                     val_accuracies, is_best = not_validated, False
                     if self._val is not None and at_epoch_end:
-                        measured = self._measure(state.ema or state.weights, self._val, len(replicas))
+                        measured = self._measure(state.averaged, self._val, len(replicas))
                         val_accuracies = [each["accuracy"] for each in measured]
                         notes = zip(replicas, measured, strict=True)
                         bests = [replica.note_validation(step, epoch, own) for replica, own in notes]
@@ -341,7 +346,7 @@ class Training:
                         bar.note(epoch, "validation", mean_and_std(measured)["mean"])
                     if test == "every_epoch" and at_epoch_end:
                         paused = time.perf_counter()
-                        weights = state.ema or state.weights
+                        weights = state.averaged
                         measured = self._measure(weights, self._dataset.test, len(replicas))
                         for replica, each in zip(replicas, measured, strict=True):
                             replica.metrics.write(step, epoch, "test", each)
@@ -364,7 +369,7 @@ class Training:
             count_seconds()
             for summary, replica in zip(summaries, replicas, strict=True):
                 summary |= about | replica.speed()
-                write_json(summary, replica.workdir / SUMMARY_FILE)
+                write_json(replica.workdir / SUMMARY_FILE, summary)
             return summaries
 
     def _restore_or_init(

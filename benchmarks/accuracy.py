@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from benchmarks import command_line, rounds
+from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code
 from benchmarks.machine import stamp
 from benchmarks.runs import Measurement, Run, train_all
 from benchmarks.suite import RESULTS
 from errors import UserError
+from files import write_json
 from metrics import read_metrics
 from spread import format_spread, mean_and_std
 
@@ -116,7 +117,7 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
     print(format_table(results.seeds))
     print(f"the ensemble of all: accuracy {results.ensemble['accuracy']:.4f}"
           f" cross-entropy {results.ensemble['loss']:.4f}")  # fmt: skip
-    rounds.write_json(options.json, report)
+    write_json(options.json, report)
     print(f"written: {options.json}")
 
 

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from benchmarks import claims_plot, command_line, rounds
+from benchmarks import claims_plot, command_line
 from benchmarks.command_line import at_least, exit_code, list_of, names
 from benchmarks.machine import stamp
 from benchmarks.runs import Run, train_all
 from benchmarks.suite import RESULTS
 from benchmarks.worker import ROOT
 from errors import UserError
-from files import write_whole
+from files import write_json, write_whole
 from metrics import read_metrics
 from spread import by_seed, format_spread
 
@@ -154,7 +154,7 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         rows = [row_of(case, [read_run(run) for run in runs[case.name]]) for case in cases]
         report["groups"][group] = rows
         # What there is, while the next group trains.
-        rounds.write_json(options.json, report)
+        write_json(options.json, report)
         write_whole(table, format_report(report) + "\n")
         print(format_group(group, rows) + "\n", flush=True)
     claims_plot.plot(report, options.plots)

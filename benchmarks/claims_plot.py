@@ -10,13 +10,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from files import write_result
+
 Rows = Sequence[dict[str, Any]]
 
 
 def plot(report: dict[str, Any], folder: Path) -> None:
     """Draws `claims_GROUP.png` of each group in `folder`; bars and bands are standard deviations."""
+    # Brings JAX, which this process does without while it measures.
+    from report.figures import encode_figure
+
     draw = {"keras": (_keras, 6), "plain": (_plain, 12), "batch": (_batch, 9)}
-    folder.mkdir(parents=True, exist_ok=True)
     for group, rows in report["groups"].items():
         draw_rows, width = draw[group]
         figure = Figure(figsize=(width, 3.9), layout="constrained")
@@ -31,7 +35,7 @@ def plot(report: dict[str, Any], folder: Path) -> None:
             f" mean and standard deviation of {len(rows[0]['seeds'])} seeds"
         )
         figure.suptitle(title, fontsize="medium", x=0.01, ha="left")
-        figure.savefig(folder / f"claims_{group}.png", dpi=130)
+        write_result(folder / f"claims_{group}.png", encode_figure(figure))
 
 
 def _keras(figure: Figure, rows: Rows) -> None:

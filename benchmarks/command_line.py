@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+import errors
 from benchmarks.rounds import Failed
 from errors import UserError
 
@@ -78,11 +79,13 @@ def names(text: str) -> list[str]:
 
 def exit_code(benchmark: Callable[[], None]) -> int:
     """Runs `benchmark`; tells in one line what a user got wrong (2) or which process broke down (1)."""
-    try:
-        benchmark()
-    except (UserError, Failed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    def command() -> int:
+        try:
+            benchmark()
+        except Failed as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return errors.exit_code(command)

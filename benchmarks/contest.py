@@ -18,6 +18,7 @@ from benchmarks.peers.matrix_product import floating_point_operations
 from benchmarks.rounds import OURS, Failed
 from benchmarks.worker import Worker, start
 from errors import UserError
+from files import write_json
 
 PRODUCT_STEPS = {"cpu": 5, "gpu": 50}
 
@@ -68,7 +69,7 @@ def _run(task: str, options: argparse.Namespace) -> None:
         print(_text(result), flush=True)
         report["results"].append(result)
         if options.json:
-            rounds.write_json(options.json, report)
+            write_json(options.json, report)
 
 
 def _chosen_peers(task: str, device: str, names: list[str] | None) -> dict[str, Peer]:

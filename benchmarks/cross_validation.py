@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from benchmarks import command_line, rounds
+from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code
 from benchmarks.machine import stamp
 from benchmarks.runs import Measurement, Run, train_all
 from errors import UserError
-from files import write_whole
+from files import write_json, write_whole
 from spread import format_spread, mean_and_std
 
 RESERVED = ("--config.data.folds", "--config.data.fold", "--config.data.val_fraction", "--config.seeds")
@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         "variants": rows,
     }
     path = options.json or Path(options.workdir, "cross_validation.json")
-    rounds.write_json(path, report)
+    write_json(path, report)
     write_whole(path.with_suffix(".md"), table + "\n")
     print(f"written: {path} and {path.with_suffix('.md').name}")
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from benchmarks import command_line, rounds
+from benchmarks import command_line
 from benchmarks.command_line import DEPTHS, at_least, exit_code, list_of
 from benchmarks.growth_plot import plot
 from benchmarks.machine import stamp
@@ -22,6 +22,7 @@ from benchmarks.peers import Case
 from benchmarks.rounds import OURS, Failed, spread
 from benchmarks.worker import start
 from errors import UserError
+from files import write_json
 
 
 class Axis(NamedTuple):
@@ -82,7 +83,7 @@ def _run(options: argparse.Namespace) -> None:
         except Failed as error:
             report["left_out"].append({"axis": axis, "case": vars(case), "reason": str(error)})
         if options.json:
-            rounds.write_json(options.json, report)
+            write_json(options.json, report)
     print(format_report(report))
     if options.plot:
         plot(report, options.plot)

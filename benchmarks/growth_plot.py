@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from files import write_result
+
 TITLES = {
     "batch": "batch (images)",
     "image_size": "image (pixels a side)",
@@ -17,8 +19,10 @@ BLUE, GREY = "#1f5fa8", "#8a8a8a"
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draws one column for each axis that grows: seconds a step, images a second and peak memory."""
-    # The benchmark measures where there is no Matplotlib, too.
+    # The benchmark measures where there is no Matplotlib, too; and the second brings JAX.
     from matplotlib.figure import Figure
+
+    from report.figures import encode_figure
 
     base = next(point for point in report["points"] if point["axis"] is None)
     axes = [axis for axis in TITLES if any(point["axis"] == axis for point in report["points"])]
@@ -52,8 +56,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         panel.set_axisbelow(True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    write_result(path, encode_figure(figure))
 
 
 def _title(report: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from benchmarks.command_line import DEPTHS, at_least, exit_code, list_of
 from benchmarks.machine import stamp
 from benchmarks.peers import CLASSES
 from benchmarks.rounds import ratios, spread
+from files import write_json
 
 
 def main() -> int:
@@ -67,9 +68,7 @@ def _run(options: argparse.Namespace) -> None:
     print(tabulate(rows, headers))
     if options.json:
         case = {name: value for name, value in vars(options).items() if name != "json"}
-        rounds.write_json(
-            options.json, {"benchmark": "replicas", **stamp(), "case": case, "results": results}
-        )
+        write_json(options.json, {"benchmark": "replicas", **stamp(), "case": case, "results": results})
 
 
 def _trainer(options: argparse.Namespace, seeds: int) -> Callable[[], float]:

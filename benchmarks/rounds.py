@@ -1,14 +1,10 @@
-"""Alternating rounds and what follows from them: medians, spread, ratios round by round, table, JSON."""
+"""Alternating rounds and what follows from them: medians, spread, ratios round by round, table."""
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
-
-from files import write_result
 
 OURS = "ours"
 
@@ -102,12 +98,3 @@ def _megabytes(size: int | None) -> str:
 
 def _range(of: Mapping[str, float], digits: int) -> str:
     return f"{of['low']:.{digits}f}-{of['high']:.{digits}f}"
-
-
-def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Writes `report` to `path`, whole or not at all.
-
-    Raises:
-        UserError: `path` cannot be written.
-    """
-    write_result(path, json.dumps(report, indent=2) + "\n")

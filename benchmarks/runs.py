@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ml_collections import ConfigDict
 
@@ -43,12 +43,13 @@ class Measurement(NamedTuple):
         data = "rendered_" if self.rendered else ""
         return f"eval_{data}{self.split}{self.corruptions and f'_{self.corruptions}_corruptions'}.json"
 
-    def other_data(self, image_size: int) -> ConfigDict | None:
-        """The rendered hands to measure on, None where it is on the run's own data."""
+    def other_data(self, of_run: ConfigDict) -> ConfigDict | None:
+        """The rendered hands to measure on, None where it is on the run's own data, `of_run`."""
         if not self.rendered:
             return None
         data = default.get_config().data
-        data.update(name="rendered", train_size=1, test_size=self.rendered, image_size=image_size)
+        data.update({name: of_run[name] for name in settings.PREPARATION})
+        data.update(name="rendered", train_size=1, test_size=self.rendered)
         return data
 
 
@@ -95,18 +96,18 @@ class Run(NamedTuple):
             UserError: its settings cannot be used, or are not those that its workdir was trained with.
         """
         config = self.config()
-        if not Path(self.workdir, settings.CONFIG_FILE).exists():
+        workdir = Path(self.workdir)
+        if not os.path.exists(workdir / settings.CONFIG_FILE):
             return
-        stored, _ = settings.load(Path(self.workdir))
-        for name, here, there in (
-            ("num_epochs", config.num_epochs, stored.num_epochs),
-            ("optimizer.learning_rate", config.optimizer.learning_rate, stored.optimizer.learning_rate),
-        ):
-            if here != there:
-                raise UserError(
-                    f"{self.workdir}: holds a run of config.{name}={there}, here it is {here}, and a run that"
-                    " went on so would be neither; use another --workdir, or the same settings"
-                )
+        stored, _ = settings.load(workdir)
+        if config.num_epochs != stored.num_epochs:
+            raise UserError(
+                f"{workdir}: holds a run of config.num_epochs={stored.num_epochs}, here it is"
+                f" {config.num_epochs}, and a run that went on so would be neither; use another --workdir, or"
+                " the same settings"
+            )
+        if not config.init_from:  # Its file sets the model, and is read in the run.
+            settings.check_same_run(config, workdir, settings.trained_on(workdir), finished=True)
 
     def is_finished(self) -> bool:
         """Whether all that it is to give is there, for these settings and no older than the training."""
@@ -117,7 +118,7 @@ class Run(NamedTuple):
         config = self.config()
         if dict(settings.flatten(stored)) != dict(settings.flatten(config)):
             return False
-        written = [path.stat().st_mtime_ns if path.exists() else 0 for path in self.results]
+        written = [path.stat().st_mtime_ns if os.path.exists(path) else 0 for path in self.results]
         if not written[0] or written != sorted(written):
             return False
         summary, *measured = self.read()
@@ -130,7 +131,7 @@ class Run(NamedTuple):
         # Who evaluates a run in other ways leaves files of the same names.
         expected |= {"step": summary["steps"], "weights": "ema" if config.ema_decay else "raw"}
         for measurement, found in zip(self.measurements, measured, strict=True):
-            data = measurement.other_data(config.data.image_size)
+            data = measurement.other_data(config.data)
             expected_data = json.loads(json.dumps(data.to_dict())) if data is not None else None
             if not expected.items() <= found.items() or found.get("data") != expected_data:
                 return False
@@ -144,7 +145,7 @@ def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
     beside their workdir.
 
     Raises:
-        UserError: the settings of one cannot be used, or its workdir holds a run of others.
+        UserError: the settings of one or its data cannot be used, or its workdir holds a run of others.
         Failed: one broke down; the others are stopped, and saved.
     """
     for run in runs:
@@ -164,8 +165,7 @@ def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
                 if process.poll() is not None:
                     del running[slot]
                     if process.returncode:
-                        told = f"; see {_log(run)}" if jobs > 1 else ""
-                        raise Failed(f"{run.workdir}: training ended with code {process.returncode}{told}")
+                        _fail(run, process.returncode, alone=jobs == 1)
     finally:
         for _, process in running.values():
             process.terminate()  # They save first.
@@ -189,6 +189,15 @@ def _start(run: Run, slot: int, jobs: int, device: str) -> subprocess.Popen:
         return start(stdout=output, stderr=output)
 
 
+def _fail(run: Run, code: int, alone: bool) -> NoReturn:
+    """Passes on what ended a run: a user's mistake in the line that told of it, anything else as `Failed`."""
+    if code == 2 and alone:
+        sys.exit(2)  # It has printed the line.
+    if code == 2:
+        raise UserError(_log(run).read_text().splitlines()[-1].removeprefix("error: "))
+    raise Failed(f"{run.workdir}: training ended with code {code}" + ("" if alone else f"; see {_log(run)}"))
+
+
 def _log(run: Run) -> Path:
     return Path(f"{run.workdir}.log")
 
@@ -207,7 +216,7 @@ def _train(run: Run, cores: Sequence[int]) -> int:
     except StopRun as stop:
         return 128 + stop.signum
     for measurement in run.measurements:
-        other_data = measurement.other_data(config.data.image_size)
+        other_data = measurement.other_data(config.data)
         corruptions = measurement.corruptions or None
         modes.evaluate(workdir, measurement.split, corruptions, "last", False, False, other_data)
     return 0

@@ -24,12 +24,13 @@ import h5py
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks import command_line, rounds
+from benchmarks import command_line
 from benchmarks.command_line import DEPTHS, at_least, exit_code, parse_with_settings
 from benchmarks.machine import stamp
 from benchmarks.peers import CLASSES
 from benchmarks.rounds import Failed, spread
 from benchmarks.worker import CPU_ONLY, QUIET, ROOT
+from files import write_json
 from metrics import METRICS_FILE
 
 CASE = ("depth", "batch", "image_size", "images", "device")
@@ -88,7 +89,7 @@ def _run(options: argparse.Namespace, settings: list[str]) -> None:
     }
     print(format_report(report))
     if options.json:
-        rounds.write_json(options.json, report)
+        write_json(options.json, report)
 
 
 def write_dataset(folder: Path, images: int, image_size: int) -> None:

@@ -23,12 +23,13 @@ from tabulate import tabulate
 
 import datasets
 import main as program
-from benchmarks import command_line, rounds
+from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code, list_of
 from benchmarks.machine import stamp
 from benchmarks.worker import CPU_ONLY
 from configs import finetune, rendered
 from errors import UserError
+from files import write_json, write_result
 from settings import CHOICES
 from spread import format_spread, mean_and_std
 
@@ -140,7 +141,7 @@ def _run(options: argparse.Namespace) -> None:
             report["runs"].append(run._asdict() | _measured(summary))
             report["cells"] = cells_of(report["runs"])
             if options.json:
-                rounds.write_json(options.json, report)
+                write_json(options.json, report)
     except StopRun:
         raise UserError(f"stopped and saved; the same command goes on from here: {options.workdir}") from None
     print(format_report(report))
@@ -201,6 +202,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Draws mean accuracy over epochs of both starts, with their deviations."""
     from matplotlib.figure import Figure
 
+    from report.figures import encode_figure
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for (start, title), marker in zip(TITLES.items(), "so", strict=True):
@@ -216,8 +219,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize="small", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    write_result(path, encode_figure(figure))
 
 
 if __name__ == "__main__":

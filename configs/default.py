@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     data.test_size = 120  # rendered images for the test
     data.rendered_size = 0  # rendered hands to train on beside the images of the data set
     data.rendered_share = 0.0  # of a batch, once `augment.ramp` of the training is done
-    data.rendered_share_at_start = 0.0  # of a batch, at the first step
+    data.rendered_share_at_start = 0.0  # of a batch, at the first step of that ramp
     data.image_size = 64  # pixels along a side
     data.val_fraction = 0.0  # share of the training images held out for validation
     data.folds = 0  # k of k-fold validation; 0: off

@@ -1,7 +1,6 @@
 """Pictures and tables, and the writing of them; `report.page` makes the report of a run out of them."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,15 +138,6 @@ def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], alignment: str
     sides = {"l": "left", "r": "right"}
     # Class names and paths may look like numbers; they are not.
     return tabulate(rows, headers, disable_numparse=True, colalign=[sides[letter] for letter in alignment])
-
-
-def write_json(report: dict[str, Any], path: Path) -> None:
-    """Writes `report` to `path`, whole or not at all.
-
-    Raises:
-        UserError: `path` cannot be written.
-    """
-    write_result(path, json.dumps(report, indent=2) + "\n")
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:

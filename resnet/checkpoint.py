@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ class Checkpoints:
             UserError: `read_only` and there are none.
         """
         self.folder = (workdir / FOLDER).absolute()
-        if read_only and not self.folder.is_dir():
+        if read_only and not os.path.isdir(self.folder):
             raise UserError(f"{self.folder}: no checkpoints; train first, or name another --workdir")
         seal = ocp.options.AsyncOptions(post_finalization_callback=self._seal_unfinished)
         self._manager = ocp.CheckpointManager(

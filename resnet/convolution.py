@@ -1,4 +1,4 @@
-"""One 2-D convolution with two lowerings (DESIGN D2).
+"""One 2-D convolution with two lowerings.
 
 `lax` is XLA's own convolution, the right choice on accelerators. `matmul` turns a convolution into matrix
 products, which XLA's CPU backend runs many times faster than its convolution:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from ml_collections import ConfigDict
 
+import settings
 from errors import UserError
 from files import write_result
 from resnet.architecture import Architecture
@@ -17,7 +18,7 @@ from resnet.foreign.keras_model import keras_archive
 from resnet.foreign.names import Arrays, Format
 from resnet.foreign.reading import OWN
 from resnet.network import Weights
-from resnet.pretrained import DATA_FIELDS, FREE
+from resnet.pretrained import FREE
 
 ExportFormat = Literal["torchvision", "huggingface", "keras", "safetensors"]
 FORMATS = get_args(ExportFormat)
@@ -47,7 +48,7 @@ def export(
         named[name] = named[name] / np.float32(config.temperature)
     description = {
         "model": {name: value for name, value in config.model.items() if name not in FREE},
-        "data": {name: config.data[name] for name in DATA_FIELDS},
+        "data": {name: config.data[name] for name in settings.PREPARATION},
         "class_names": class_names,
         "test_time_flip": config.test_time_flip,
     }

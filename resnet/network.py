@@ -1,4 +1,4 @@
-"""A ResNet as pure functions of its parameters and statistics (DESIGN D1)."""
+"""A ResNet as pure functions of its parameters and statistics."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -174,7 +174,7 @@ def _filled(state: nnx.State, values: Tree) -> nnx.State:
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """The dtype that `config.compute_dtype` stands for on this machine's devices (DESIGN D7)."""
+    """The dtype that `config.compute_dtype` stands for on this machine's devices."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)

@@ -1,6 +1,7 @@
 """Weights to start from, whoever made them, with all that must travel with them."""
 
 import json
+import os
 from collections import Counter
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,6 @@ from resnet.network import Network, Weights, check_image_size
 # Fields of `config.model` that say how a network is computed or first drawn, not what its weights are.
 FREE = ("convolution", "zero_init_last")
 NORMALIZATION = ("mean", "std", "standardize", "channel_order")
-DATA_FIELDS = (*NORMALIZATION, "image_size", "crop")
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -49,11 +49,11 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
         UserError: there is nothing to read, or it is damaged, or no network that this project has.
     """
     path = Path(path)
-    if (path / settings.CONFIG_FILE).is_file() and (path / "checkpoints").is_dir():
+    if os.path.isfile(path / settings.CONFIG_FILE) and os.path.isdir(path / "checkpoints"):
         return _read_run(path)
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir():
-        files = [path / name for name in _WEIGHTS_FILES if (path / name).is_file()]
+    folder = path if os.path.isdir(path) else path.parent
+    if os.path.isdir(path):
+        files = [path / name for name in _WEIGHTS_FILES if os.path.isfile(path / name)]
         if not files:
             raise UserError(
                 f"{path}: neither a run nor {' nor '.join(_WEIGHTS_FILES)} in it; expected a workdir with"

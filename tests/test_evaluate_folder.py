@@ -303,7 +303,7 @@ def test_features_of_weights(
         np.testing.assert_array_equal(archive["features"], classifier.features(prepared, "stage1"))
     code, _, err = run(*flags, folder)
     assert code == 2
-    assert "--workdir is missing: name the folder that the features are written to" in err
+    assert "--workdir is missing: name the folder that --mode=features writes to" in err
 
 
 # What is refused

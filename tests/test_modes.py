@@ -26,6 +26,7 @@ from errors import UserError
 from kept_program import KeptProgram
 from lr_find import suggest
 from resnet import Classifier
+from settings import PREPARATION
 
 ROOT = Path(__file__).parent.parent
 CONFIG = f"--config={ROOT / 'configs' / 'default.py'}"
@@ -182,6 +183,11 @@ def test_eval_on_a_data_set_that_the_run_was_not_trained_on(run: Run, workdir: P
     )
     assert (measured["images"], measured["data"]["name"]) == (18, "rendered")
     assert "without_twins" not in measured
+    prepared = json.loads((workdir / "config.json").read_text())["config"]["data"]
+    assert all(measured["data"][name] == prepared[name] for name in PREPARATION)
+    for field in ("data.standardize=image", "data.crop=0.5", "seed=1"):
+        refused = run("--mode=eval", f"--workdir={workdir}", *rendered, f"--config.{field}")
+        assert_refused(refused, f"--config.{field.partition('=')[0]}", "from the run")
     table = run("--mode=eval", f"--workdir={workdir}", *rendered)
     assert table.out.startswith("test split of rendered, step")
     assert_refused(
@@ -189,6 +195,21 @@ def test_eval_on_a_data_set_that_the_run_was_not_trained_on(run: Run, workdir: P
         "config.data.image_size=32",
         "64",
     )
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_rendered_hands_that_a_run_may_have_seen_are_not_measured(
+    run: Run, workdir: Path, tmp_path: Path, split: str
+) -> None:
+    """For who thinks of them as of hands that it has not seen."""
+    shutil.copytree(workdir, tmp_path / "run")
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["config"]["data"] |= {"rendered_size": 6, "rendered_share": 0.5}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    hands = ["--config.data.name=rendered", "--config.data.train_size=12", "--config.data.test_size=6"]
+    flags = ["--mode=eval", CONFIG, *hands, "--config.data.val_fraction=0.5", f"--split={split}"]
+    assert_refused(run(*flags, f"--workdir={tmp_path / 'run'}"), f"--split={split}", "--split=test")
+    assert run(*flags, f"--workdir={workdir}").code == 0
 
 
 def test_predict_prints_a_table_in_the_order_of_the_files(run: Run, workdir: Path, pictures: Path) -> None:
@@ -498,6 +519,14 @@ def test_workdir_that_cannot_be_written(run: Run, tmp_path: Path, shared_signs_d
     assert file.read_text() == "mine"
 
 
+def test_paths_that_are_too_long(run: Run, tmp_path: Path, shared_signs_dir: Path) -> None:
+    path = tmp_path / ("a" * 300)
+    train = run(*SMALL, f"--config.data.dir={shared_signs_dir}", f"--workdir={path}")
+    assert_refused(train, str(path), "cannot be written")
+    assert_refused(run("--mode=predict", f"--weights={path}", "a.jpg"), str(path))
+    assert_refused(run("--mode=predict", f"--workdir={path}", "a.jpg"), str(path))
+
+
 def test_batch_that_does_not_divide_over_the_devices(
     run: Run, tmp_path: Path, shared_signs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -532,6 +561,17 @@ def test_terminal_and_settings_of_a_fresh_process(workdir: Path, pictures: Path)
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert len(result.stdout.splitlines()) == 3
+
+
+def test_output_that_nobody_reads_any_more(workdir: Path, pictures: Path) -> None:
+    """As with `| head -1`."""
+    command = [sys.executable, "main.py", "--mode=predict", f"--workdir={workdir}", "--json", pictures]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_jax_starts_only_after_its_settings() -> None:

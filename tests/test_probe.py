@@ -109,18 +109,20 @@ def test_noise_is_held_down_and_signal_is_not() -> None:
 
 
 def made_up(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[Any, dict[str, Split]]:
-    """A classifier whose features are given: `stage1` as they are, `pooled` rotated; its head is none."""
+    """A classifier whose `stage1` has the given features, and that is sure that all is `b`."""
     features = {name: x for name, (x, _) in splits.items()}
     images = {name: Split(np.full(1, i), y) for i, (name, (_, y)) in enumerate(splits.items())}
     names = list(splits)
 
     def features_of(images: np.ndarray, layers: tuple[str, ...]) -> dict[str, np.ndarray]:
-        x = features[names[images[0]]]
-        return {layer: x if layer == "stage1" else x[:, ::-1] for layer in layers}
+        return dict.fromkeys(layers, features[names[images[0]]])
 
-    head = {"kernel": np.zeros((12, 4)), "bias": np.array([0.0, 1.0, 0.0, 0.0])}
-    weights = SimpleNamespace(params={"head": head})
-    return SimpleNamespace(class_names="abcd", features_of=features_of, weights=weights), images
+    def probabilities(images: np.ndarray) -> np.ndarray:
+        assert names[images[0]] == "test"
+        return np.tile([0.0, 1.0, 0.0, 0.0], (len(splits["test"][1]), 1))
+
+    classifier = SimpleNamespace(class_names="abcd", features_of=features_of, probabilities=probabilities)
+    return classifier, images
 
 
 def test_test_images_are_for_measuring_alone() -> None:
@@ -178,6 +180,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, shared_signs_dir: Path) ->
     config = default.get_config()
     config.data.dir = str(shared_signs_dir)
     config.ema_decay = 0.0
+    config.test_time_flip = True
     config.compilation_cache = False
     config.model.update({"depth": 18, "width": 4, "convolution": "lax"})
     settings.save(config, CLASSES, workdir)
@@ -234,6 +237,11 @@ def test_mode_of_other_weights_is_that_of_their_run(
         (["--config=configs/signs.py"], "config.init_from is empty: with --config, --mode=probe takes"),
         (["--config=configs/signs.py", "--config.init_from=nowhere"], "nowhere: no such file"),
         ([], "no trained run here"),
+        (
+            ["--config=configs/signs.py", "--config.init_from=nowhere", "--raw"],
+            "--raw: a file has one set of",
+        ),
+        (["--config=configs/signs.py", "--config.init_from=nowhere", "--checkpoint=last"], "--checkpoint: a"),
         (["hand.jpg"], "hand.jpg: not a flag"),
     ],
 )

@@ -14,9 +14,10 @@ from datasets.audit import audit
 from datasets.types import Split
 from errors import UserError
 from evaluate import TrainedRun
+from files import write_json
 from input_pipeline import epoch_permutation, first_training_batch, make_mesh, put_on_devices
 from optimizer import learning_rate_schedule, make_optimizer
-from report import TILE, draw_grid, draw_pairs, format_audit, page, write_json, write_picture
+from report import TILE, draw_grid, draw_pairs, format_audit, page, write_picture
 from resnet.network import Weights
 from train import init_state, make_run_steps
 
@@ -76,7 +77,7 @@ def test_corruptions_of_other_seeds_and_predictions_are_not_shown(tmp_path: Path
     mean = {"mean": 0.5, "clean": 0.9, "by_severity": [0.5] * 5, "corruptions": {"fog": [0.5] * 5}}
     identity = {"step": 9, "weights": "ema", "prediction": settings.prediction(config)}
     measured = {**identity, "mean": mean, "seeds": {"0": mean, "1": mean}}
-    write_json(measured, tmp_path / "eval_test_standard_corruptions.json")
+    write_json(tmp_path / "eval_test_standard_corruptions.json", measured)
     (section,) = page._corruptions(run, tmp_path, "test")
     assert "0.5000 in the mean, 0.9000 on clean images" in section.text
     config.test_time_flip = True
@@ -138,9 +139,9 @@ def test_audit_is_shown_conflicts_first() -> None:
 
 
 def test_files_are_written_whole(tmp_path: Path) -> None:
-    write_json({"accuracy": 1.0}, tmp_path / "new" / "a.json")
+    write_json(tmp_path / "new" / "a.json", {"accuracy": 1.0})
     write_picture(Image.new("RGB", (4, 5)), tmp_path / "new" / "b.png")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.json", "b.png"]
     assert Image.open(tmp_path / "new" / "b.png").size == (4, 5)
     with pytest.raises(UserError, match=r"a\.json/c\.json: cannot be written"):
-        write_json({}, tmp_path / "new" / "a.json" / "c.json")
+        write_json(tmp_path / "new" / "a.json" / "c.json", {})

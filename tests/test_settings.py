@@ -79,8 +79,13 @@ def test_configs_of_the_project_pass(name: str) -> None:
          "config.data.rendered_size=9: adds rendered hands to photographs, but data.name is rendered already;"
          " expected 0, and their number in data.train_size"),
         ({"data__rendered_size": 9},
-         "config.data.rendered_size=9: none of them would be trained on, as data.rendered_share and"
-         " data.rendered_share_at_start are 0; expected a share of each batch"),
+         "config.data.rendered_size=9: none of them would be trained on, as data.rendered_share is 0, and"
+         " data.rendered_share_at_start is 0 or has no augment.ramp to last for; expected a share of each"
+         " batch"),
+        ({"data__rendered_size": 9, "data__rendered_share_at_start": 0.5},
+         "config.data.rendered_size=9: none of them would be trained on, as data.rendered_share is 0, and"
+         " data.rendered_share_at_start is 0 or has no augment.ramp to last for; expected a share of each"
+         " batch"),
         ({"gpu__visible_devices": "gpu0"}, "config.gpu.visible_devices=gpu0: expected indices such as 0,1"),
     ],
 )  # fmt: skip

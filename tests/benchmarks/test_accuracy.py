@@ -121,8 +121,9 @@ def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
     settings.save(run.config(), ("0",), tmp_path)
     write_summary(tmp_path, run)
     prediction = {"prediction": settings.prediction(run.config())}
-    right = {"step": 99, "weights": "ema", "data": hands.other_data(64).to_dict()} | prediction
-    others = {**right["data"], "variety": 0.3}
+    data = hands.other_data(run.config().data).to_dict()
+    right = {"step": 99, "weights": "ema", "data": data} | prediction
+    others = {**data, "variety": 0.3}
     for wrong in ({"step": 66}, {"weights": "raw"}, {"data": others}, {"data": None}):
         (tmp_path / hands.file).write_text(json.dumps(right | wrong))
         assert not run.is_finished()
@@ -131,13 +132,30 @@ def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
     assert not run._replace(measurements=(Measurement("test", rendered=61),)).is_finished()
 
 
-@pytest.mark.parametrize("change", ["num_epochs=80", "optimizer.learning_rate=0.5"])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_data_that_are_not_there_are_told_in_the_line_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], jobs: int
+) -> None:
+    missing = f"--config.data.dir={tmp_path / 'nowhere'}"
+    flags = ["--seeds=1", f"--jobs={jobs}", f"--workdir={tmp_path / 'run'}", missing]
+    monkeypatch.setattr(sys, "argv", ["accuracy", "--config=configs/default.py", *flags])
+    # Of a run alone on the terminal nothing is left to tell.
+    try:
+        code = accuracy.main()
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'nowhere'}")
+
+
+@pytest.mark.parametrize("change", ["num_epochs=80", "optimizer.learning_rate=0.5", "augment.noise=0.5"])
 def test_runs_of_other_settings_are_refused_before_any_is_trained(tmp_path: Path, change: str) -> None:
     old = Run(str(tmp_path / "old"), ["--config=configs/default.py"])
     settings.save(old.config(), ("0",), tmp_path / "old")
     first = Run(str(tmp_path / "new"), ["--config=configs/default.py"])
     second = old._replace(arguments=[*old.arguments, f"--config.{change}"])
-    with pytest.raises(UserError, match=f"holds a run of config.{change.partition('=')[0]}"):
+    with pytest.raises(UserError, match=rf"old: holds a run .*{change.partition('=')[0]}"):
         train_all([first, second])
     typo = first._replace(arguments=[*first.arguments, "--config.num_epoch=80"])
     with pytest.raises(UserError, match=r"did you mean config\.num_epochs"):

@@ -1,7 +1,4 @@
-"""Rounds alternate, ratios are taken round by round, failures are told, the report is written whole."""
-
-import json
-from pathlib import Path
+"""Rounds alternate, ratios are taken round by round, failures are told."""
 
 import pytest
 
@@ -14,9 +11,7 @@ from benchmarks.rounds import (
     ratios,
     spread,
     summarize,
-    write_json,
 )
-from errors import UserError
 
 
 def test_contestants_take_turns() -> None:
@@ -88,17 +83,3 @@ def test_table_has_every_row_and_whoever_is_left_out() -> None:
     assert ours.split() == ["ours", "61.0", "60.0-62.0", "1.00", "1.00-1.00", "0.61", "1234", "2345", "-"]
     assert peer.split() == ["peer", "30.5", "30.0-31.0", "2.00", "2.00-2.00", "0.30", "-", "-", "-"]
     assert left_out == "keras_tf: not installed: tensorflow"
-
-
-def test_report_is_written_as_json(tmp_path: Path) -> None:
-    path = tmp_path / "results" / "report.json"
-    report = {"rows": summarize({"ours": [1.5, 2.5]}, None), "left_out": {"peer": "not installed"}}
-    write_json(path, report)
-    assert json.loads(path.read_text()) == report
-    assert [each.name for each in path.parent.iterdir()] == ["report.json"]
-
-
-def test_report_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"report\.json: cannot be written"):
-        write_json(tmp_path / "file" / "report.json", {})
