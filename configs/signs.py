@@ -15,10 +15,10 @@ from configs import default
 def get_config() -> ConfigDict:
     """Returns the fields of the recipe."""
     config = default.get_config()
-    config.num_epochs = 36
+    config.num_epochs = 72
     config.label_smoothing = 0.0
     config.test_time_flip = True
-    config.temperature = 0.7
+    config.temperature = 0.9
     config.optimizer.learning_rate = 2e-3
     config.data.standardize = "image"
     config.data.rendered_size = 6000
