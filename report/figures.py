@@ -158,7 +158,8 @@ def corruptions(measured: dict[str, Any]) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="severity")
     for (row, column), accuracy in np.ndenumerate(table):
-        axes.text(column, row, f"{accuracy:.3f}", ha="center", va="center", fontsize="small")
+        colour = "white" if abs(accuracy - 0.5) > 0.4 else "black"  # The colours' ends are dark.
+        axes.text(column, row, f"{accuracy:.3f}", color=colour, ha="center", va="center", fontsize="small")
     return figure
 
 
