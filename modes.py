@@ -160,8 +160,7 @@ def evaluate(
     measured = {"split": split_name, **run.identity}
     name = split_name
     if other_data is not None:
-        prepared = {name: run.config.data[name] for name in settings.PREPARATION}
-        measured["data"] = other_data.to_dict() | prepared
+        measured["data"] = other_data.to_dict() | settings.preparation(run.config.data)
         name = f"{other_data.name}_{split_name}"
     if corruptions:
         reports = [evaluate_corruptions(each.predict, run.split(split_name), corruptions) for each in runs]

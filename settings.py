@@ -30,8 +30,9 @@ MAY_CHANGE = (
     "checkpoint",
     "gpu",
 )
-# Fields of `data` that belong to a network: how it takes its images.
-PREPARATION = ("mean", "std", "standardize", "channel_order", "image_size", "crop")
+# Fields of `data` that belong to a network: what it makes of pixels, and how it takes its images altogether.
+NORMALIZATION = ("mean", "std", "standardize", "channel_order")
+PREPARATION = (*NORMALIZATION, "image_size", "crop")
 CHOICES = {
     "seeds_together": ("auto", "yes", "no"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
@@ -300,6 +301,11 @@ def of_seed(config: ConfigDict, seed: int) -> ConfigDict:
 def trained_on(workdir: Path) -> str:
     """The digest of the training images that `save` was given for the run in `workdir`."""
     return json.loads((workdir / CONFIG_FILE).read_text()).get("data_digest", "")
+
+
+def preparation(data: ConfigDict) -> dict[str, Any]:
+    """Of `data`, the `data` part of a config, what belongs to the network: how it takes its images."""
+    return {name: data[name] for name in PREPARATION}
 
 
 def prediction(config: ConfigDict) -> str:

@@ -48,7 +48,7 @@ class Measurement(NamedTuple):
         if not self.rendered:
             return None
         data = default.get_config().data
-        data.update({name: of_run[name] for name in settings.PREPARATION})
+        data.update(settings.preparation(of_run))
         data.update(name="rendered", train_size=1, test_size=self.rendered)
         return data
 

@@ -48,7 +48,7 @@ def export(
         named[name] = named[name] / np.float32(config.temperature)
     description = {
         "model": {name: value for name, value in config.model.items() if name not in FREE},
-        "data": {name: config.data[name] for name in settings.PREPARATION},
+        "data": settings.preparation(config.data),
         "class_names": class_names,
         "test_time_flip": config.test_time_flip,
     }

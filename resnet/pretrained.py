@@ -23,7 +23,6 @@ from resnet.network import Network, Weights, check_image_size
 
 # Fields of `config.model` that say how a network is computed or first drawn, not what its weights are.
 FREE = ("convolution", "zero_init_last")
-NORMALIZATION = ("mean", "std", "standardize", "channel_order")
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -131,7 +130,7 @@ def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
     for name, value in pretrained.config.model.items():
         if name not in FREE:
             adopted.model[name] = value
-    for name in NORMALIZATION:
+    for name in settings.NORMALIZATION:
         adopted.data[name] = pretrained.config.data[name]
     return adopted
 
