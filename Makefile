@@ -1,66 +1,92 @@
-# make train | make test | make test-peers | make demo | make bench | make lint; see README.md.
+# `make` lists the targets. The tests take PYTHON=python3.12 to run in an environment of their own, .venv-3.12;
+# DEVICE=cpu or DEVICE=gpu overrides what nvidia-smi shows.
+PYTHON ?= python3
 ifndef DEVICE
 DEVICE := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 endif
-PYTHON ?= python3
-REQUIREMENTS_cpu = requirements-cpu.txt
-REQUIREMENTS_gpu = requirements.txt
-REQUIREMENTS = $(REQUIREMENTS_$(DEVICE))
-PY = .venv/bin/python
-# A GPU build of JAX may be installed from before.
-RUN = $(if $(filter cpu,$(DEVICE)),JAX_PLATFORMS=cpu) $(PY)
-
-ifeq ($(REQUIREMENTS),)
+EXTRAS_cpu = train
+EXTRAS_gpu = train,cuda12
+EXTRAS := $(EXTRAS_$(DEVICE))
+ifeq ($(EXTRAS),)
 $(error DEVICE=$(DEVICE): expected cpu or gpu)
 endif
 
-.PHONY: train demo test test-peers bench lint clean
+VENV := .venv
+ifneq ($(PYTHON),python3)
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+ifeq ($(VENV),.venv-)
+$(error PYTHON=$(PYTHON): does not run; expected a Python interpreter, 3.11 or newer)
+endif
+BENCH := $(VENV)-bench
+PEERS := $(VENV)-peers
+OLDEST := .venv-oldest
 
-train: .venv/installed-$(DEVICE)
+PY = $(VENV)/bin/python
+# A GPU build of JAX may be installed from before.
+RUN = $(if $(filter cpu,$(DEVICE)),JAX_PLATFORMS=cpu) $(PY)
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+PYTEST = -m pytest -n 2 --dist loadfile
+
+.PHONY: help train demo test test-oldest test-peers bench lint clean
+
+help:  ## list these targets
+	@echo 'make TARGET [DEVICE=cpu|gpu] [PYTHON=python3.12]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+train: $(VENV)/installed-$(DEVICE)  ## train configs/signs.py into runs/signs
 	$(RUN) main.py --config=configs/signs.py --workdir=runs/signs
 
-demo: .venv/installed-$(DEVICE)
+demo: $(VENV)/installed-$(DEVICE)  ## train a small network on rendered hands and ask it about a picture
 	$(RUN) main.py --config=configs/rendered.py --workdir=runs/demo
 	$(PY) -m datasets.rendered --label=2 --index=1 --variety=0.3 runs/demo/hand.png
 	$(RUN) main.py --mode=predict --workdir=runs/demo runs/demo/hand.png
 
-test: .venv/installed-dev
-	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist loadfile
+test: $(VENV)/installed-dev-$(DEVICE)  ## run the tests on the CPU
+	JAX_PLATFORMS=cpu $(PY) $(PYTEST)
 
-test-peers: .venv-peers/installed
-	JAX_PLATFORMS=cpu .venv-peers/bin/python -m pytest tests/peers
+test-oldest: $(OLDEST)/installed  ## run the tests with the oldest versions that pyproject.toml allows
+	JAX_PLATFORMS=cpu $(OLDEST)/bin/python $(PYTEST)
 
-bench: .venv-bench/installed-$(DEVICE)
-	.venv-bench/bin/python -m benchmarks.suite --device=$(DEVICE); status=$$?; \
-	.venv-bench/bin/python -m benchmarks.table && exit $$status
+test-peers: $(PEERS)/installed  ## exchange weights with PyTorch, Keras, timm and transformers
+	JAX_PLATFORMS=cpu $(PEERS)/bin/python -m pytest tests/peers
 
-lint: .venv/installed-dev
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+bench: $(BENCH)/installed-$(DEVICE)  ## measure the tables of benchmarks, against other frameworks
+	$(BENCH)/bin/python -m benchmarks.suite --device=$(DEVICE); status=$$?; \
+	$(BENCH)/bin/python -m benchmarks.table && exit $$status
 
-clean:
-	rm -rf .venv .venv-bench .venv-peers
+lint: $(VENV)/installed-dev-$(DEVICE)  ## check style, format and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
-.venv/bin/python:
+clean:  ## remove environments and builds; runs and data stay
+	rm -rf .venv .venv-* build *.egg-info
+
+%/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	$(PYTHON) -m venv $* || { rm -rf $*; exit 1; }
 
-.venv/installed-$(DEVICE): $(REQUIREMENTS) requirements-common.txt | .venv/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+$(VENV)/installed-$(DEVICE): pyproject.toml | $(VENV)/bin/python
+	$(PY) $(PIP_INSTALL) -e '.[$(EXTRAS)]'
 	touch $@
 
-.venv-bench/installed-$(DEVICE): $(REQUIREMENTS) requirements-common.txt benchmarks/requirements.txt
-	rm -rf .venv-bench
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -r $(REQUIREMENTS) -r benchmarks/requirements.txt
+$(VENV)/installed-dev-$(DEVICE): pyproject.toml | $(VENV)/bin/python
+	$(PY) $(PIP_INSTALL) -e '.[$(EXTRAS),dev]'
+	touch $@ $(VENV)/installed-$(DEVICE)
+
+$(BENCH)/installed-$(DEVICE): pyproject.toml | $(BENCH)/bin/python
+	$(BENCH)/bin/python $(PIP_INSTALL) -e '.[$(EXTRAS),bench]'
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed-$(DEVICE)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(PEERS)/installed: pyproject.toml | $(PEERS)/bin/python
+	$(PEERS)/bin/python $(PIP_INSTALL) -e '.[peers]'
 	touch $@
 
-.venv-peers/installed: requirements-peers.txt requirements-cpu.txt requirements-common.txt
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+# pip always takes the newest versions, uv can take the oldest.
+$(OLDEST)/installed: pyproject.toml
+	rm -rf $(OLDEST)
+	$(MAKE) $(OLDEST)/bin/python $(if $(filter file,$(origin PYTHON)),PYTHON=python3.11)
+	$(OLDEST)/bin/python $(PIP_INSTALL) uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[train,test]'
 	touch $@

@@ -1,89 +1,35 @@
 """From a data set in host memory to batches on the devices: shuffle, pad and shard."""
 
-from math import gcd
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import datasets
-from augment import augment, grown
 from datasets.types import Split
-from errors import UserError
+from devices.mesh import by_batch, make_mesh, replicated
+from resnet.errors import UserError
+from training.augment import augment, grown
 
-BATCH_AXIS = "batch"
-REPLICA_AXIS = "replica"
+Seed = int | np.unsignedinteger | jax.Array  # uint32 [] on the devices
 
 
 class DeviceSplit(NamedTuple):
-    """A split on the devices, on each of them whole: `images` uint8 [N, H, W, C] and `labels` int32 [N].
+    """A split that lies whole on every device: `images` uint8 [N, H, W, C] and `labels` int32 [N].
 
-    The channels are red, green, blue and, where the split has mattes, the matte.
+    The channels are red, green, blue and, for a split with mattes, the matte.
     """
 
     images: jax.Array
     labels: jax.Array
 
 
-def check_visible_devices(visible_devices: str) -> None:
-    """Checks that JAX sees every GPU that `config.gpu.visible_devices` names.
-
-    Raises:
-        UserError: it sees fewer.
-    """
-    wanted = [index for index in visible_devices.split(",") if index.strip()]
-    found = 0 if jax.default_backend() == "cpu" else jax.local_device_count()
-    if len(wanted) > found:
-        raise UserError(
-            f"config.gpu.visible_devices={visible_devices}: names {len(wanted)} GPUs, but JAX sees {found};"
-            " name those that there are, or leave it empty for all"
-        )
-
-
-def make_mesh(batch_size: int, replicas: int = 1) -> Mesh:
-    """A mesh over all local devices, for batches of `batch_size`.
-
-    Several `replicas`, trained as one, go to devices of their own as far as they divide over them; each
-    batch is split over the devices that are left to its replica.
-
-    Raises:
-        UserError: the batch does not divide evenly over the devices.
-    """
-    devices = np.array(jax.local_devices())
-    rows = gcd(replicas, len(devices))
-    columns = len(devices) // rows
-    if batch_size % columns:
-        raise UserError(
-            f"config.batch_size={batch_size}: does not divide over {columns} devices; expected a"
-            f" multiple of {columns}"
-        )
-    if replicas == 1:
-        return Mesh(devices, (BATCH_AXIS,), axis_types=(AxisType.Auto,))
-    return Mesh(devices.reshape(rows, columns), (REPLICA_AXIS, BATCH_AXIS), axis_types=(AxisType.Auto,) * 2)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole: data set, weights, optimizer state."""
-    return NamedSharding(mesh, P())
-
-
-def has_replicas(mesh: Mesh) -> bool:
-    """Whether `mesh` was made for several replicas."""
-    return REPLICA_AXIS in mesh.axis_names
-
-
-def by_replica(mesh: Mesh) -> NamedSharding:
-    """The sharding of what has a leading axis of replicas; `replicated` on a mesh for a single one."""
-    return NamedSharding(mesh, P(REPLICA_AXIS)) if has_replicas(mesh) else replicated(mesh)
-
-
 def training_images(train: Split, config: ConfigDict) -> Split:
-    """What batches come from: `train`, and after it what `config.data` adds.
+    """Returns the images that batches are made of: `train`, followed by what `config.data` adds.
 
     Raises:
         UserError: a number of images is out of range.
@@ -100,7 +46,7 @@ def put_on_devices(split: Split, mesh: Mesh) -> DeviceSplit:
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Full batches in an epoch; what is left over is in the next epoch's permutation.
+    """Returns the number of full batches in an epoch. The next epoch permutes all images again.
 
     Raises:
         UserError: the batch is larger than the data set.
@@ -113,16 +59,19 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return len(split.labels) // batch_size
 
 
-def epoch_permutation(seed: int, epoch: jax.Array, size: int) -> jax.Array:
-    """The order int32 [size] in which the images of `epoch` come: a function of seed and epoch alone."""
+def epoch_permutation(seed: Seed, epoch: int | jax.Array, size: int) -> jax.Array:
+    """Returns the order in which the images of an epoch are visited, int32 [size].
+
+    It depends on `seed` and `epoch` alone.
+    """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), epoch)
     return jax.random.permutation(key, size)
 
 
-def step_keys(seed: int | jax.Array, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The keys of what `step` draws: its added images, and its augmentation.
+def step_keys(seed: Seed, step: int | np.integer | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the random keys of a step: one for its added images and one for its augmentation.
 
-    Two, as a key that is used twice would draw both alike.
+    With the same key, both would depend on the same random numbers.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
     batch_key, augment_key = jax.random.split(key)
@@ -132,35 +81,36 @@ def step_keys(seed: int | jax.Array, step: int | jax.Array) -> tuple[jax.Array, 
 def training_batch(
     split: DeviceSplit,
     permutation: jax.Array,
-    index: jax.Array,
+    index: int | jax.Array,
     key: jax.Array,
+    *,
     config: ConfigDict,
     mesh: Mesh,
     progress: float | jax.Array = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Batch `index` of an epoch: uint8 images [batch, H, W, C] and labels [batch], split over `mesh`.
+    """Returns batch `index` of an epoch: uint8 images [batch, H, W, C] and labels [batch], split over `mesh`.
 
-    Where `split` holds more images than `permutation` orders, a share of the batch gives way to some of
-    these, drawn by `key`: `config.data.rendered_share_at_start` of it at first, and with `progress`, the
-    share of the training that is done, ever nearer to `config.data.rendered_share`.
+    The images of `split` beyond those that `permutation` orders are added ones. They replace a share of the
+    batch, drawn by `key`. That share moves from `config.data.rendered_share_at_start` to
+    `config.data.rendered_share` with `progress`, the share of the training that is done.
     """
     batch_size = config.batch_size
     chosen = lax.dynamic_slice(permutation, (index * batch_size,), (batch_size,))
     if len(split.labels) > len(permutation):
-        gives_way_key, which_key = jax.random.split(key)
+        replaced_key, which_key = jax.random.split(key)
         start = config.data.rendered_share_at_start
         share = start + grown(config.data.rendered_share - start, progress, config.augment.ramp)
-        gives_way = jax.random.bernoulli(gives_way_key, share, (batch_size,))
+        is_replaced = jax.random.bernoulli(replaced_key, share, (batch_size,))
         added = jax.random.randint(which_key, (batch_size,), len(permutation), len(split.labels))
-        chosen = jnp.where(gives_way, added, chosen)
-    chosen = lax.with_sharding_constraint(chosen, NamedSharding(mesh, P(BATCH_AXIS)))
+        chosen = jnp.where(is_replaced, added, chosen)
+    chosen = lax.with_sharding_constraint(chosen, by_batch(mesh))
     return split.images[chosen], split.labels[chosen]
 
 
 def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """A first batch, augmented as later in training: images uint8 [N, H, W, 3] and labels.
+    """Returns the first batch, augmented as at the end of training: images uint8 [N, H, W, 3] and labels [N].
 
-    Of several seeds it is the first one's.
+    For several seeds it is the first batch of the first seed.
 
     Raises:
         UserError: the batch is larger than the split, or does not divide over the devices.
@@ -174,7 +124,7 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
     def batch(device_split: DeviceSplit) -> tuple[jax.Array, jax.Array]:
         permutation = epoch_permutation(seed, 0, size)
         batch_key, augment_key = step_keys(seed, 0)
-        images, labels = training_batch(device_split, permutation, 0, batch_key, config, mesh)
+        images, labels = training_batch(device_split, permutation, 0, batch_key, config=config, mesh=mesh)
         return augment(augment_key, images, config.augment), labels
 
     images, labels = batch(put_on_devices(split, mesh))
@@ -182,7 +132,7 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
 
 
 def evaluation_batches(images: np.ndarray, batch_size: int) -> np.ndarray:
-    """`images` [N, H, W, C] as [batches, batch, H, W, C]; the last one filled up with zeros."""
+    """Returns `images` [N, H, W, C] as [batches, batch, H, W, C], with zeros at the end of the last batch."""
     count = -(-len(images) // batch_size)
     padded = np.zeros((count * batch_size, *images.shape[1:]), images.dtype)
     padded[: len(images)] = images

@@ -1,8 +1,7 @@
-"""Training: the state, the jitted step, the loop over epochs, checkpoints and the summary of a run."""
+"""Training: the state, the jitted step, and the loop over calls of steps."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,53 +15,56 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import datasets
-import settings
-from augment import augment
+from configs import rules
 from datasets.types import Split
-from errors import UserError
-from evaluate import evaluate, make_predictor
-from files import write_json
-from input_pipeline import (
+from devices.mesh import (
     REPLICA_AXIS,
-    DeviceSplit,
     by_replica,
     check_visible_devices,
-    epoch_permutation,
+    describe_devices,
     has_replicas,
     make_mesh,
+    replicated,
+    stack_states,
+    unstack_states,
+)
+from devices.program_cache import CachedProgram
+from evaluation.predictor import evaluate_seeds, make_predictor
+from input_pipeline import (
+    DeviceSplit,
+    epoch_permutation,
     put_on_devices,
     step_keys,
     steps_per_epoch,
     training_batch,
     training_images,
 )
-from kept_program import KeptProgram
-from metrics import ProgressBar
-from optimizer import learning_rate_schedule, make_optimizer, update_scales
-from replicas import (
-    SUMMARY_FILE,
-    Replica,
-    check_finite,
-    group_seeds,
-    read_summary,
-    stack_states,
-    summarize,
-    summarize_seeds,
-    take,
-)
-from resnet.network import Network, Tree, Weights, check_image_size
-from resnet.pretrained import adopt, initial_weights, read_pretrained
-from signals import Signals, StopRun
-from spread import mean_and_std
+from resnet.files import write_json
+from resnet.network import Network, Tree, Weights
+from resnet.pretrained import read_pretrained
+from resnet.run import seed_workdir
+from training.augment import augment
+from training.network import adopt, initial_weights, make_network
+from training.optimizer import learning_rate_schedule, make_optimizer, update_scales
+from training.progress import ProgressBar
+from training.seeds import group_seeds
+from training.signals import Signals, StopRun
+from workdir import settings
+from workdir.recorder import Recorder, Schedule, record_settings
+from workdir.statistics import mean_and_std
+from workdir.summary import SUMMARY_FILE, make_summaries, read_summary, summarize_seeds
 
 STEP_METRICS = ("loss", "accuracy", "gradient_norm", "learning_rate")
 TestLooks = Literal["never", "last", "every_epoch"]
 
 
-class TrainState(NamedTuple):
-    """All that training changes. `step` int32 [] counts the updates made."""
+# The state and the step
 
-    step: jax.Array
+
+class TrainState(NamedTuple):
+    """Everything that training changes. `step` int32 [] counts the updates that were made."""
+
+    step: jax.Array | np.int32
     params: Tree
     batch_stats: Tree
     opt_state: optax.OptState
@@ -75,34 +77,26 @@ class TrainState(NamedTuple):
 
     @property
     def averaged(self) -> Weights:
-        """The moving average of the weights, the raw ones where none is kept."""
+        """The moving average of the weights, or the raw weights if no average is kept."""
         return self.ema or self.weights
 
 
 def init_state(
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    weights: Weights | None = None,
+    weights: Weights, optimizer: optax.GradientTransformation, *, with_average: bool
 ) -> TrainState:
-    """The state before the first step, in host memory: from `weights`, or from those that the seed draws."""
-    weights = weights or network.init(config.seed)
-    ema = jax.tree.map(np.copy, weights) if config.ema_decay else None
-    return TrainState(np.int32(0), *weights, jax.jit(optimizer.init)(weights.params), ema)
+    """Returns the state before the first step, in host memory, that starts from `weights`."""
+    ema = jax.tree.map(np.copy, weights) if with_average else None
+    opt_state = jax.jit(optimizer.init)(weights.params)
+    return TrainState(np.int32(0), weights.params, weights.batch_stats, opt_state, ema)
 
 
-def make_train_step(
-    network: Network, optimizer: optax.GradientTransformation, config: ConfigDict
-) -> Callable[..., tuple[TrainState, Tree]]:
-    """Returns the pure (state, images uint8 [N, H, W, C], labels [N], key, progress) -> (state, metrics).
-
-    `progress` is the share of the training that is done, 1 if not given.
-    """
+def make_loss(network: Network, config: ConfigDict) -> Callable[..., Any]:
+    """Returns the loss: (params, batch_stats, images, labels) -> (loss, (batch_stats, accuracy))."""
 
     def loss_of(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array) -> Any:
         if config.finetune.frozen or config.finetune.freeze_norm:
-            # No gradient is computed for what does not move, nor counted in its norm.
-            scales = update_scales(params, config)
+            # What does not move needs no gradient, and does not count in the norm of the gradient.
+            scales = update_scales(params, config.finetune, len(network.architecture.blocks))
             params = jax.tree.map(lambda p, scale: p if scale else lax.stop_gradient(p), params, scales)
         logits, _, batch_stats = network.apply(Weights(params, batch_stats), images, train=True)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
@@ -112,11 +106,24 @@ def make_train_step(
             loss += config.optimizer.l2_stem_and_head * sum(jnp.sum(k**2) for k in kernels)
         return loss, (batch_stats, jnp.mean(logits.argmax(-1) == labels))
 
+    return loss_of
+
+
+def make_train_step(
+    network: Network, optimizer: optax.GradientTransformation, config: ConfigDict
+) -> Callable[..., tuple[TrainState, Tree]]:
+    """Returns the pure (state, images uint8 [N, H, W, C], labels [N], key, progress) -> (state, metrics).
+
+    `progress` is the share of the training that is done; its default is 1.
+    """
+    loss_of = make_loss(network, config)
+
     def train_step(
         state: TrainState,
         images: jax.Array,
         labels: jax.Array,
         key: jax.Array,
+        *,
         progress: float | jax.Array = 1.0,
     ) -> tuple[TrainState, Tree]:
         images = augment(key, images, config.augment, progress)
@@ -130,9 +137,8 @@ def make_train_step(
         if ema is not None:
             # Shorter at first, or the average would carry the initial weights for long.
             decay = jnp.minimum(config.ema_decay, step / (step + 9.0))
-            ema = jax.tree.map(
-                lambda old, new: old + (1 - decay) * (new - old), ema, Weights(params, batch_stats)
-            )
+            new = Weights(params, batch_stats)
+            ema = jax.tree.map(lambda average, value: average + (1 - decay) * (value - average), ema, new)
         metrics = {
             "loss": loss,
             "accuracy": accuracy,
@@ -147,24 +153,20 @@ def make_run_steps(
     network: Network,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
+    *,
     config: ConfigDict,
     mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, Tree]]:
-    """Returns the jitted (state, split, permutation, seed, count) -> (state, metrics of each step).
+    """Returns the jitted (state, split, permutation, seed, count) -> (state, metrics of every step).
 
-    It makes `count` steps, at most `config.steps_per_call`, within an epoch; the state is donated. The
-    count is a value, not part of the program: every call runs the same compiled loop, so that where
-    calls begin and end does not change a bit of the result. On a mesh for several replicas, all but the
-    split and the count have a leading axis of replicas.
+    It makes `count` steps within an epoch, at most `config.steps_per_call`; the state is donated. The count
+    is a value, so every call runs the same compiled loop, and where calls begin does not change a bit. On a
+    mesh for several replicas, the state, the permutation and the seed have a leading axis of replicas.
     """
     train_step = make_train_step(network, optimizer, config)
 
     def run_steps(
-        state: TrainState,
-        split: DeviceSplit,
-        permutation: jax.Array,
-        seed: jax.Array,
-        count: jax.Array,
+        state: TrainState, split: DeviceSplit, permutation: jax.Array, seed: jax.Array, count: jax.Array
     ) -> tuple[TrainState, Tree]:
         steps_in_epoch = len(permutation) // config.batch_size
 
@@ -173,9 +175,11 @@ def make_run_steps(
             index = state.step % steps_in_epoch
             progress = state.step / (config.num_epochs * steps_in_epoch)
             batch_key, augment_key = step_keys(seed, state.step)
-            images, labels = training_batch(split, permutation, index, batch_key, config, mesh, progress)
+            images, labels = training_batch(
+                split, permutation, index, batch_key, config=config, mesh=mesh, progress=progress
+            )
             learning_rate = schedule(state.step)
-            state, metrics = train_step(state, images, labels, augment_key, progress)
+            state, metrics = train_step(state, images, labels, augment_key, progress=progress)
             metrics["learning_rate"] = learning_rate
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
 
@@ -187,27 +191,31 @@ def make_run_steps(
     return jax.jit(run_steps, donate_argnums=0, out_shardings=by_replica(mesh))
 
 
+# A run
+
+
 def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "last") -> dict[str, Any]:
     """Trains the run of `config` in `workdir`, from its newest checkpoint if there is one, and evaluates it.
 
-    Several `config.seeds` get a folder of `workdir` each, which is a run of its own. Returns what it writes
-    to `summary.json`. The test split is looked at once, after the last step; with `test` "never" not even
-    then, with "every_epoch" also after each epoch, for the metrics alone, while the clock stands still.
+    Several `config.seeds` get a folder of `workdir` each, which is a run of its own. Returns the summary that
+    it writes to `summary.json`. The test split is evaluated once, after the last step. With `test` "never" it
+    is not evaluated at all; with "every_epoch" also after every epoch, for the metrics alone, and the time
+    that this takes does not count.
 
     Raises:
         UserError: `config`, the data or `workdir` cannot be used, or the loss is no longer finite.
         StopRun: a signal asked the run to stop; it is saved.
     """
-    settings.check(config)
+    rules.check(config)
     if not config.seeds:
         return Training(config).train([config.seed], [workdir], test)[0]
     make_training = lru_cache(maxsize=1)(partial(Training, config))
     summaries: dict[int, dict[str, Any]] = {}
-    for seeds in group_seeds(config, workdir):
+    for seeds in group_seeds(config.seeds, config.seeds_together, workdir):
         training = make_training(len(seeds))
-        training.save_settings(training.config, workdir)
+        training.record_settings(workdir)
         print(f"seed {', '.join(map(str, seeds))}", flush=True)
-        workdirs = [settings.seed_workdir(workdir, seed) for seed in seeds]
+        workdirs = [seed_workdir(workdir, seed) for seed in seeds]
         summaries |= zip(seeds, training.train(seeds, workdirs, test), strict=True)
     summary = summarize_seeds(config.seeds, [summaries[seed] for seed in config.seeds])
     if read_summary(workdir) != summary:
@@ -216,10 +224,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
 
 
 class Training:
-    """What runs that differ in their seed alone have in common: data on the devices, compiled programs."""
+    """What runs share that differ in their seed alone: data on the devices and compiled programs."""
 
     def __init__(self, config: ConfigDict, replicas: int = 1) -> None:
-        """Prepares to train `replicas` seeds as one.
+        """Prepares to train `replicas` seeds at once.
 
         Raises:
             UserError: `config` or the data cannot be used.
@@ -227,36 +235,36 @@ class Training:
         self._pretrained = read_pretrained(config.init_from) if config.init_from else None
         if self._pretrained is not None:
             config = adopt(config, self._pretrained)
-        check_image_size(config.data.image_size)
         check_visible_devices(config.gpu.visible_devices)
         self.config = config
+        self._replicas = replicas
         self._mesh = make_mesh(config.batch_size, replicas)
         self._dataset = datasets.load(config.data)
         self._train, self._val = datasets.train_val_split(self._dataset.train, config.data)
-        self._data_digest = self._dataset.train.digest()
-        self._per_epoch = steps_per_epoch(self._train, config.batch_size)
+        digest = self._dataset.train.digest()
+        self._record_settings = partial(record_settings, config, self._dataset.class_names, digest)
+        per_epoch = steps_per_epoch(self._train, config.batch_size)
+        total_steps = config.num_epochs * per_epoch
+        self._schedule = Schedule(total_steps, per_epoch, config.batch_size, config.checkpoint)
 
-        self._network = Network(config, len(self._dataset.class_names))
-        schedule = learning_rate_schedule(config, self._per_epoch)
-        self._optimizer = make_optimizer(config, schedule)
-        run_steps = make_run_steps(self._network, self._optimizer, schedule, config, self._mesh)
-        self._run_steps = KeptProgram(run_steps, STEP_METRICS, config.to_dict(), by_replica(self._mesh))
+        self._network = make_network(config, len(self._dataset.class_names))
+        rates = learning_rate_schedule(
+            config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=per_epoch
+        )
+        self._optimizer = make_optimizer(config.optimizer, config.finetune, self._network.architecture, rates)
+        run_steps = make_run_steps(self._network, self._optimizer, rates, config=config, mesh=self._mesh)
+        self._run_steps = CachedProgram(run_steps, STEP_METRICS, config.to_dict(), by_replica(self._mesh))
         self._predict = make_predictor(self._network, config.batch_size, self._mesh)
-        permute = partial(epoch_permutation, size=len(self._train.labels))
-        if has_replicas(self._mesh):
-            permute = jax.vmap(permute, in_axes=(0, None))
-        self._permute = jax.jit(permute, out_shardings=by_replica(self._mesh))
+        self._permutation = lru_cache(maxsize=1)(self._make_permutation())
         self._device_train = put_on_devices(training_images(self._train, config), self._mesh)
 
-    def save_settings(self, config: ConfigDict, workdir: Path) -> None:
-        """Makes `workdir` and writes `config` to its `config.json`.
+    def record_settings(self, workdir: Path) -> None:
+        """Makes `workdir` and writes the settings of all seeds to its `config.json`.
 
         Raises:
             UserError: `workdir` cannot be written, or holds a run of other settings or images.
         """
-        finished = read_summary(workdir).get("epochs") == config.num_epochs
-        settings.check_same_run(config, workdir, self._data_digest, finished)
-        settings.save(config, self._dataset.class_names, workdir, self._data_digest)
+        self._record_settings(workdirs=[workdir])
 
     def train(
         self, seeds: Sequence[int], workdirs: Sequence[Path], test: TestLooks = "last"
@@ -265,140 +273,131 @@ class Training:
 
         Returns the summaries that it writes; see `train_and_evaluate`.
         """
-        config, mesh, per_epoch = self.config, self._mesh, self._per_epoch
-        batch_size, total_steps = config.batch_size, config.num_epochs * per_epoch
-        configs = [settings.of_seed(config, seed) for seed in seeds]
-        for each, workdir in zip(configs, workdirs, strict=True):
-            self.save_settings(each, workdir)
-
-        with ExitStack() as stack, Signals() as signals:
-            started = last_save = time.perf_counter()
-            replicas = [stack.enter_context(Replica(w, config.checkpoint.keep)) for w in workdirs]
-            state, step = self._restore_or_init(configs, replicas)
-            splits = {"train": self._train}
-            splits |= {"val": self._val} if self._val is not None else {}
-            splits |= {"test": self._dataset.test} if test != "never" else {}
-            about = {
-                "epochs": config.num_epochs,
-                "steps": total_steps,
-                "prediction": settings.prediction(config),
-            }
-            written = [read_summary(workdir) for workdir in workdirs]
-            if step == total_steps and all(
-                about.items() <= each.items() and splits.keys() <= each.keys() for each in written
-            ):
-                return written
-
-            def count_seconds() -> None:
-                for replica in replicas:
-                    replica.count_seconds((time.perf_counter() - started) / len(replicas))
-
-            def save(val_accuracies: Sequence[float | None]) -> None:
-                count_seconds()
-                for i, replica in enumerate(replicas):
-                    replica.save(step, take(state, i, mesh), val_accuracies[i])
-
-            not_validated = [None] * len(replicas)
-            seed_array = np.array(seeds, np.uint32) if has_replicas(mesh) else np.uint32(seeds[0])
-            permutation = self._permute(seed_array, step // per_epoch)
+        self._record_settings(workdirs=workdirs, seeds=seeds)
+        total_steps, per_epoch = self._schedule.total_steps, self._schedule.steps_per_epoch
+        splits = self._splits(test)
+        with Signals() as signals, Recorder(workdirs, self._schedule) as recorder:
+            initial = list(map(self._init_state, seeds))
+            states, step = recorder.restore(initial, replicated(self._mesh))
+            state = stack_states(states, self._mesh)
+            if step == total_steps and self._are_finished(recorder.read_summaries(), splits):
+                return recorder.read_summaries()
             if step < total_steps:
-                state, _ = self._run_steps(state, self._device_train, permutation, seed_array, 0)  # compiles
-            for replica in replicas:
-                replica.open_metrics(step)
+                state, _, _ = self._run_call(state, step, seeds, count=0)  # Compiles the program.
+            recorder.open_metrics(step)
             with ProgressBar(total_steps, step) as bar:
                 while step < total_steps:
                     if signals.received:
-                        save(not_validated)
+                        recorder.save(step, self._unstack(state))
                         raise StopRun(signals.received)
-                    if step % per_epoch == 0:
-                        permutation = self._permute(seed_array, step // per_epoch)
-                    count = min(config.steps_per_call, per_epoch - step % per_epoch)
-                    call_start = time.perf_counter()
-                    state, history = self._run_steps(
-                        state, self._device_train, permutation, seed_array, count
-                    )
-                    history = {
-                        name: np.asarray(values).reshape(len(replicas), -1)[:, :count]
-                        for name, values in history.items()
-                    }
-                    call_seconds = (time.perf_counter() - call_start) / len(replicas)  # each one's share
-                    check_finite(history, step, replicas)
+                    count = min(self.config.steps_per_call, per_epoch - step % per_epoch)
+                    state, history, seconds = self._run_call(state, step, seeds, count)
+                    metrics = recorder.record_steps(step, history, seconds)
                     step += count
-                    epoch, images = step / per_epoch, count * batch_size
-                    for i, replica in enumerate(replicas):
-                        measured = {name: float(values[i].mean()) for name, values in history.items()}
-                        replica.note_steps(step, epoch, images, call_seconds, measured)
-                    measured = {name: float(values.mean()) for name, values in history.items()}
-                    bar.update(step, epoch, measured, images / call_seconds, batch_size * len(replicas))
+                    batch_size = self.config.batch_size * len(seeds)
+                    rate = count * batch_size / seconds
+                    bar.update(step, step / per_epoch, metrics, rate=rate, batch_size=batch_size)
+                    if step % per_epoch == 0:
+                        self._evaluate_epoch(state, step, recorder=recorder, bar=bar, test=test)
+                    if recorder.is_save_due(step):
+                        recorder.save(step, self._unstack(state))
+            return recorder.write_summaries(self._summarize(state, splits, signals))
 
-                    at_epoch_end = step % per_epoch == 0
-                    val_accuracies, is_best = not_validated, False
-                    if self._val is not None and at_epoch_end:
-                        measured = self._measure(state.averaged, self._val, len(replicas))
-                        val_accuracies = [each["accuracy"] for each in measured]
-                        notes = zip(replicas, measured, strict=True)
-                        bests = [replica.note_validation(step, epoch, own) for replica, own in notes]
-                        is_best = any(bests)
-                        if state.ema:
-                            raw = self._measure(state.weights, self._val, len(replicas))
-                            for replica, each in zip(replicas, raw, strict=True):
-                                replica.metrics.write(step, epoch, "val_raw", each)
-                        bar.note(epoch, "validation", mean_and_std(measured)["mean"])
-                    if test == "every_epoch" and at_epoch_end:
-                        paused = time.perf_counter()
-                        weights = state.averaged
-                        measured = self._measure(weights, self._dataset.test, len(replicas))
-                        for replica, each in zip(replicas, measured, strict=True):
-                            replica.metrics.write(step, epoch, "test", each)
-                        started += time.perf_counter() - paused
+    def _make_permutation(self) -> Callable[[tuple[int, ...], int], jax.Array]:
+        """Returns the function of seeds and epoch that gives the order of the images, on the devices."""
+        permute: Callable[..., jax.Array] = partial(epoch_permutation, size=len(self._train.labels))
+        if has_replicas(self._mesh):
+            permute = jax.vmap(permute, in_axes=(0, None))
+        jitted = jax.jit(permute, out_shardings=by_replica(self._mesh))
+        return lambda seeds, epoch: jitted(self._seed_array(seeds), epoch)
 
-                    if (
-                        step == total_steps
-                        or is_best
-                        or _is_save_epoch(step, per_epoch, config.checkpoint.every_epochs)
-                        or 0 < config.checkpoint.every_minutes * 60 <= time.perf_counter() - last_save
-                    ):
-                        save(val_accuracies)
-                        last_save = time.perf_counter()
+    def _seed_array(self, seeds: Sequence[int]) -> np.ndarray | np.uint32:
+        return np.array(seeds, np.uint32) if has_replicas(self._mesh) else np.uint32(seeds[0])
 
-            weights = {"raw": state.weights} | ({"ema": state.ema} if state.ema else {})
-            summaries = [
-                summarize(take(weights, i, mesh), splits, self._predict, mesh, signals)
-                for i in range(len(replicas))
-            ]
-            count_seconds()
-            for summary, replica in zip(summaries, replicas, strict=True):
-                summary |= about | replica.speed()
-                write_json(replica.workdir / SUMMARY_FILE, summary)
-            return summaries
+    def _init_state(self, seed: int) -> TrainState:
+        if self._pretrained is None:
+            weights = self._network.init(seed)
+        else:
+            init_head = self.config.init_head
+            weights = initial_weights(self._network, self._pretrained, init_head=init_head, seed=seed)
+        return init_state(weights, self._optimizer, with_average=self.config.ema_decay > 0)
 
-    def _restore_or_init(
-        self, configs: Sequence[ConfigDict], replicas: Sequence[Replica]
-    ) -> tuple[TrainState, int]:
-        """The state to go on from, on the devices, and its step."""
-        states = []
-        for config, replica in zip(configs, replicas, strict=True):
-            weights = None
-            if self._pretrained is not None:
-                weights = initial_weights(config, self._pretrained, len(self._dataset.class_names))
-            initial = init_state(self._network, self._optimizer, config, weights)
-            states.append(replica.restore(initial, self._mesh))
-        steps = [int(state.step) for state in states]
-        if len(set(steps)) > 1:
-            raise UserError(
-                f"{replicas[0].workdir.parent}: its seeds stand at steps {', '.join(map(str, steps))}, as"
-                " damaged checkpoints were put aside; run the same command again, and they go on one by one"
-            )
-        return stack_states(states, self._mesh), steps[0]
+    def _run_call(
+        self, state: TrainState, step: int, seeds: Sequence[int], count: int
+    ) -> tuple[TrainState, dict[str, np.ndarray], float]:
+        """Makes `count` steps after `step`; returns the state, the metrics [seeds, steps] and the seconds."""
+        permutation = self._permutation(tuple(seeds), step // self._schedule.steps_per_epoch)
+        started = time.perf_counter()
+        state, history = self._run_steps(
+            state, self._device_train, permutation, self._seed_array(seeds), count
+        )
+        arrays = {
+            name: np.asarray(values).reshape(len(seeds), -1)[:, :count] for name, values in history.items()
+        }
+        return state, arrays, time.perf_counter() - started
 
-    def _measure(self, weights: Weights, split: Split, replicas: int) -> list[dict[str, float]]:
-        """`evaluate` of each replica's `weights`."""
-        return [evaluate(self._predict, take(weights, i, self._mesh), split) for i in range(replicas)]
+    def _unstack(self, part: Any) -> list[Any]:
+        """Returns the state of every seed, or the same part of every state."""
+        return unstack_states(part, self._replicas, self._mesh)
 
+    def _evaluate(self, weights: Weights, split: Split) -> list[dict[str, float]]:
+        """Returns the metrics of every seed on `split`."""
+        return evaluate_seeds(self._predict, self._unstack(weights), split)
 
-def _is_save_epoch(step: int, per_epoch: int, every_epochs: float) -> bool:
-    """Whether the end of an epoch is the first one at or after the next multiple of `every_epochs`."""
-    if step % per_epoch or not every_epochs:
-        return False
-    epoch = step // per_epoch
-    return epoch // every_epochs > (epoch - 1) // every_epochs
+    def _evaluate_epoch(
+        self, state: TrainState, step: int, *, recorder: Recorder, bar: ProgressBar, test: TestLooks
+    ) -> None:
+        """Validates at the end of an epoch, if there are validation images, and tests if asked to."""
+        if self._val is not None:
+            metrics = self._evaluate(state.averaged, self._val)
+            recorder.record_validation(step, metrics)
+            if state.ema:
+                recorder.record(step, "val_raw", self._evaluate(state.weights, self._val))
+            bar.note(step / self._schedule.steps_per_epoch, "validation", mean_and_std(metrics)["mean"])
+        if test == "every_epoch":
+            with recorder.paused_clock():
+                recorder.record(step, "test", self._evaluate(state.averaged, self._dataset.test))
+
+    def _splits(self, test: TestLooks) -> dict[str, Split]:
+        """Returns the splits by name that the summary is about."""
+        splits = {"train": self._train}
+        if self._val is not None:
+            splits["val"] = self._val
+        return splits if test == "never" else splits | {"test": self._dataset.test}
+
+    def _about(self) -> dict[str, Any]:
+        """Returns what the summaries of all seeds have in common, besides versions and devices."""
+        return {
+            "epochs": self.config.num_epochs,
+            "steps": self._schedule.total_steps,
+            "prediction": settings.prediction(self.config),
+        }
+
+    def _are_finished(self, summaries: Sequence[Mapping[str, Any]], splits: Mapping[str, Split]) -> bool:
+        """Whether earlier starts have written `summaries` of this training, on all of `splits`."""
+        return all(
+            self._about().items() <= summary.items() and splits.keys() <= summary.keys()
+            for summary in summaries
+        )
+
+    def _summarize(
+        self, state: TrainState, splits: Mapping[str, Split], signals: Signals
+    ) -> list[dict[str, Any]]:
+        """Evaluates the final weights on all of `splits`.
+
+        Raises:
+            StopRun: a signal came.
+        """
+        scores: dict[str, dict[str, list[dict[str, float]]]] = {}
+        for kind, weights in {"raw": state.weights, "ema": state.ema}.items():
+            if weights is None:
+                continue
+            scores[kind] = {}
+            for name, split in splits.items():
+                if signals.received:
+                    raise StopRun(signals.received)
+                scores[kind][name] = self._evaluate(weights, split)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self._replicas
+        return make_summaries(
+            scores, parameters=parameters, device=describe_devices(self._mesh), about=self._about()
+        )

@@ -1,1 +1,1 @@
-"""Speed and memory, measured against other frameworks: one script for each figure that the README states."""
+"""Measurements of speed, memory and accuracy: a script for each figure that the documentation states."""

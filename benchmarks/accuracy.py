@@ -1,11 +1,11 @@
-"""What the recipe comes to over several seeds: `python -m benchmarks.accuracy --seeds=5 [--config=FILE]`.
+"""Test accuracy of a recipe over several seeds: `python -m benchmarks.accuracy --seeds=5 [--config=FILE]`.
 
-Trains the seeds 0 to N-1 and prints a table of the test split: accuracy, cross-entropy and calibration, on
-all images and on those without a near twin in training, seconds of training, and what is asked for. Nothing
-is chosen by it. A seed that is finished is not trained again, and one that was killed goes on.
+Trains the seeds 0 to N-1 and prints a table about the test split: accuracy, cross-entropy and calibration, on
+all images and on those without a near duplicate in training, the seconds of training, and the targets. No
+decision depends on these results. Finished seeds are not trained again; interrupted ones are resumed.
 
-`--jobs=2` trains two seeds at a time, each bound to half of the cores. `--time_to` also looks at the test
-split after each epoch, for this report alone: training does not hear of it, and the clock stands still.
+`--jobs=2` trains two seeds at a time, each bound to half of the cores. `--time_to` also evaluates the test
+split after each epoch, for this report alone: training does not use the result, and the clock is paused.
 """
 
 import argparse
@@ -21,16 +21,18 @@ from benchmarks.command_line import at_least, exit_code
 from benchmarks.machine import stamp
 from benchmarks.runs import Measurement, Run, train_all
 from benchmarks.suite import RESULTS
-from errors import UserError
-from files import write_json
-from metrics import read_metrics
-from spread import format_spread, mean_and_std
+from resnet.errors import UserError
+from resnet.files import write_json
+from resnet.run import seed_workdir
+from workdir.metrics import read_metrics
+from workdir.statistics import format_spread, mean_and_std
 
 
 class Measure(NamedTuple):
-    """A row of the table: where a seed's results have it, and what it should come to.
+    """A row of the table: its `path` in the results of a seed, and its targets.
 
-    `mean` and `each` bound the mean over seeds and every seed; from below, where `higher` is better.
+    `mean` is the bound for the mean over seeds, `each` the bound for every seed. They are lower bounds if
+    `higher` values are better, upper bounds otherwise.
     """
 
     name: str
@@ -63,46 +65,23 @@ def main() -> int:
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
-    """The options, and the settings that go on to main.py."""
+    """Returns the options, and the settings for main.py."""
     parser = command_line.training_parser(__doc__, RESULTS / "accuracy.json")
-    parser.add_argument("--seeds", type=at_least(1), default=5, help="how many")
-    parser.add_argument("--workdir", default="runs/accuracy")
-    parser.add_argument("--corruptions", action="store_true", help="measure the accuracy under them too")
+    parser.add_argument("--seeds", type=at_least(1), default=5, help="number of seeds")
+    parser.add_argument("--workdir", default="runs/accuracy", help="folder of the runs")
+    parser.add_argument("--corruptions", action="store_true", help="also measure accuracy under corruptions")
     parser.add_argument(
-        "--rendered", type=at_least(0), default=0, help="how many rendered hands to measure on as well"
+        "--rendered", type=at_least(0), default=0, help="number of rendered hands to measure accuracy on"
     )
     parser.add_argument(
-        "--time_to", type=float, nargs="?", const=0.98, help="a test accuracy, to tell when it was reached"
+        "--time_to", type=float, nargs="?", const=0.98, help="also report when this test accuracy is reached"
     )
     return command_line.parse_with_settings(parser)
 
 
 def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
-    command_line.check_not_taken(settings, ("seed", "seeds"))
-    seeds = range(options.seeds)
-    arguments = [f"--config={options.config}", *settings]
-    test = "last"
-    if options.time_to is not None:
-        test = "every_epoch"
-        for seed in seeds:
-            _check_watched(Path(options.workdir, f"seed_{seed}"))
-    if options.jobs > 1:
-        alone = [
-            Run(f"{options.workdir}/seed_{seed}", [*arguments, f"--config.seed={seed}"], test)
-            for seed in seeds
-        ]
-        train_all(alone, options.jobs, options.device)
-    measurements = [Measurement("test")]
-    if options.corruptions:
-        measurements.append(Measurement("test", "standard"))
-    if options.rendered:
-        measurements.append(Measurement("test", rendered=options.rendered))
-    # Finds all seeds finished where they were trained above.
-    together = Run(
-        options.workdir, [*arguments, f"--config.seeds={tuple(seeds)!r}"], test, tuple(measurements)
-    )
-    train_all([together], device=options.device)
-    results = read_results(together, options.time_to)
+    command_line.check_not_reserved(settings, ("seed", "seeds"))
+    results = read_results(_train(options, settings), options.time_to)
     report = {
         "benchmark": "accuracy",
         **stamp(),
@@ -115,59 +94,86 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         **mean_and_std(list(results.seeds.values())),
     }
     print(format_table(results.seeds))
-    print(f"the ensemble of all: accuracy {results.ensemble['accuracy']:.4f}"
-          f" cross-entropy {results.ensemble['loss']:.4f}")  # fmt: skip
+    accuracy, loss = results.ensemble["accuracy"], results.ensemble["loss"]
+    print(f"ensemble of all seeds: accuracy {accuracy:.4f} cross-entropy {loss:.4f}")
     write_json(options.json, report)
     print(f"written: {options.json}")
 
 
-def _check_watched(workdir: Path) -> None:
+def _train(options: argparse.Namespace, settings: Sequence[str]) -> Run:
+    """Trains and measures what is not finished yet; returns the run of all seeds."""
+    seeds = range(options.seeds)
+    arguments = [f"--config={options.config}", *settings]
+    workdirs = {seed: seed_workdir(Path(options.workdir), seed) for seed in seeds}
+    test = "last"
+    if options.time_to is not None:
+        test = "every_epoch"
+        for workdir in workdirs.values():
+            _check_tested_every_epoch(workdir)
+    if options.jobs > 1:
+        single_runs = [
+            Run(str(workdirs[seed]), [*arguments, f"--config.seed={seed}"], test) for seed in seeds
+        ]
+        train_all(single_runs, options.jobs, options.device)
+    measurements = [Measurement("test")]
+    if options.corruptions:
+        measurements.append(Measurement("test", "standard"))
+    if options.rendered:
+        measurements.append(Measurement("test", rendered=options.rendered))
+    # Seeds that were trained above are finished, and only measured here.
+    run = Run(options.workdir, [*arguments, f"--config.seeds={tuple(seeds)!r}"], test, tuple(measurements))
+    train_all([run], device=options.device)
+    return run
+
+
+def _check_tested_every_epoch(workdir: Path) -> None:
     lines = read_metrics(workdir)
     if any(line["epoch"] >= 1 for line in lines) and not any(line["split"] == "test" for line in lines):
         raise UserError(
-            f"{workdir}: was trained without --time_to, so that nobody looked at the test split after each"
-            " epoch; name another --workdir, or leave out --time_to"
+            f"{workdir}: was trained without --time_to, so its test accuracy after each epoch is unknown;"
+            " name another --workdir, or leave out --time_to"
         )
 
 
 class Results(NamedTuple):
-    """What each seed came to, by seed, and the ensemble of all on the test split."""
+    """The results of each seed, by seed, and those of the ensemble of all seeds on the test split."""
 
     seeds: dict[str, dict[str, Any]]
     ensemble: dict[str, Any]
 
 
 def read_results(run: Run, time_to_accuracy: float | None) -> Results:
-    """What a finished run of several seeds left in its workdir."""
+    """Reads the results of a finished run of several seeds from its workdir."""
     summary, test, *others = run.read()
     batch_size = run.config().batch_size
     seeds = {}
     for seed, report in test["seeds"].items():
-        seeds[seed] = {"test": _numbers(report), "seconds": summary["seeds"][seed]["seconds"]}
-        for measurement, measured in zip(run.measurements[1:], others, strict=True):
-            found = measured["seeds"][seed]
+        seeds[seed] = {"test": _select_scores(report), "seconds": summary["seeds"][seed]["seconds"]}
+        for measurement, result in zip(run.measurements[1:], others, strict=True):
+            scores = result["seeds"][seed]
             if measurement.corruptions:
-                seeds[seed]["corruptions"] = {"mean": found["mean"]}
+                seeds[seed]["corruptions"] = {"mean": scores["mean"]}
             else:
-                seeds[seed]["rendered"] = {name: found[name] for name in ("accuracy", "images")}
+                seeds[seed]["rendered"] = {name: scores[name] for name in ("accuracy", "images")}
         if time_to_accuracy is not None:
-            lines = read_metrics(Path(run.workdir, f"seed_{seed}"))
+            lines = read_metrics(seed_workdir(Path(run.workdir), int(seed)))
             if reached := time_to(lines, batch_size, time_to_accuracy):
                 seeds[seed]["time_to"] = reached
-    return Results(seeds, _numbers(test["ensemble"]))
+    return Results(seeds, _select_scores(test["ensemble"]))
 
 
-def _numbers(report: dict[str, Any]) -> dict[str, Any]:
-    """Of a `full_report` what the table shows."""
+def _select_scores(report: dict[str, Any]) -> dict[str, Any]:
+    """Returns the scores of a `full_report` that the table shows."""
     calibration = {"ece": report["calibration"]["ece"]}
     names = ("accuracy", "loss", "images", "without_twins")
     return {**{name: report[name] for name in names}, "calibration": calibration}
 
 
 def time_to(lines: Sequence[dict[str, Any]], batch_size: int, accuracy: float) -> dict[str, float] | None:
-    """The first epoch at whose end the test split reached `accuracy`, and the seconds of steps until then.
+    """Returns the `epoch` after which the test accuracy first reaches `accuracy`, and the `seconds`.
 
-    `lines` are those of `metrics.jsonl`. None where it was never reached, or never looked at.
+    `lines` are the lines of `metrics.jsonl`. The seconds are those of the training steps until then. The
+    result is None if the accuracy was never reached, or the test split never evaluated.
     """
     seconds, last_step = 0.0, 0
     for line in lines:
@@ -180,41 +186,45 @@ def time_to(lines: Sequence[dict[str, Any]], batch_size: int, accuracy: float) -
 
 
 def format_table(seeds: dict[str, dict[str, Any]]) -> str:
-    """The rows of `MEASURES` that were measured: mean ± std, the worst seed, the target, and each seed."""
+    """Returns a table of the `MEASURES` that there are: mean ± std, the worst seed, the target, each seed."""
     rows = []
     for measure in MEASURES:
-        values = [value for each in seeds.values() if (value := _at(each, measure.path)) is not None]
+        numbers = [_lookup(results, measure.path) for results in seeds.values()]
+        values = [number for number in numbers if number is not None]
         if not values:
             continue
         spread = mean_and_std(values)
         worst = min(values) if measure.higher else max(values)
-        every = " ".join(f"{value:.{measure.digits}f}" for value in values)
+        listing = " ".join(f"{value:.{measure.digits}f}" for value in values)
+        missing = len(seeds) - len(values)
         rows.append(
             [
                 measure.name,
                 format_spread(spread["mean"], spread["std"], measure.digits),
                 f"{worst:.{measure.digits}f}",
-                _target(measure, spread["mean"], worst),
-                every if len(values) == len(seeds) else f"{every} ({len(seeds) - len(values)} never)",
+                _format_targets(measure, spread["mean"], worst),
+                f"{listing} ({missing} never)" if missing else listing,
             ]
         )
     return tabulate(rows, ["", "mean ± std", "worst", "target", "each seed"], disable_numparse=True)
 
 
-def _target(measure: Measure, mean: float, worst: float) -> str:
+def _format_targets(measure: Measure, mean: float, worst: float) -> str:
     sign = "≥" if measure.higher else "≤"
-    told = []
+    targets = []
     for name, bound, value in (("mean", measure.mean, mean), ("each", measure.each, worst)):
         if bound is not None:
-            met = value >= bound if measure.higher else value <= bound
-            told.append(f"{name} {sign} {bound:g}: {'met' if met else 'missed'}")
-    return ", ".join(told)
+            is_met = value >= bound if measure.higher else value <= bound
+            targets.append(f"{name} {sign} {bound:g}: {'met' if is_met else 'missed'}")
+    return ", ".join(targets)
 
 
-def _at(measured: dict[str, Any], path: str) -> float | None:
+def _lookup(results: dict[str, Any], path: str) -> float | None:
+    """Returns the number at a dotted `path` of `results`, or None if there is none."""
+    value: Any = results
     for name in path.split("."):
-        measured = measured.get(name, {})
-    return measured if isinstance(measured, float) else None
+        value = value.get(name, {})
+    return value if isinstance(value, float) else None
 
 
 if __name__ == "__main__":

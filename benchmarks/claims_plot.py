@@ -1,4 +1,4 @@
-"""The pictures of a report of `claims`: `python -m benchmarks.claims_plot REPORT.json FOLDER`."""
+"""Draws the pictures of a report of `claims`: `python -m benchmarks.claims_plot REPORT.json FOLDER`."""
 
 import json
 import sys
@@ -10,21 +10,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from files import write_result
+from resnet.files import write_result
 
 Rows = Sequence[dict[str, Any]]
 
 
 def plot(report: dict[str, Any], folder: Path) -> None:
-    """Draws `claims_GROUP.png` of each group in `folder`; bars and bands are standard deviations."""
-    # Brings JAX, which this process does without while it measures.
-    from report.figures import encode_figure
+    """Draws `claims_GROUP.png` in `folder` for each group; bars and bands are standard deviations."""
+    # It imports JAX, which this process does not need for measuring.
+    from evaluation.report.figures import encode_figure
 
-    draw = {"keras": (_keras, 6), "plain": (_plain, 12), "batch": (_batch, 9)}
+    drawings = {"keras": (_draw_keras, 6), "plain": (_draw_plain, 12), "batch": (_draw_batch, 9)}
     for group, rows in report["groups"].items():
-        draw_rows, width = draw[group]
+        draw, width = drawings[group]
         figure = Figure(figsize=(width, 3.9), layout="constrained")
-        draw_rows(figure, rows)
+        draw(figure, rows)
         for axes in figure.axes:
             axes.grid(color="#e6e6e6", linewidth=0.8)
             axes.set_axisbelow(True)
@@ -38,25 +38,25 @@ def plot(report: dict[str, Any], folder: Path) -> None:
         write_result(folder / f"claims_{group}.png", encode_figure(figure))
 
 
-def _keras(figure: Figure, rows: Rows) -> None:
-    """Every seed's test accuracy, their mean and the published one."""
+def _draw_keras(figure: Figure, rows: Rows) -> None:
+    """Draws the test accuracy of every seed, their mean, and the published accuracy."""
     (row,) = rows
     axes = figure.subplots()
-    accuracies = [each["test"]["accuracy"] for each in row["seeds"].values()]
+    accuracies = [_test_accuracy(results) for results in row["seeds"].values()]
     axes.plot(list(row["seeds"]), accuracies, "o", label="a seed")
-    _errorbars(axes, ["mean"], rows, _test_accuracy, "mean", marker="s")
+    _errorbars(axes, ["mean"], rows, value=_test_accuracy, label="mean", marker="s")
     axes.axhline(row["published"], color="grey", linestyle="--", label=f"published, {row['published']}")
     axes.set(xlabel="seed", ylabel="test accuracy")
     axes.margins(x=0.15, y=0.15)
 
 
-def _plain(figure: Figure, rows: Rows) -> None:
-    """Training loss over epochs, without and with shortcuts, and the training accuracy at the end."""
+def _draw_plain(figure: Figure, rows: Rows) -> None:
+    """Draws the training loss over epochs, without and with shortcuts, and the final training accuracy."""
     *curves, end = figure.subplots(1, 3)
     curves[1].sharey(curves[0])
     for axes, network, colour in zip(curves, ("plain", "residual"), ("C3", "C4"), strict=True):
-        own = [row for row in rows if row["what"]["network"] == network]
-        for i, row in enumerate(own):
+        rows_of_network = [row for row in rows if row["what"]["network"] == network]
+        for i, row in enumerate(rows_of_network):
             # The deviations of a single seed are None.
             mean, std = (
                 np.nan_to_num(np.array(row[kind]["loss_by_epoch"], float)) for kind in ("mean", "std")
@@ -65,24 +65,24 @@ def _plain(figure: Figure, rows: Rows) -> None:
             axes.fill_between(epochs, mean - std, mean + std, color=f"C{i}", alpha=0.2, linewidth=0)
             axes.plot(epochs, mean, ".-", color=f"C{i}", label=f"{network}, {row['what']['depth']} layers")
         axes.set(xlabel="epoch", ylabel="loss on augmented training images")
-        depths = [str(row["what"]["depth"]) for row in own]
-        _errorbars(end, depths, own, lambda measured: measured["train"]["accuracy"], network, color=colour)
+        depths = [str(row["what"]["depth"]) for row in rows_of_network]
+        _errorbars(end, depths, rows_of_network, value=_train_accuracy, label=network, color=colour)
     end.set(xlabel="layers", ylabel="accuracy on training images at the end")
     end.margins(x=0.15)
 
 
-def _batch(figure: Figure, rows: Rows) -> None:
-    """Test accuracy and seconds over the batch size, for both rules of the learning rate."""
+def _draw_batch(figure: Figure, rows: Rows) -> None:
+    """Draws test accuracy and seconds over the batch size, for both rules of the learning rate."""
     accuracy, seconds = panels = figure.subplots(1, 2)
     for rule, label, shift in (
         ("same", "same learning rate", 0.97),
         ("scaled", "in proportion to the batch", 1.03),
     ):
-        own = [row for row in rows if row["what"]["rule"] in (rule, "both")]
-        sizes = [row["what"]["batch"] for row in own]
+        rows_of_rule = [row for row in rows if row["what"]["rule"] in (rule, "both")]
+        sizes = [row["what"]["batch"] for row in rows_of_rule]
         x = [size * shift for size in sizes]  # Bars in the same place would hide each other.
-        _errorbars(accuracy, x, own, _test_accuracy, label)
-        _errorbars(seconds, x, own, lambda measured: measured["seconds"], label)
+        _errorbars(accuracy, x, rows_of_rule, value=_test_accuracy, label=label)
+        _errorbars(seconds, x, rows_of_rule, value=lambda results: results["seconds"], label=label)
         for axes in panels:
             axes.set_xscale("log")
             axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -93,15 +93,25 @@ def _batch(figure: Figure, rows: Rows) -> None:
     seconds.set_ylim(bottom=0)
 
 
-def _test_accuracy(measured: dict[str, Any]) -> float | None:
-    return measured["test"]["accuracy"]
+def _test_accuracy(results: dict[str, Any]) -> float | None:
+    return results["test"]["accuracy"]
+
+
+def _train_accuracy(results: dict[str, Any]) -> float | None:
+    return results["train"]["accuracy"]
 
 
 def _errorbars(
-    axes: Axes, x: Sequence[Any], rows: Rows, pick: Callable[[Any], float | None], label: str, **style: str
+    axes: Axes,
+    x: Sequence[Any],
+    rows: Rows,
+    *,
+    value: Callable[[Any], float | None],
+    label: str,
+    **style: str,
 ) -> None:
-    means = [pick(row["mean"]) for row in rows]
-    stds = [pick(row["std"]) or 0.0 for row in rows]
+    means = [value(row["mean"]) for row in rows]
+    stds = [value(row["std"]) or 0.0 for row in rows]
     axes.errorbar(x, means, stds, **{"marker": "o", **style}, markersize=5, capsize=4, label=label)
 
 

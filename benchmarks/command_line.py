@@ -1,43 +1,49 @@
-"""What the benchmarks' command lines have in common."""
+"""What the command lines of the benchmarks have in common."""
 
 import argparse
 import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-import errors
 from benchmarks.rounds import Failed
-from errors import UserError
+from resnet import errors
+from resnet.errors import UserError
 
 DEPTHS = (18, 34, 50, 101, 152)  # of ImageNet
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Tells defaults, and leaves the lines of a module's documentation as they are."""
+    """Shows defaults that say something, and keeps the line breaks of a module's docstring."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has: `--device` and `--json`."""
-    made = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
-    made.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    made.add_argument("--json", type=Path, default=None, metavar="PATH", help="write the report there too")
-    return made
+    """Returns a parser with the options that every benchmark has: `--device` and `--json`."""
+    result = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    result.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="device to measure on")
+    result.add_argument("--json", type=Path, default=None, metavar="PATH", help="file for the report")
+    return result
 
 
 def training_parser(description: str, report: Path | None) -> argparse.ArgumentParser:
-    """`parser` for what trains whole runs: with `--config` and `--jobs`; `report` is where `--json` goes."""
-    made = parser(description)
-    made.set_defaults(json=report)
-    made.add_argument("--config", default="configs/signs.py", help="of main.py")
-    made.add_argument(
+    """Returns a `parser` for benchmarks that train whole runs, with `--config` and `--jobs`.
+
+    `report` is the default of `--json`.
+    """
+    result = parser(description)
+    result.set_defaults(json=report)
+    result.add_argument("--config", default="configs/signs.py", help="the config file for main.py")
+    result.add_argument(
         "--jobs", type=at_least(1), default=1, help="runs at a time, each on its share of the CPU cores"
     )
-    made.epilog = "Any --config.FIELD=VALUE goes on to main.py, such as --config.num_epochs=80."
-    return made
+    result.epilog = "Any --config.FIELD=VALUE is passed to main.py, such as --config.num_epochs=80."
+    return result
 
 
 def parse_with_settings(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
-    """Parses the command line; what begins with `--config.` comes back as it is."""
+    """Parses the command line; returns the options, and as they are the arguments `--config.FIELD=VALUE`."""
     options, settings = parser.parse_known_args()
     for setting in settings:
         if not setting.startswith("--config."):
@@ -45,19 +51,20 @@ def parse_with_settings(parser: argparse.ArgumentParser) -> tuple[argparse.Names
     return options, settings
 
 
-def check_not_taken(settings: Iterable[str], taken: Collection[str]) -> None:
-    """Checks that no `--config.FIELD=VALUE` of `settings` is of a field that is `taken`.
+def check_not_reserved(settings: Iterable[str], reserved: Collection[str]) -> None:
+    """Checks that `settings`, of the form `--config.FIELD=VALUE`, change no `reserved` field.
 
     Raises:
-        UserError: one is.
+        UserError: one does.
     """
     for setting in settings:
-        if (name := setting.removeprefix("--config.").partition("=")[0]) in taken:
-            raise UserError(f"{setting}: config.{name} is what these runs set themselves; leave it out")
+        assignment = setting.removeprefix("--")
+        if assignment.removeprefix("config.").partition("=")[0] in reserved:
+            raise UserError(f"{assignment}: the benchmark sets this field itself; leave it out")
 
 
 def at_least(low: int) -> Callable[[str], int]:
-    """An option's type: a whole number, `low` or more."""
+    """Returns the type of an option that is a whole number, `low` or more."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < low:
@@ -68,17 +75,20 @@ def at_least(low: int) -> Callable[[str], int]:
 
 
 def list_of(parse: Callable[[str], int]) -> Callable[[str], list[int]]:
-    """An option's type: what `parse` takes, several times, with commas between."""
+    """Returns the type of an option that has several values for `parse`, separated by commas."""
     return lambda text: [parse(part) for part in text.split(",")]
 
 
 def names(text: str) -> list[str]:
-    """An option's type: names with commas between."""
+    """Parses an option that has several names, separated by commas."""
     return [name for name in text.split(",") if name]
 
 
 def exit_code(benchmark: Callable[[], None]) -> int:
-    """Runs `benchmark`; tells in one line what a user got wrong (2) or which process broke down (1)."""
+    """Runs `benchmark` and returns the exit code.
+
+    It is 2 for a mistake of the user and 1 for a process that failed; either is printed in one line.
+    """
 
     def command() -> int:
         try:

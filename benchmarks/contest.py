@@ -1,9 +1,10 @@
-"""What `train_step` and `inference` share: the command line, the rounds, the report."""
+"""What `train_step` and `inference` have in common: the command line, the rounds and the report."""
 
 import argparse
 import itertools
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -17,8 +18,8 @@ from benchmarks.peers import CLASSES, PEERS, PRODUCTS, Case, Peer
 from benchmarks.peers.matrix_product import floating_point_operations
 from benchmarks.rounds import OURS, Failed
 from benchmarks.worker import Worker, start
-from errors import UserError
-from files import write_json
+from resnet.errors import UserError
+from resnet.files import write_json
 
 PRODUCT_STEPS = {"cpu": 5, "gpu": 50}
 
@@ -31,8 +32,10 @@ def main(task: str, description: str, batches: list[int], steps: int) -> int:
 
 def _parse(description: str, batches: list[int], steps: int) -> argparse.Namespace:
     parser = command_line.parser(description)
-    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50)
-    parser.add_argument("--batch", type=list_of(at_least(1)), default=batches, metavar="N[,N...]")
+    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="depth of the ResNet")
+    parser.add_argument(
+        "--batch", type=list_of(at_least(1)), default=batches, metavar="N[,N...]", help="images in a batch"
+    )
     parser.add_argument(
         "--image_size", type=list_of(at_least(32)), default=[64], metavar="N[,N...]", help="pixels a side"
     )
@@ -42,18 +45,18 @@ def _parse(description: str, batches: list[int], steps: int) -> argparse.Namespa
         default="auto",
         help="auto: float32 on a CPU, bfloat16 on a GPU",
     )
-    parser.add_argument("--rounds", type=at_least(1), default=5)
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="number of rounds")
     parser.add_argument(
-        "--steps", type=at_least(1), default=steps, help="steps a round, after an untimed one"
+        "--steps", type=at_least(1), default=steps, help="timed steps in a round, after an untimed one"
     )
     parser.add_argument(
-        "--peers", type=names, default=None, metavar="NAME[,NAME...]", help=f"of {', '.join(PEERS)}"
+        "--peers", type=names, default=None, metavar="NAME[,NAME...]", help=f"some of {', '.join(PEERS)}"
     )
     return parser.parse_args()
 
 
 def _run(task: str, options: argparse.Namespace) -> None:
-    peers = _chosen_peers(task, options.device, options.peers)
+    peers = _select_peers(task, options.device, options.peers)
     dtype = options.dtype
     if dtype == "auto":
         dtype = "float32" if options.device == "cpu" else "bfloat16"
@@ -66,82 +69,95 @@ def _run(task: str, options: argparse.Namespace) -> None:
     for image_size, batch in itertools.product(options.image_size, options.batch):
         case = Case(task, options.depth, batch, image_size, dtype, options.device, options.steps)
         result = _measure(case, peers, options.rounds)
-        print(_text(result), flush=True)
+        print(_format_result(result), flush=True)
         report["results"].append(result)
         if options.json:
             write_json(options.json, report)
 
 
-def _chosen_peers(task: str, device: str, names: list[str] | None) -> dict[str, Peer]:
-    able = {name: peer for name, peer in PEERS.items() if task in peer.tasks and device in peer.devices}
+def _select_peers(task: str, device: str, names: list[str] | None) -> dict[str, Peer]:
+    suitable = {name: peer for name, peer in PEERS.items() if task in peer.tasks and device in peer.devices}
     for name in names or []:
-        if name not in able:
+        if name not in suitable:
             raise UserError(
-                f"--peers: found {name!r}; for {task} on a {device} expected some of"
-                f" {', '.join(peer for peer in able if peer != OURS)}"
+                f"--peers={name}: no such peer for {task} on a {device}; expected some of"
+                f" {', '.join(peer for peer in suitable if peer != OURS)}"
             )
-    return {name: able[name] for name in [OURS, *(names if names is not None else able)]}
+    return {name: suitable[name] for name in [OURS, *(names if names is not None else suitable)]}
 
 
 def _products_for(case: Case) -> dict[str, Peer]:
-    # PyTorch's bfloat16 product takes minutes on CPUs that have no instructions for it.
-    slow = case.device == "cpu" and case.dtype == "bfloat16"
-    return {name: peer for name, peer in PRODUCTS.items() if not (slow and "torch" in peer.packages)}
+    # The bfloat16 product of PyTorch takes minutes on CPUs that have no instructions for it.
+    is_slow = case.device == "cpu" and case.dtype == "bfloat16"
+    return {name: peer for name, peer in PRODUCTS.items() if not (is_slow and "torch" in peer.packages)}
 
 
-def _measure(case: Case, peers: dict[str, Peer], count: int) -> dict[str, Any]:
-    left_out: dict[str, str] = {}
+def _measure(case: Case, peers: Mapping[str, Peer], count: int) -> dict[str, Any]:
     with ExitStack() as stack:
-        caches = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compiled-")))
-        workers: dict[str, Worker] = {}
-        for name, peer in (peers | _products_for(case)).items():
-            try:
-                if missing := peer.missing():
-                    raise Failed(f"not installed: {', '.join(missing)}")
-                print(f"warming up {name}", file=sys.stderr, flush=True)
-                workers[name] = start(name, case, caches / name)
-                stack.callback(workers[name].stop)
-            except Failed as error:
-                if name == OURS:
-                    raise Failed(f"{OURS}: {error}") from None
-                left_out[name] = str(error)
+        workers, left_out = _start_workers(case, peers | _products_for(case), stack)
         replies: dict[str, dict[str, Any]] = {}
 
-        def rate_of(name: str) -> float:
+        def measure_rate(name: str) -> float:
             steps = PRODUCT_STEPS[case.device] if name in PRODUCTS else case.steps
             replies[name] = workers[name].run(steps)
             work = floating_point_operations(case) if name in PRODUCTS else case.batch
             return steps * work / replies[name]["seconds"]
 
-        measured, failed = rounds.alternate(
-            {name: lambda name=name: rate_of(name) for name in workers}, count
+        rates, failed = rounds.alternate(
+            {name: lambda name=name: measure_rate(name) for name in workers}, count
         )
     if OURS in failed:
         raise Failed(f"{OURS}: {failed[OURS]}")
-    left_out |= failed
-
-    product_rates = {name: median(measured.pop(name)) for name in PRODUCTS if name in measured}
-    operations = 2 * multiply_adds(case.task, case.depth, case.image_size, CLASSES)
-    best = max(product_rates, key=product_rates.get, default=None)
-    floor = product_rates[best] / operations if best else None
-    rows = rounds.summarize(measured, floor)
+    floor = _floor(case, {name: median(rates.pop(name)) for name in PRODUCTS if name in rates})
+    rows = rounds.summarize(rates, floor["images_per_second"])
     for row in rows:
         row |= workers[row["name"]].hello | replies[row["name"]]
         del row["seconds"]
     return {
         "case": vars(case),
-        "floor": {
-            "images_per_second": floor,
-            "operations_per_image": operations,
-            "product": best,
-            "operations_per_second": product_rates,
-        },
+        "floor": floor,
         "rows": rows,
-        "left_out": {name: reason for name, reason in left_out.items() if name not in PRODUCTS},
+        "left_out": {name: reason for name, reason in (left_out | failed).items() if name not in PRODUCTS},
     }
 
 
-def _text(result: dict[str, Any]) -> str:
+def _start_workers(
+    case: Case, peers: Mapping[str, Peer], stack: ExitStack
+) -> tuple[dict[str, Worker], dict[str, str]]:
+    """Starts a warm worker for each of `peers`; returns them, and why others could not be started.
+
+    Leaving `stack` stops them.
+    """
+    caches = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compiled-")))
+    workers: dict[str, Worker] = {}
+    left_out: dict[str, str] = {}
+    for name, peer in peers.items():
+        try:
+            if missing := peer.missing():
+                raise Failed(f"not installed: {', '.join(missing)}")
+            print(f"warming up {name}", file=sys.stderr, flush=True)
+            workers[name] = start(name, case, caches / name)
+            stack.callback(workers[name].stop)
+        except Failed as error:
+            if name == OURS:
+                raise Failed(f"{OURS}: {error}") from None
+            left_out[name] = str(error)
+    return workers, left_out
+
+
+def _floor(case: Case, product_rates: Mapping[str, float]) -> dict[str, Any]:
+    """Returns what the fastest matrix product allows; `product_rates` are in operations per second."""
+    operations = 2 * multiply_adds(case.task, case.depth, case.image_size, CLASSES)
+    fastest = max(product_rates, key=product_rates.get, default=None)
+    return {
+        "images_per_second": product_rates[fastest] / operations if fastest else None,
+        "operations_per_image": operations,
+        "product": fastest,
+        "operations_per_second": product_rates,
+    }
+
+
+def _format_result(result: dict[str, Any]) -> str:
     case, floor = result["case"], result["floor"]
     lines = [
         f"\n{case['task']}, ResNet-{case['depth']}, batch {case['batch']} of {case['image_size']}x"

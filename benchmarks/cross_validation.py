@@ -1,13 +1,13 @@
-"""Recipes compared by k-fold cross-validation on the training images:
+"""Compares recipes by k-fold cross-validation on the training images:
 
     python -m benchmarks.cross_validation --folds=5 --variant "base:" --variant "long: --config.num_epochs=80"
     python -m benchmarks.cross_validation --folds=5 --variants=variants.txt
 
-Each variant is a name, a colon and the settings that it changes; a file has one a line, and `#` begins a
-comment. Each fold is held out once, from a training of its own that stops after the last epoch, whatever its
-validation says, and measured as it is and under the four corruptions that ImageNet-C keeps for choosing; so
-are rendered hands of full variety, which stand for hands that no photograph showed. The test split is not
-looked at. What is finished is not trained again: name more variants, and the table grows.
+A variant is a name, a colon and the settings that it changes. A file of variants has one on each line, and
+`#` begins a comment. Each fold is held out once, from a training of its own whose last weights are used. They
+are measured on the fold as it is, on the fold under the four corruptions that ImageNet-C sets aside for
+choosing a recipe, and on rendered hands of full variety, which stand for hands that no photograph showed. The
+test split is never evaluated. Finished runs are not trained again: name more variants, and the table grows.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code
 from benchmarks.machine import stamp
 from benchmarks.runs import Measurement, Run, train_all
-from errors import UserError
-from files import write_json, write_whole
-from spread import format_spread, mean_and_std
+from resnet.errors import UserError
+from resnet.files import write_json, write_whole
+from workdir.statistics import format_spread, mean_and_std
 
 RESERVED = ("--config.data.folds", "--config.data.fold", "--config.data.val_fraction", "--config.seeds")
-COLUMNS = {  # of the table: where a fold's results have it, digits
+COLUMNS = {  # of the table: the name in the results of a fold, and the number of digits
     "accuracy": ("accuracy", 4),
     "cross-entropy": ("loss", 4),
     "ECE": ("ece", 4),
@@ -41,7 +41,7 @@ COLUMNS = {  # of the table: where a fold's results have it, digits
 
 
 class Variant(NamedTuple):
-    """A recipe by its name, and what it changes, as flags of main.py."""
+    """A recipe: its name, and the settings that it changes, as flags of main.py."""
 
     name: str
     settings: list[str]
@@ -54,43 +54,26 @@ def main() -> int:
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
-    """The options, and the settings that all variants share."""
+    """Returns the options, and the settings that all variants share."""
     parser = command_line.training_parser(__doc__, None)
-    parser.add_argument("--folds", type=at_least(2), default=5)
+    parser.add_argument("--folds", type=at_least(2), default=5, help="number of folds")
     parser.add_argument(
-        "--rendered", type=at_least(0), default=600, help="how many rendered hands to measure on as well"
+        "--rendered", type=at_least(0), default=600, help="number of rendered hands to measure accuracy on"
     )
-    parser.add_argument("--variant", action="append", default=[], help="NAME: SETTINGS; as often as wanted")
-    parser.add_argument("--variants", type=Path, help="a file of them")
-    parser.add_argument("--workdir", default="runs/cross_validation")
+    parser.add_argument(
+        "--variant", action="append", default=[], help="a variant, NAME: SETTINGS; may be repeated"
+    )
+    parser.add_argument("--variants", type=Path, help="file of variants")
+    parser.add_argument("--workdir", default="runs/cross_validation", help="folder of the runs")
     return command_line.parse_with_settings(parser)
 
 
 def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
     _check_settings("all variants", settings)
-    variants = parse_variants([*_lines(options.variants), *options.variant] or ["base:"])
-    measurements = [Measurement("val"), Measurement("val", "extra")]
-    if options.rendered:
-        measurements.append(Measurement("test", rendered=options.rendered))
-    runs = {
-        variant.name: [
-            Run(
-                f"{options.workdir}/{variant.name}/fold_{fold}",
-                [
-                    f"--config={options.config}",
-                    *settings,
-                    *variant.settings,
-                    f"--config.data.folds={options.folds}",
-                    f"--config.data.fold={fold}",
-                ],
-                test="never",
-                measurements=tuple(measurements),
-            )
-            for fold in range(options.folds)
-        ]
-        for variant in variants
-    }
-    train_all([run for of_variant in runs.values() for run in of_variant], options.jobs, options.device)
+    variants = parse_variants([*_read_lines(options.variants), *options.variant] or ["base:"])
+    runs = {variant.name: _fold_runs(variant, options, settings) for variant in variants}
+    all_runs = [run for variant_runs in runs.values() for run in variant_runs]
+    train_all(all_runs, options.jobs, options.device)
     rows = []
     for variant in variants:
         folds = [read_fold(run) for run in runs[variant.name]]
@@ -112,21 +95,38 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
     print(f"written: {path} and {path.with_suffix('.md').name}")
 
 
-def _lines(file: Path | None) -> list[str]:
+def _fold_runs(variant: Variant, options: argparse.Namespace, settings: Sequence[str]) -> list[Run]:
+    """Returns the run of `variant` for each fold."""
+    measurements = [Measurement("val"), Measurement("val", "extra")]
+    if options.rendered:
+        measurements.append(Measurement("test", rendered=options.rendered))
+    shared = [f"--config={options.config}", *settings, *variant.settings]
+    return [
+        Run(
+            f"{options.workdir}/{variant.name}/fold_{fold}",
+            [*shared, f"--config.data.folds={options.folds}", f"--config.data.fold={fold}"],
+            test="never",
+            measurements=tuple(measurements),
+        )
+        for fold in range(options.folds)
+    ]
+
+
+def _read_lines(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
         lines = [line.partition("#")[0].strip() for line in file.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--variants={file}: cannot be read ({error}); expected a file of text") from None
+        raise UserError(f"--variants={file}: cannot be read ({error}); expected a text file") from None
     return [line for line in lines if line]
 
 
 def parse_variants(lines: Iterable[str]) -> list[Variant]:
-    """The variants of `lines`, such as `long: --config.num_epochs=80`.
+    """Returns the variants that `lines` describe, such as `long: --config.num_epochs=80`.
 
     Raises:
-        UserError: a line is none, sets what the benchmark sets, or its name is taken.
+        UserError: a line describes no variant, sets a field that the benchmark sets, or repeats a name.
     """
     variants: dict[str, Variant] = {}
     for line in lines:
@@ -137,36 +137,36 @@ def parse_variants(lines: Iterable[str]) -> list[Variant]:
             raise UserError(f"variant {line!r}: {error}; expected settings as in a shell") from None
         if not colon or not re.fullmatch(r"[\w.+-]+", name):
             raise UserError(
-                f"variant {line!r}: expected a name of letters, digits and . + - _, a colon and settings,"
+                f"variant {line!r}: expected a name (letters, digits and . + - _), a colon and settings,"
                 " such as 'long: --config.num_epochs=80'"
             )
         _check_settings(f"variant {name}", settings)
         if name in variants:
-            raise UserError(f"variant {name}: named twice; expected another name for each")
+            raise UserError(f"variant {name}: defined twice; expected different names")
         variants[name] = Variant(name, settings)
     return list(variants.values())
 
 
-def _check_settings(whose: str, settings: Iterable[str]) -> None:
+def _check_settings(owner: str, settings: Iterable[str]) -> None:
     for setting in settings:
         if not setting.startswith("--config.") or setting.partition("=")[0] in RESERVED:
             raise UserError(
-                f"{whose}: found {setting}; expected --config.FIELD=VALUE of another field than"
+                f"{owner}: found {setting}; expected --config.FIELD=VALUE, of a field that is not one of"
                 f" {', '.join(RESERVED)}"
             )
 
 
 def read_fold(run: Run) -> dict[str, Any]:
-    """What a finished run came to on the images that it held out, and its seconds of training."""
-    summary, measured, corrupted, *rendered = run.read()
-    alone = measured["without_twins"]
+    """Reads the results of a finished run on the images that it held out, and its seconds of training."""
+    summary, validation, corrupted, *rendered = run.read()
+    without_twins = validation["without_twins"]
     return {
-        "accuracy": measured["accuracy"],
-        "loss": measured["loss"],
-        "ece": measured["calibration"]["ece"],
-        "images": measured["images"],
-        "accuracy_without_twins": alone.get("accuracy"),
-        "images_without_twins": alone["images"],
+        "accuracy": validation["accuracy"],
+        "loss": validation["loss"],
+        "ece": validation["calibration"]["ece"],
+        "images": validation["images"],
+        "accuracy_without_twins": without_twins.get("accuracy"),
+        "images_without_twins": without_twins["images"],
         "accuracy_extra_corruptions": corrupted["mean"],
         "accuracy_rendered": rendered[0]["accuracy"] if rendered else None,
         "seconds": summary["seconds"],
@@ -174,7 +174,7 @@ def read_fold(run: Run) -> dict[str, Any]:
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """In Markdown: what each variant came to, mean ± std over its folds."""
+    """Returns the results of all variants as a Markdown table: mean ± std over folds."""
     cells = [
         [
             row["name"],

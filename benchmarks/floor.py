@@ -1,13 +1,13 @@
-"""The floor of a benchmark: its multiply-adds at the rate that a large matrix product reaches."""
+"""The multiply-adds of a benchmark. Their time at the rate of a large matrix product is its floor."""
 
 from resnet.architecture import BOTTLENECK_EXPANSION, STAGES
 
 
 def forward_multiply_adds(depth: int, image_size: int, classes: int) -> tuple[int, int]:
-    """Multiply-adds of one image's forward pass through a v1.5 ResNet, and those of its first convolution.
+    """Returns the multiply-adds of a v1.5 ResNet for one image, and those of its first convolution.
 
-    Convolutions and the head, each convolution counted as the definition has it, padding included:
-    He et al. 2015 (arXiv:1512.03385), table 1, count likewise.
+    They are those of the forward pass: the convolutions, by their definition and with the padding, and the
+    head. He et al. 2015 (arXiv:1512.03385), table 1, count in the same way.
     """
     blocks, kind = STAGES[depth]
     size = _halved(image_size)
@@ -37,10 +37,10 @@ def _halved(size: int) -> int:
 
 
 def multiply_adds(task: str, depth: int, image_size: int, classes: int) -> int:
-    """Multiply-adds an image of `task`, "train" or "inference".
+    """Returns the multiply-adds per image of `task`, "train" or "inference".
 
-    A training step makes a product for the output, for the gradient of the weights and for that of the
-    input, which the first convolution does without.
+    A training step computes three products for each layer: the output, the gradient of the weights and the
+    gradient of the input. The first convolution does not need the last one.
     """
     forward, stem = forward_multiply_adds(depth, image_size, classes)
     return forward if task == "inference" else 3 * forward - stem

@@ -1,6 +1,6 @@
-"""How a training step's time and memory grow, one axis at a time: `python -m benchmarks.growth --help`.
+"""Time and memory of a training step as one quantity grows at a time: `python -m benchmarks.growth --help`.
 
-Every point is measured in a process of its own, after another one has compiled its program: compiling
+Every point is measured in a process of its own, after another process has compiled its program. Compiling
 takes most of the time, so name few points. The defaults take about ten minutes on two slow cores.
 """
 
@@ -21,12 +21,12 @@ from benchmarks.machine import stamp
 from benchmarks.peers import Case
 from benchmarks.rounds import OURS, Failed, spread
 from benchmarks.worker import start
-from errors import UserError
-from files import write_json
+from resnet.errors import UserError
+from resnet.files import write_json
 
 
 class Axis(NamedTuple):
-    """A field of `Case` that grows: its value elsewhere, its values by default, and what they are."""
+    """A field of `Case` that grows: its value along the other axes, its further values, and its help."""
 
     base: int
     values: list[int]
@@ -56,11 +56,13 @@ def _parse() -> argparse.Namespace:
             type=list_of(at_least(32 if name == "image_size" else 1)),
             default=[axis.base, *axis.values],
             metavar="BASE[,N...]",
-            help=f"{axis.help}: along the other axes, then along this one",
+            help=f"{axis.help}: first the value along the other axes, then the values of this axis",
         )
-    parser.add_argument("--rounds", type=at_least(1), default=5)
-    parser.add_argument("--steps", type=at_least(1), default=2, help="steps a round, after an untimed one")
-    parser.add_argument("--plot", type=Path, default=None, metavar="PATH", help="draw the growth there")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="number of rounds")
+    parser.add_argument(
+        "--steps", type=at_least(1), default=2, help="timed steps in a round, after an untimed one"
+    )
+    parser.add_argument("--plot", type=Path, default=None, metavar="PATH", help="file for a picture")
     return parser.parse_args()
 
 
@@ -90,24 +92,28 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _check(case: Case) -> None:
-    """Raises UserError where such a case cannot be run."""
+    """Checks that a case can be run.
+
+    Raises:
+        UserError: it cannot.
+    """
     if case.depth not in DEPTHS:
-        raise UserError(f"--depth: found {case.depth}; expected some of {', '.join(map(str, DEPTHS))}")
+        raise UserError(f"--depth={case.depth}: expected some of {', '.join(map(str, DEPTHS))}")
     if case.batch > case.dataset_size:
         raise UserError(
-            f"--dataset_size: found {case.dataset_size} beside a batch of {case.batch}; expected no fewer"
-            " images than those of a batch"
+            f"--dataset_size={case.dataset_size}: fewer images than a batch of {case.batch}; expected at"
+            " least as many"
         )
     if case.batch % case.devices:
         raise UserError(
-            f"--devices: found {case.devices} beside a batch of {case.batch}; expected divisors of the batch"
+            f"--devices={case.devices}: does not divide a batch of {case.batch}; expected divisors of it"
         )
     if case.device == "gpu" and case.devices > 1:
-        raise UserError(f"--devices: found {case.devices}; only those of a cpu are simulated, expected 1")
+        raise UserError(f"--devices={case.devices}: GPUs are not simulated; expected 1, or --device=cpu")
 
 
 def cases(options: argparse.Namespace) -> Iterator[tuple[str | None, Case]]:
-    """The base case (of axis None), then one case for each further value of each axis."""
+    """Yields the base case, with axis None, and then a case for each further value of each axis."""
     base = Case(
         task="train",
         depth=options.depth[0],
@@ -148,7 +154,7 @@ def _name(axis: str | None, case: Case) -> str:
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report for people to read."""
+    """Returns the report as text."""
     cells = [
         [
             _name(point["axis"], Case(**point["case"])),
@@ -164,7 +170,7 @@ def format_report(report: dict[str, Any]) -> str:
     headers = ["", "s/step", "range", "images/s", "peak MB", "compiling"]
     table = tabulate(cells, headers, disable_numparse=True, colalign=["left", *["right"] * 5])
     left_out = [
-        f"{_name(each['axis'], Case(**each['case']))}: {each['reason']}" for each in report["left_out"]
+        f"{_name(point['axis'], Case(**point['case']))}: {point['reason']}" for point in report["left_out"]
     ]
     return "\n".join([f"train, base: {base}", table, *left_out])
 

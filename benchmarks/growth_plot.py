@@ -1,11 +1,12 @@
-"""The picture of a report of `growth`: `python -m benchmarks.growth_plot REPORT.json PICTURE.png`."""
+"""Draws the picture of a report of `growth`: `python -m benchmarks.growth_plot REPORT.json PICTURE.png`."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from files import write_result
+from resnet.files import write_result
 
 TITLES = {
     "batch": "batch (images)",
@@ -19,10 +20,10 @@ BLUE, GREY = "#1f5fa8", "#8a8a8a"
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draws one column for each axis that grows: seconds a step, images a second and peak memory."""
-    # The benchmark measures where there is no Matplotlib, too; and the second brings JAX.
+    # Measuring works without Matplotlib, and the second module imports JAX.
     from matplotlib.figure import Figure
 
-    from report.figures import encode_figure
+    from evaluation.report.figures import encode_figure
 
     base = next(point for point in report["points"] if point["axis"] is None)
     axes = [axis for axis in TITLES if any(point["axis"] == axis for point in report["points"])]
@@ -30,23 +31,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     grid = figure.subplots(3, len(axes), sharey="row", sharex="col", squeeze=False)
     for column, axis in zip(grid.T, axes, strict=True):
         points = [base, *(point for point in report["points"] if point["axis"] == axis)]
-        points.sort(key=lambda point: point["case"][axis])
-        values = [point["case"][axis] for point in points]
-        for panel, measure in zip(column, ("seconds_per_step", "images_per_second"), strict=False):
-            middle, low, high = (
-                [point[measure][name] for point in points] for name in ("median", "low", "high")
-            )
-            panel.fill_between(values, low, high, color=BLUE, alpha=0.2, linewidth=0)
-            panel.plot(values, middle, "o-", color=BLUE, markersize=4)
-        memory = column[2]
-        compiling = [point["compiling"]["peak_memory"] / 1e9 for point in points]
-        memory.plot(values, compiling, "o--", color=GREY, markersize=3, label="compiling")
-        warm = [point["peak_memory"] / 1e9 for point in points]
-        memory.plot(values, warm, "o-", color=BLUE, markersize=4, label="compiled before")
-        memory.set_xscale("log")
-        memory.set_xticks(values, [f"{value:,}" for value in values], minor=False)
-        memory.set_xticks([], minor=True)
-        memory.set_xlabel(TITLES[axis])
+        _draw_axis(column, axis, sorted(points, key=lambda point: point["case"][axis]))
     for row, label in zip(grid, ("seconds / step", "images / second", "peak memory, GB"), strict=True):
         row[0].set_ylabel(label)
         row[0].set_ylim(bottom=0)
@@ -57,6 +42,24 @@ def plot(report: dict[str, Any], path: Path) -> None:
         panel.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         panel.set_axisbelow(True)
     write_result(path, encode_figure(figure))
+
+
+def _draw_axis(panels: Sequence[Any], axis: str, points: Sequence[dict[str, Any]]) -> None:
+    """Draws `points` over their value of `axis` into three panels (Matplotlib's `Axes`)."""
+    values = [point["case"][axis] for point in points]
+    *rates, memory = panels
+    for panel, measure in zip(rates, ("seconds_per_step", "images_per_second"), strict=True):
+        middle, low, high = ([point[measure][name] for point in points] for name in ("median", "low", "high"))
+        panel.fill_between(values, low, high, color=BLUE, alpha=0.2, linewidth=0)
+        panel.plot(values, middle, "o-", color=BLUE, markersize=4)
+    compiling = [point["compiling"]["peak_memory"] / 1e9 for point in points]
+    memory.plot(values, compiling, "o--", color=GREY, markersize=3, label="compiling")
+    warm = [point["peak_memory"] / 1e9 for point in points]
+    memory.plot(values, warm, "o-", color=BLUE, markersize=4, label="compiled before")
+    memory.set_xscale("log")
+    memory.set_xticks(values, [f"{value:,}" for value in values], minor=False)
+    memory.set_xticks([], minor=True)
+    memory.set_xlabel(TITLES[axis])
 
 
 def _title(report: dict[str, Any]) -> str:

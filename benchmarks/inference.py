@@ -1,4 +1,4 @@
-"""Predictions in images per second, ours against peers: `python -m benchmarks.inference --help`."""
+"""Predictions in images per second, compared with peers: `python -m benchmarks.inference --help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a report says about where it was measured."""
+"""The machine and the packages that a report was measured with."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "tensorflow", "t
 
 
 def stamp() -> dict[str, Any]:
-    """The `machine` and the `versions` of a report."""
+    """Returns the `machine` and the `versions` of a report."""
     return {"machine": _machine(), "versions": _versions()}
 
 

@@ -1,7 +1,7 @@
-"""Several seeds as one program, or one after the other: `python -m benchmarks.replicas --help`.
+"""Speed of several seeds as one program and in turn: `python -m benchmarks.replicas --help`.
 
-A round trains every number of seeds for some steps both ways; this is what `config.seeds_together` chooses
-between. Images/s count those of all seeds.
+A round trains each number of seeds for some steps in both ways; `config.seeds_together` chooses between them.
+Images/s are the sum over seeds.
 """
 
 import argparse
@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
+from ml_collections import ConfigDict
 from tabulate import tabulate
 
 from benchmarks import command_line, rounds
@@ -16,7 +18,8 @@ from benchmarks.command_line import DEPTHS, at_least, exit_code, list_of
 from benchmarks.machine import stamp
 from benchmarks.peers import CLASSES
 from benchmarks.rounds import ratios, spread
-from files import write_json
+from configs import default
+from resnet.files import write_json
 
 
 def main() -> int:
@@ -27,28 +30,29 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = command_line.parser(__doc__)
-    parser.add_argument("--seeds", type=list_of(at_least(2)), default=[2, 3], metavar="N[,N...]")
-    parser.add_argument("--depth", type=int, choices=DEPTHS, default=18)
-    parser.add_argument("--width", type=at_least(1), default=32)
-    parser.add_argument("--batch", type=at_least(1), default=32)
+    parser.add_argument(
+        "--seeds", type=list_of(at_least(2)), default=[2, 3], metavar="N[,N...]", help="numbers of seeds"
+    )
+    parser.add_argument("--depth", type=int, choices=DEPTHS, default=18, help="depth of the ResNet")
+    parser.add_argument("--width", type=at_least(1), default=32, help="channels of its first stage")
+    parser.add_argument("--batch", type=at_least(1), default=32, help="images in a batch")
     parser.add_argument("--image_size", type=at_least(32), default=64, help="pixels a side")
-    parser.add_argument("--steps", type=at_least(1), default=2)
-    parser.add_argument("--rounds", type=at_least(1), default=3)
+    parser.add_argument("--steps", type=at_least(1), default=2, help="steps in a round")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="number of rounds")
     return parser.parse_args()
 
 
 def _run(options: argparse.Namespace) -> None:
     results = []
-    in_turn = _trainer(options, 1)
+    train_one = _make_training(options, 1)
     for seeds in options.seeds:
-        together = _trainer(options, seeds)
         contestants = {
-            "in turn": lambda n=seeds: sum(in_turn() for _ in range(n)),
-            "together": together,
+            "in turn": lambda n=seeds: sum(train_one() for _ in range(n)),
+            "together": _make_training(options, seeds),
         }
         images = seeds * options.steps * options.batch
         seconds, _ = rounds.alternate(contestants, options.rounds)
-        rates = {name: [images / each for each in values] for name, values in seconds.items()}
+        rates = {name: [images / value for value in values] for name, values in seconds.items()}
         results.append(
             {
                 "seeds": seeds,
@@ -71,51 +75,59 @@ def _run(options: argparse.Namespace) -> None:
         write_json(options.json, {"benchmark": "replicas", **stamp(), "case": case, "results": results})
 
 
-def _trainer(options: argparse.Namespace, seeds: int) -> Callable[[], float]:
-    """A function that trains `seeds` seeds as one for the steps of a round and returns the seconds."""
+def _make_training(options: argparse.Namespace, seeds: int) -> Callable[[], float]:
+    """Returns a function that trains `seeds` seeds as one program for a round, and returns the seconds."""
     import jax
-    import numpy as np
 
-    from configs import default
     from datasets.types import Split
-    from input_pipeline import by_replica, has_replicas, make_mesh, put_on_devices
-    from optimizer import learning_rate_schedule, make_optimizer
-    from replicas import stack_states
-    from resnet.network import Network
+    from devices.mesh import by_replica, has_replicas, make_mesh, stack_states
+    from input_pipeline import put_on_devices
     from train import init_state, make_run_steps
+    from training.network import make_network
+    from training.optimizer import learning_rate_schedule, make_optimizer
 
-    config = default.get_config()
-    config.batch_size, config.steps_per_call = options.batch, options.steps
-    config.model.depth, config.model.width = options.depth, options.width
+    config = _config(options)
     mesh = make_mesh(config.batch_size, seeds)
-    network = Network(config, CLASSES)
-    schedule = learning_rate_schedule(config, options.steps)
-    optimizer = make_optimizer(config, schedule)
-    run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
-    rng = np.random.default_rng(0)
-    images = options.steps * options.batch
-    shape = (images, options.image_size, options.image_size, 3)
-    split = put_on_devices(
-        Split(rng.integers(0, 256, shape, np.uint8), np.arange(images, dtype=np.int32) % CLASSES), mesh
+    network = make_network(config, CLASSES)
+    schedule = learning_rate_schedule(
+        config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=options.steps
     )
-    state = stack_states([init_state(network, optimizer, config)] * seeds, mesh)
-    numbers = np.arange(seeds, dtype=np.uint32)
-    order = np.arange(images, dtype=np.int32)
+    optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, schedule)
+    run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
+    split = put_on_devices(Split(*_noise(options.steps * options.batch, options.image_size)), mesh)
+    initial = init_state(network.init(config.seed), optimizer, with_average=config.ema_decay > 0)
+    state = stack_states([initial] * seeds, mesh)
+    seed_array, order = np.arange(seeds, dtype=np.uint32), np.arange(len(split.labels), dtype=np.int32)
     if has_replicas(mesh):
         order = np.tile(order, (seeds, 1))
     else:
-        numbers = numbers[0]
+        seed_array = seed_array[0]
     order = jax.device_put(order, by_replica(mesh))
 
     def train() -> float:
         nonlocal state
         start = time.perf_counter()
-        state, history = run_steps(state, split, order, numbers, options.steps)
+        state, history = run_steps(state, split, order, seed_array, options.steps)
         jax.block_until_ready(history)
         return time.perf_counter() - start
 
-    train()  # compiles
+    train()  # The first call compiles.
     return train
+
+
+def _config(options: argparse.Namespace) -> ConfigDict:
+    config = default.get_config()
+    config.batch_size, config.steps_per_call = options.batch, options.steps
+    config.data.image_size = options.image_size
+    config.model.depth, config.model.width = options.depth, options.width
+    return config
+
+
+def _noise(count: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns random images uint8 [count, image_size, image_size, 3], and labels int32 [count]."""
+    shape = (count, image_size, image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return images, np.arange(count, dtype=np.int32) % CLASSES
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Alternating rounds and what follows from them: medians, spread, ratios round by round, table."""
+"""Alternating rounds, and their medians, ranges, ratios by round and table."""
 
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -14,7 +14,7 @@ class Failed(Exception):
 
 
 class Spread(NamedTuple):
-    """Median, smallest and largest of a figure's rounds."""
+    """The median, the smallest and the largest value of all rounds."""
 
     median: float
     low: float
@@ -24,55 +24,59 @@ class Spread(NamedTuple):
 def alternate(
     contestants: Mapping[str, Callable[[], float]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Runs all contestants once a round, in order, so that whatever disturbs the machine meets each of them.
+    """Runs all contestants in turn, once a round, so that whatever disturbs the machine disturbs all of them.
 
-    Returns what each gave, one number a round, and for those that raised `Failed` the reason instead.
+    Returns the results of each, a number a round, and the reason for those that raised `Failed`.
     """
-    measured: dict[str, list[float]] = {name: [] for name in contestants}
+    results: dict[str, list[float]] = {name: [] for name in contestants}
     failed: dict[str, str] = {}
     for _ in range(rounds):
         for name, run in contestants.items():
             if name not in failed:
                 try:
-                    measured[name].append(run())
+                    results[name].append(run())
                 except Failed as error:
                     failed[name] = str(error)
-    return {name: values for name, values in measured.items() if name not in failed}, failed
+    return {name: values for name, values in results.items() if name not in failed}, failed
 
 
 def spread(values: list[float]) -> Spread:
-    """The median and the range of `values`."""
+    """Returns the median and the range of `values`."""
     return Spread(median(values), min(values), max(values))
 
 
 def ratios(ours: list[float], peer: list[float]) -> list[float]:
-    """`ours` over `peer` round by round: neighbours in time, so that a slow phase of the machine cancels."""
-    return [mine / other for mine, other in zip(ours, peer, strict=True)]
+    """Returns `ours` / `peer` for each round.
+
+    The two are neighbours in time, so that a slow phase of the machine cancels.
+    """
+    return [our_rate / peer_rate for our_rate, peer_rate in zip(ours, peer, strict=True)]
 
 
 def summarize(rates: Mapping[str, list[float]], floor_rate: float | None) -> list[dict[str, Any]]:
-    """One row a contestant, of `rates` in images/s, one a round; `floor_rate` is the floor's.
+    """Returns a row for each contestant.
 
-    `ratio` is ours over the peer's (None without ours), `share_of_floor` the median over `floor_rate`.
+    `rates` are in images/s, one for each round, and so is the `floor_rate`. In a row, `ratio` is our rate
+    over the peer's rate (None if we take no part), and `share_of_floor` is the median over `floor_rate`.
     """
     rows = []
     for name, values in rates.items():
         row = {"name": name, "images_per_second": spread(values)._asdict() | {"rounds": values}}
-        of_rounds = ratios(rates[OURS], values) if OURS in rates else None
-        row["ratio"] = of_rounds and spread(of_rounds)._asdict() | {"rounds": of_rounds}
+        by_round = ratios(rates[OURS], values) if OURS in rates else None
+        row["ratio"] = by_round and spread(by_round)._asdict() | {"rounds": by_round}
         row["share_of_floor"] = row["images_per_second"]["median"] / floor_rate if floor_rate else None
         rows.append(row)
     return rows
 
 
 def fastest_peer(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of the highest median among those that are not ours."""
+    """Returns the row of the peer with the highest median, or None if there are no peers."""
     peers = [row for row in rows if row["name"] != OURS]
     return max(peers, key=lambda row: row["images_per_second"]["median"], default=None)
 
 
 def format_table(rows: list[dict[str, Any]], left_out: Mapping[str, str]) -> str:
-    """The rows for people to read; below it who is `left_out`, with the reason."""
+    """Returns the rows as a table; below it, those `left_out`, with the reason."""
     cells = [
         [
             row["name"],
@@ -96,5 +100,5 @@ def _megabytes(size: int | None) -> str:
     return f"{size / 1e6:.0f}" if size else "-"
 
 
-def _range(of: Mapping[str, float], digits: int) -> str:
-    return f"{of['low']:.{digits}f}-{of['high']:.{digits}f}"
+def _range(values: Mapping[str, float], digits: int) -> str:
+    return f"{values['low']:.{digits}f}-{values['high']:.{digits}f}"

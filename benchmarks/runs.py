@@ -1,6 +1,6 @@
-"""Training runs for benchmarks of what comes out of them, each in a process of its own: `train_all`.
+"""Training runs for benchmarks of their results: `train_all` runs each in a process of its own.
 
-A finished run is not trained again, and one that was killed goes on: all that a run knows is in its workdir.
+A finished run is not trained again, and a killed one is resumed. The state of a run is all in its workdir.
 """
 
 import json
@@ -17,20 +17,25 @@ from typing import Any, NamedTuple, NoReturn
 
 from ml_collections import ConfigDict
 
-import main as program
-import settings
+from benchmarks.program import parse_command
 from benchmarks.rounds import Failed
 from benchmarks.worker import CPU_ONLY, ROOT
-from configs import default
-from errors import UserError
+from configs import default, rules
+from devices import environment
+from modes.eval import evaluate_run
+from resnet.errors import UserError
+from resnet.run import CONFIG_FILE
+from workdir import settings
+from workdir.summary import SUMMARY_FILE
 
 POLL_SECONDS = 0.2
 
 
 class Measurement(NamedTuple):
-    """Something to measure on a split, as `--mode=eval` does: it may be under a group of `corruptions`.
+    """An evaluation on a split, as `--mode=eval` does it, perhaps under a group of `corruptions`.
 
-    With `rendered` it is on so many rendered hands of full variety instead, of which none was trained on.
+    `rendered` above 0 is the number of rendered hands of full variety that replace the data of the run. None
+    of them was trained on.
     """
 
     split: str
@@ -43,21 +48,24 @@ class Measurement(NamedTuple):
         data = "rendered_" if self.rendered else ""
         return f"eval_{data}{self.split}{self.corruptions and f'_{self.corruptions}_corruptions'}.json"
 
-    def other_data(self, of_run: ConfigDict) -> ConfigDict | None:
-        """The rendered hands to measure on, None where it is on the run's own data, `of_run`."""
+    def other_data(self, run_data: ConfigDict) -> ConfigDict | None:
+        """Returns the settings of the rendered hands, or None to use the data of the run.
+
+        `run_data` is the `data` part of the config of the run.
+        """
         if not self.rendered:
             return None
         data = default.get_config().data
-        data.update(settings.preparation(of_run))
+        data.update(settings.preparation(run_data))
         data.update(name="rendered", train_size=1, test_size=self.rendered)
         return data
 
 
 class Run(NamedTuple):
-    """A run to train in `workdir` by `arguments` of main.py, and what to measure at its end.
+    """A run to train in `workdir` with `arguments` of main.py, and the `measurements` at its end.
 
-    `test` says when training looks at the test split, see `train_and_evaluate`. The moving average is then
-    measured by each of `measurements`.
+    `test` says when training evaluates the test split, see `train_and_evaluate`. The measurements use the
+    moving average of the weights.
     """
 
     workdir: str
@@ -67,86 +75,80 @@ class Run(NamedTuple):
 
     @property
     def results(self) -> list[Path]:
-        """The files that `read` takes, in the order in which they are written."""
-        names = ["summary.json", *(measurement.file for measurement in self.measurements)]
+        """The files with the results, in the order in which they are written."""
+        names = [SUMMARY_FILE, *(measurement.file for measurement in self.measurements)]
         return [Path(self.workdir, name) for name in names]
 
     def read(self) -> list[dict[str, Any]]:
-        """What the files of `results` hold."""
+        """Returns the contents of `results`."""
         return [json.loads(path.read_text()) for path in self.results]
 
     def config(self) -> ConfigDict:
-        """The settings that its arguments come to.
+        """Returns the settings that the arguments describe.
 
         Raises:
             UserError: they cannot be used.
         """
-        argv = ["main.py", *self.arguments]
-        values = program.define_flags(argv)
-        # ml_collections keeps a config file as a module, and would run the next one on top of it.
-        sys.modules.pop("config_config", None)
-        program.parse_flags(values, argv)
-        settings.check(values.config)
-        return values.config
+        return parse_command(self.arguments).settings()
 
     def check(self) -> None:
-        """Checks what would else be told only after the runs before it were trained.
+        """Checks the settings before any run is trained, so that a mistake shows at once.
 
         Raises:
-            UserError: its settings cannot be used, or are not those that its workdir was trained with.
+            UserError: the settings cannot be used, or the workdir holds a run of other settings.
         """
         config = self.config()
         workdir = Path(self.workdir)
-        if not os.path.exists(workdir / settings.CONFIG_FILE):
+        if not os.path.exists(workdir / CONFIG_FILE):
             return
         stored, _ = settings.load(workdir)
         if config.num_epochs != stored.num_epochs:
             raise UserError(
-                f"{workdir}: holds a run of config.num_epochs={stored.num_epochs}, here it is"
-                f" {config.num_epochs}, and a run that went on so would be neither; use another --workdir, or"
-                " the same settings"
+                f"{workdir}: holds a run with config.num_epochs={stored.num_epochs}; resumed with"
+                f" {config.num_epochs}, its schedule would match neither; use another --workdir, or the same"
+                " settings"
             )
-        if not config.init_from:  # Its file sets the model, and is read in the run.
+        if not config.init_from:  # Otherwise that file sets the model, and only the run reads it.
             settings.check_same_run(config, workdir, settings.trained_on(workdir), finished=True)
 
     def is_finished(self) -> bool:
-        """Whether all that it is to give is there, for these settings and no older than the training."""
+        """Whether all results are there, of these settings, and no older than the training."""
         try:
             stored, _ = settings.load(Path(self.workdir))
         except UserError:
             return False
         config = self.config()
-        if dict(settings.flatten(stored)) != dict(settings.flatten(config)):
+        if dict(rules.flatten(stored)) != dict(rules.flatten(config)):
             return False
         written = [path.stat().st_mtime_ns if os.path.exists(path) else 0 for path in self.results]
         if not written[0] or written != sorted(written):
             return False
-        summary, *measured = self.read()
-        # A training that was to go on, and was killed, has written its settings beside older results.
+        summary, *evaluations = self.read()
+        # A training that was resumed and killed again has written its settings beside older results.
         seeds, expected = list(map(str, config.seeds)), {"prediction": settings.prediction(config)}
-        if any(list(results.get("seeds", ())) != seeds for results in (summary, *measured)):
+        if any(list(results.get("seeds", ())) != seeds for results in (summary, *evaluations)):
             return False
         if not (expected | {"epochs": config.num_epochs}).items() <= summary.items():
             return False
-        # Who evaluates a run in other ways leaves files of the same names.
+        # Evaluating a run by hand, in other ways, writes files of the same names.
         expected |= {"step": summary["steps"], "weights": "ema" if config.ema_decay else "raw"}
-        for measurement, found in zip(self.measurements, measured, strict=True):
+        for measurement, result in zip(self.measurements, evaluations, strict=True):
             data = measurement.other_data(config.data)
             expected_data = json.loads(json.dumps(data.to_dict())) if data is not None else None
-            if not expected.items() <= found.items() or found.get("data") != expected_data:
+            if not expected.items() <= result.items() or result.get("data") != expected_data:
                 return False
         return True
 
 
 def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
-    """Trains and measures those of `runs` that are not finished, `jobs` at a time.
+    """Trains and measures the `runs` that are not finished, `jobs` at a time.
 
-    Several at a time share the cores evenly, each bound to its own, and write what they print to a file
-    beside their workdir.
+    With several jobs, each is bound to its own share of the cores, and writes its output to a file beside its
+    workdir.
 
     Raises:
-        UserError: the settings of one or its data cannot be used, or its workdir holds a run of others.
-        Failed: one broke down; the others are stopped, and saved.
+        UserError: the settings or the data of a run cannot be used, or its workdir holds another run.
+        Failed: a run failed; the others are stopped, and saved.
     """
     for run in runs:
         run.check()
@@ -177,10 +179,11 @@ def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
 def _start(run: Run, slot: int, jobs: int, device: str) -> subprocess.Popen:
     cores = sorted(os.sched_getaffinity(0))
     cores = cores[slot % len(cores) :: jobs] if jobs > 1 else cores
-    environment = os.environ | (CPU_ONLY if device == "cpu" else {})
+    variables = os.environ | (CPU_ONLY if device == "cpu" else {})
     command = [sys.executable, "-m", "benchmarks.runs", json.dumps(run._asdict()), json.dumps(cores)]
-    # In a session of its own: Ctrl-C is for us, and a second signal would kill what is being saved.
-    start = partial(subprocess.Popen, command, cwd=ROOT, env=environment, start_new_session=True)
+    # In a session of its own, Ctrl-C does not reach it. It would be a second signal, which kills a run that
+    # is saving.
+    start = partial(subprocess.Popen, command, cwd=ROOT, env=variables, start_new_session=True)
     if jobs == 1:
         return start()
     log = _log(run)
@@ -190,9 +193,9 @@ def _start(run: Run, slot: int, jobs: int, device: str) -> subprocess.Popen:
 
 
 def _fail(run: Run, code: int, alone: bool) -> NoReturn:
-    """Passes on what ended a run: a user's mistake in the line that told of it, anything else as `Failed`."""
+    """Reports why a run ended: a mistake of the user with the line that it printed, or else `Failed`."""
     if code == 2 and alone:
-        sys.exit(2)  # It has printed the line.
+        sys.exit(2)  # The line is on the terminal already.
     if code == 2:
         raise UserError(_log(run).read_text().splitlines()[-1].removeprefix("error: "))
     raise Failed(f"{run.workdir}: training ended with code {code}" + ("" if alone else f"; see {_log(run)}"))
@@ -203,12 +206,13 @@ def _log(run: Run) -> Path:
 
 
 def _train(run: Run, cores: Sequence[int]) -> int:
-    """In the process of its own: trains and measures `run` on `cores`; returns the exit code."""
-    os.sched_setaffinity(0, cores)  # XLA starts as many threads as there are.
+    """Trains and measures `run` on `cores` in this process; returns the exit code."""
+    os.sched_setaffinity(0, cores)  # XLA starts a thread for each core.
     config = run.config()
-    program.apply_accelerator_settings(config, training=True)
-    import modes
-    from train import StopRun, train_and_evaluate
+    environment.prepare(config.gpu, compilation_cache=config.compilation_cache, training=True)
+    # JAX reads the environment when it is imported.
+    from train import train_and_evaluate
+    from training.signals import StopRun
 
     workdir = Path(run.workdir)
     try:
@@ -216,17 +220,21 @@ def _train(run: Run, cores: Sequence[int]) -> int:
     except StopRun as stop:
         return 128 + stop.signum
     for measurement in run.measurements:
-        other_data = measurement.other_data(config.data)
-        corruptions = measurement.corruptions or None
-        modes.evaluate(workdir, measurement.split, corruptions, "last", False, False, other_data)
+        evaluate_run(
+            workdir,
+            measurement.split,
+            corruptions=measurement.corruptions or None,
+            checkpoint="last",
+            other_data=measurement.other_data(config.data),
+        )
     return 0
 
 
 if __name__ == "__main__":
     try:
-        told = json.loads(sys.argv[1])
-        told["measurements"] = tuple(Measurement(*each) for each in told["measurements"])
-        sys.exit(_train(Run(**told), json.loads(sys.argv[2])))
+        fields = json.loads(sys.argv[1])
+        fields["measurements"] = tuple(Measurement(*values) for values in fields["measurements"])
+        sys.exit(_train(Run(**fields), json.loads(sys.argv[2])))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

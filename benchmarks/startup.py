@@ -1,12 +1,12 @@
 """Seconds from the command to the first finished training step: `python -m benchmarks.startup --help`.
 
 A round starts `python main.py --config=configs/signs.py ...` four times: with an empty compilation cache
-(`first`); with what that start left there (`warm`); once more by `benchmarks.startup_phases`, which tells
-where the time goes; and once under `python -X importtime`, which tells what the imports cost.
+(`first`); with the cache that the first start has filled (`warm`); by `benchmarks.startup_phases`, which
+measures where the time goes; and under `python -X importtime`, which measures the time of the imports.
 
-Counted: all from starting the process to the first step's line in metrics.jsonl, among it reading a data
-set of the size of SIGNS (noise in HDF5 files) and drawing the initial weights. Not counted: making that
-data set, and a disk that has not read Python's files before.
+The time begins when the process starts and ends when the first step is in metrics.jsonl. It includes reading
+a data set of the size of SIGNS (noise in HDF5 files) and drawing the initial weights. It does not include
+making that data set, nor reading Python's files from the disk for the first time.
 """
 
 import argparse
@@ -30,19 +30,20 @@ from benchmarks.machine import stamp
 from benchmarks.peers import CLASSES
 from benchmarks.rounds import Failed, spread
 from benchmarks.worker import CPU_ONLY, QUIET, ROOT
-from files import write_json
-from metrics import METRICS_FILE
+from resnet.files import write_json
+from workdir.metrics import METRICS_FILE
 
 CASE = ("depth", "batch", "image_size", "images", "device")
 TEST_IMAGES = 120
 POLL_SECONDS = 0.002
 PACKAGES = ("jax", "flax", "orbax")
-# A line of -X importtime: its own and its whole microseconds, two more spaces a level of nesting, the name.
+# A line of -X importtime: microseconds of the module alone and with its imports, two more spaces for each
+# level of nesting, and the name.
 IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*\d+ \| ( *)(\S+)$")
 
 
 class Start(NamedTuple):
-    """One start: seconds to the first finished step, largest resident bytes until then, and its stderr."""
+    """A start: seconds to the first finished step, peak resident memory until then in bytes, and stderr."""
 
     seconds: float
     peak_memory: int
@@ -56,14 +57,14 @@ def main() -> int:
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
-    """The options, and the settings that go on to main.py."""
+    """Returns the options, and the settings for main.py."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50)
-    parser.add_argument("--batch", type=at_least(1), default=32)
+    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="depth of the ResNet")
+    parser.add_argument("--batch", type=at_least(1), default=32, help="images in a batch")
     parser.add_argument("--image_size", type=at_least(32), default=64, help="pixels a side")
-    parser.add_argument("--images", type=at_least(1), default=1080, help="to train on")
-    parser.add_argument("--rounds", type=at_least(1), default=3)
-    parser.epilog = "Any --config.FIELD=VALUE goes on to main.py, such as --config.model.width=32."
+    parser.add_argument("--images", type=at_least(1), default=1080, help="number of training images")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="number of rounds")
+    parser.epilog = "Any --config.FIELD=VALUE is passed to main.py, such as --config.model.width=32."
     return parse_with_settings(parser)
 
 
@@ -72,20 +73,20 @@ def _run(options: argparse.Namespace, settings: list[str]) -> None:
         "data.image_size": options.image_size,
         "model.depth": options.depth,
         "batch_size": options.batch,
-        "steps_per_call": 1,  # the first line of the metrics is the first step's
+        "steps_per_call": 1,  # The first line of the metrics is then about the first step.
     }
     all_settings = [*(f"--config.{name}={value}" for name, value in fields.items()), *settings]
     _import_once()
     with tempfile.TemporaryDirectory(prefix="startup-") as folder:
         write_dataset(Path(folder), options.images, options.image_size)
         all_settings.append(f"--config.data.dir={folder}")
-        measured = [measure(all_settings, options.device) for _ in range(options.rounds)]
+        rounds = [measure_round(all_settings, options.device) for _ in range(options.rounds)]
     report = {
         "benchmark": "startup",
         **stamp(),
         "rounds": options.rounds,
         "case": {name: getattr(options, name) for name in CASE} | {"settings": settings},
-        "results": _spreads(measured),
+        "results": _spreads(rounds),
     }
     print(format_report(report))
     if options.json:
@@ -93,7 +94,7 @@ def _run(options: argparse.Namespace, settings: list[str]) -> None:
 
 
 def write_dataset(folder: Path, images: int, image_size: int) -> None:
-    """Writes noise in the form of SIGNS: `images` to train on, 120 to test, uint8 `[N, H, W, 3]`."""
+    """Writes noise in the files of SIGNS: `images` to train on, 120 to test on, uint8 [N, H, W, 3]."""
     rng = np.random.default_rng(0)
     for split, count in (("train", images), ("test", TEST_IMAGES)):
         with h5py.File(folder / f"{split}_signs.h5", "w") as file:
@@ -103,10 +104,10 @@ def write_dataset(folder: Path, images: int, image_size: int) -> None:
             file["list_classes"] = np.arange(CLASSES)
 
 
-def measure(settings: list[str], device: str) -> dict[str, dict[str, float]]:
-    """One round, with a compilation cache of its own: seconds and bytes by name, in four groups."""
+def measure_round(settings: list[str], device: str) -> dict[str, dict[str, float]]:
+    """Measures a round with a compilation cache of its own; returns seconds and bytes in four groups."""
     with tempfile.TemporaryDirectory(prefix="startup-") as folder:
-        environment = environment_of(device, folder)
+        environment = start_environment(device, folder)
 
         def arguments(name: str) -> list[str]:
             return ["--config=configs/signs.py", f"--workdir={folder}/{name}", *settings]
@@ -126,9 +127,9 @@ def measure(settings: list[str], device: str) -> dict[str, dict[str, float]]:
     }
 
 
-def environment_of(device: str, cache: str) -> dict[str, str]:
-    """The environment of a start on `device` whose compilation cache is within the folder `cache`."""
-    # JAX's own variables would come before what main.py sets.
+def start_environment(device: str, cache: str) -> dict[str, str]:
+    """Returns the environment of a start on `device` whose compilation cache is in the folder `cache`."""
+    # Variables of JAX that are set already would override those of main.py.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     return environment | QUIET | (CPU_ONLY if device == "cpu" else {}) | {"XDG_CACHE_HOME": cache}
 
@@ -136,7 +137,8 @@ def environment_of(device: str, cache: str) -> dict[str, str]:
 def first_step(command: list[str], workdir: Path, environment: dict[str, str]) -> Start:
     """Starts a training in `workdir` and kills it once its first step is in metrics.jsonl.
 
-    Raises `Failed` if it ends before that.
+    Raises:
+        Failed: it ends before that.
     """
     metrics = workdir / METRICS_FILE
     with tempfile.TemporaryFile("w+") as log:
@@ -162,7 +164,11 @@ def first_step(command: list[str], workdir: Path, environment: dict[str, str]) -
 
 
 def phase_seconds(arguments: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Seconds of each phase of a start, by `benchmarks.startup_phases`."""
+    """Returns the seconds of each phase of a start, measured by `benchmarks.startup_phases`.
+
+    Raises:
+        Failed: the start fails.
+    """
     command = [sys.executable, "-m", "benchmarks.startup_phases", repr(time.time()), *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -171,14 +177,14 @@ def phase_seconds(arguments: list[str], environment: dict[str, str]) -> dict[str
 
 
 def import_seconds(messages: str) -> dict[str, float]:
-    """Seconds of the imports that `python -X importtime` lists in `messages`, by package.
+    """Returns the seconds of the imports that `python -X importtime` lists in `messages`, by package.
 
-    A module counts for the nearest of `PACKAGES` among itself and those that were importing it; what no
-    such package asked for is the "rest".
+    A module that is in none of `PACKAGES` counts for the package that imports it, directly or through other
+    modules. What none of them imports is the "rest".
     """
     seconds = dict.fromkeys((*PACKAGES, "rest"), 0.0)
     importing: list[str] = []  # by level of nesting
-    # A module's line comes after those of the modules that it imports: backwards, importers come first.
+    # A module is listed after the modules that it imports. In reverse order, importers come first.
     for line in reversed(messages.splitlines()):
         if match := IMPORT_LINE.match(line):
             own, indent, module = match.groups()
@@ -191,23 +197,23 @@ def import_seconds(messages: str) -> dict[str, float]:
 
 
 def _import_once() -> None:
-    """Has the system read the files that all starts read, and Python compile them."""
-    subprocess.run([sys.executable, "-c", "import modes, train"], cwd=ROOT, check=True)
+    """Imports once what all starts import, so that the files are in memory and compiled by Python."""
+    code = "from modes import load_modes; load_modes(); import train"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def _spreads(measured: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+def _spreads(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    def spread_over_rounds(group: str, name: str) -> dict[str, Any]:
+        values = [results[group][name] for results in rounds]
+        return spread(values)._asdict() | {"rounds": values}
+
     return {
-        group: {
-            name: spread(values)._asdict() | {"rounds": values}
-            for name in names
-            for values in [[of_round[group][name] for of_round in measured]]
-        }
-        for group, names in measured[0].items()
+        group: {name: spread_over_rounds(group, name) for name in names} for group, names in rounds[0].items()
     }
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report for people to read."""
+    """Returns the report as text."""
     case, results = report["case"], report["results"]
     starts = [
         [
@@ -224,8 +230,8 @@ def format_report(report: dict[str, Any]) -> str:
     ]
     for group, title in (("phases", "warm start, by phase"), ("imports", "imports, by package")):
         cells = [[name, *_seconds(values)] for name, values in results[group].items()]
-        of_rounds = zip(*(values["rounds"] for values in results[group].values()), strict=True)
-        cells.append(["all", *_seconds(spread([sum(of_round) for of_round in of_rounds])._asdict())])
+        rounds = zip(*(values["rounds"] for values in results[group].values()), strict=True)
+        cells.append(["all", *_seconds(spread([sum(seconds) for seconds in rounds])._asdict())])
         table = tabulate(cells, [title, "seconds", "range"], disable_numparse=True, colalign=_COLUMNS[:3])
         lines += ["", table]
     return "\n".join(lines)

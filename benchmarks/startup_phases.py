@@ -1,19 +1,18 @@
-"""Where a start's time goes: `python -m benchmarks.startup_phases TIME FLAGS`, used by `startup`.
+"""Where the time of a start goes: `python -m benchmarks.startup_phases TIME FLAGS`, used by `startup`.
 
-It takes the flags of main.py, calls what main.py calls, times the functions of `train` from outside,
-listens to JAX's own events, and stops after the first step. TIME is when the process was started, in
-seconds since the epoch. Prints one JSON object: seconds by phase, which add up to the whole.
+It has the flags of main.py and calls the same functions. It times the functions that `train` uses from
+outside, listens to the events of JAX, and stops after the first step. TIME is the start of the process, in
+seconds since the epoch. It prints one JSON object: the seconds of each phase, whose sum is the whole time.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
-import main as program
+from benchmarks.program import parse_command
+from devices import environment
 
 IMPORTS, DATA, WEIGHTS, TRACE, COMPILE, LOAD, FIRST_STEP, REST = PHASES = (
     "imports",
@@ -34,7 +33,7 @@ JAX_EVENTS = {
 
 
 class Span(NamedTuple):
-    """From `start` to `stop`, in seconds since the epoch, something of `phase` went on."""
+    """A part of `phase`, from `start` to `stop` in seconds since the epoch."""
 
     phase: str
     start: float
@@ -42,11 +41,11 @@ class Span(NamedTuple):
 
 
 class FirstStepDone(BaseException):
-    """Raised where the first step's metrics would be written."""
+    """Raised in place of writing the metrics of the first step."""
 
 
 def self_seconds(spans: Iterable[Span]) -> dict[str, float]:
-    """Seconds of each phase: a span counts without the spans inside it, which count for themselves."""
+    """Returns the seconds of each phase. Where spans lie within each other, the innermost one counts."""
     seconds: dict[str, float] = {}
     around: list[Span] = []
     for span in sorted(spans, key=lambda span: (span.start, -span.stop)):
@@ -61,16 +60,14 @@ def self_seconds(spans: Iterable[Span]) -> dict[str, float]:
 
 
 def measure(started: float, arguments: list[str]) -> dict[str, float]:
-    """Starts the training that `arguments` of main.py describe; returns seconds of each of `PHASES`."""
-    argv = ["main.py", *arguments]
-    values = program.define_flags(argv)
-    program.parse_flags(values, argv)
-    program.apply_accelerator_settings(values.config, training=True)
+    """Starts the training that `arguments` of main.py describe; returns the seconds of all `PHASES`."""
+    command = parse_command(arguments)
+    config = command.settings()
+    environment.prepare(config.gpu, compilation_cache=config.compilation_cache, training=True)
     import jax.export
 
-    import metrics
-    import modes  # noqa: F401 - main.py imports it
     import train
+    from workdir.metrics import MetricsWriter
 
     spans = [Span(IMPORTS, started, time.time())]
     listen(spans)
@@ -78,24 +75,25 @@ def measure(started: float, arguments: list[str]) -> dict[str, float]:
     _time(train.datasets, "load", DATA, spans)
     _time(train.datasets, "train_val_split", DATA, spans)
     _time(train, "put_on_devices", DATA, spans)
-    _time(train, "Network", WEIGHTS, spans)
+    _time(train, "make_network", WEIGHTS, spans)
+    _time(train.Network, "init", WEIGHTS, spans)
     _time(train, "init_state", WEIGHTS, spans)
 
     def stop(*_: Any) -> None:
         raise FirstStepDone
 
-    metrics.MetricsWriter.write = stop
+    MetricsWriter.write = stop
     try:
-        train.train_and_evaluate(values.config, Path(values.workdir))
+        train.train_and_evaluate(config, command.run_folder)
     except FirstStepDone:
         now = time.time()
-    # What comes after the last compiled program is the first step.
+    # The first step is what follows the last program.
     spans.append(Span(FIRST_STEP, max(span.stop for span in spans), now))
     return dict.fromkeys(PHASES, 0.0) | self_seconds([Span(REST, started, now), *spans])
 
 
 def listen(spans: list[Span]) -> Callable[..., None]:
-    """Has JAX add to `spans` what it traces, lowers, compiles and loads; returns the listener."""
+    """Makes JAX add to `spans` what it traces, lowers, compiles and loads; returns the listener."""
     import jax
 
     def note(event: str, seconds: float, **_: Any) -> None:
@@ -107,8 +105,9 @@ def listen(spans: list[Span]) -> Callable[..., None]:
     return note
 
 
-def _time(module: ModuleType, name: str, phase: str, spans: list[Span]) -> None:
-    function: Callable[..., Any] = getattr(module, name)
+def _time(owner: Any, name: str, phase: str, spans: list[Span]) -> None:
+    """Replaces the function `name` of a module or a class by one that adds its time to `spans`."""
+    function: Callable[..., Any] = getattr(owner, name)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         start = time.time()
@@ -117,7 +116,7 @@ def _time(module: ModuleType, name: str, phase: str, spans: list[Span]) -> None:
         finally:
             spans.append(Span(phase, start, time.time()))
 
-    setattr(module, name, timed)
+    setattr(owner, name, timed)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""All that the README states about speed and memory: `python -m benchmarks.suite [--only=ROW,...]`.
+"""All tables of docs/benchmarks.md: `python -m benchmarks.suite [--only=ROW,...]`.
 
-Each row is one command of this package, run after the other; what it measures goes to
-benchmarks/results/ROW.json, from where `python -m benchmarks.table` takes it.
+Each row is one command of this package. They run one after the other and write benchmarks/results/ROW.json,
+which `python -m benchmarks.table` reads.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from typing import NamedTuple
 from benchmarks.command_line import HelpFormatter, at_least, exit_code, names
 from benchmarks.rounds import Failed
 from benchmarks.worker import ROOT
-from errors import UserError
+from resnet.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
 
 
 class Row(NamedTuple):
-    """A row's name, the module of this package that measures it, and its options."""
+    """The name of a row, the module of this package that measures it, and its options."""
 
     name: str
     benchmark: str
@@ -30,8 +30,8 @@ class Row(NamedTuple):
 
 TRAINS = "flax,torch_eager,torch_compile,keras_tf"
 PREDICTS = f"{TRAINS},torch_jit"
-# Rounds and steps are few where they are slow. Keras on JAX, which runs the same convolutions as stock Flax,
-# takes part once for each task; with torch_compile the contestants of 224 pixels would need 24 GB.
+# Rounds and steps are few where they are slow. Keras on JAX runs the same convolutions as stock Flax, so it
+# takes part once for each task. At 224 pixels, training with torch_compile too would need 24 GB.
 CPU_ROWS = (
     Row("train_64_b32", "train_step", "--batch=32 --image_size=64 --rounds=5 --steps=2"),
     Row(
@@ -91,18 +91,18 @@ ROWS = {"cpu": CPU_ROWS, "gpu": GPU_ROWS}
 def main() -> int:
     """Runs the rows from the command line and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--device", choices=tuple(ROWS), default="cpu")
+    parser.add_argument("--device", choices=tuple(ROWS), default="cpu", help="device to measure on")
     parser.add_argument(
-        "--only", type=names, default=None, metavar="ROW[,ROW...]", help="of those that --list lists"
+        "--only", type=names, default=None, metavar="ROW[,ROW...]", help="rows to run; --list shows all"
     )
-    parser.add_argument("--rounds", type=at_least(1), default=None, help="of every row, in place of its own")
-    parser.add_argument("--list", action="store_true", help="print the rows' commands, run none")
+    parser.add_argument("--rounds", type=at_least(1), default=None, help="rounds of every row")
+    parser.add_argument("--list", action="store_true", help="print the commands, run none")
     options = parser.parse_args()
     return exit_code(lambda: _run(options.device, options.only, options.rounds, options.list))
 
 
 def command(row: Row, device: str, count: int | None = None) -> list[str]:
-    """What runs `row` on `device`, in `count` rounds or in as many as it says itself."""
+    """Returns the arguments of Python that run `row` on `device`, in `count` rounds if there is a `count`."""
     options = [*shlex.split(row.options), f"--device={device}"]
     if count:
         options.append(f"--rounds={count}")
@@ -114,7 +114,7 @@ def _run(device: str, only: list[str] | None, count: int | None, only_list: bool
     rows = {row.name: row for row in ROWS[device]}
     for name in only or []:
         if name not in rows:
-            raise UserError(f"--only: found {name!r}; expected some of {', '.join(rows)}")
+            raise UserError(f"--only={name}: no such row; expected some of {', '.join(rows)}")
     failed = []
     for name in only or rows:
         arguments = command(rows[name], device, count)
@@ -122,7 +122,7 @@ def _run(device: str, only: list[str] | None, count: int | None, only_list: bool
         if only_list:
             continue
         started = time.perf_counter()
-        # A row that fails leaves the report of an earlier run as it is, and the other rows their turn.
+        # A row that fails keeps its earlier report, and the other rows run all the same.
         if subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode:
             failed.append(name)
         print(f"{name}: {time.perf_counter() - started:.0f} s\n", flush=True)

@@ -1,6 +1,6 @@
-"""The table of benchmarks/results for the README: `python -m benchmarks.table [--print]`.
+"""The tables of docs/benchmarks.md, from benchmarks/results: `python -m benchmarks.table [--print]`.
 
-Puts it between the README's two marker comments, in place of what is there.
+They replace what is between the two marker comments of that page.
 """
 
 import argparse
@@ -18,19 +18,20 @@ from benchmarks.peers import PEERS
 from benchmarks.rounds import OURS, fastest_peer
 from benchmarks.suite import RESULTS, ROWS
 from benchmarks.worker import ROOT
-from errors import UserError
-from files import write_whole
+from resnet.errors import UserError
+from resnet.files import write_whole
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 DASH, TIMES = "–", "×"  # noqa: RUF001
-PICTURE = "docs/growth.png"
+PAGE = "docs/benchmarks.md"
+PICTURE = "growth.png"  # beside the page
 Report = Mapping[str, Any]
 
 
 def main() -> int:
     """Runs the command line and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--print", action="store_true", help="print the table, leave the README as it is")
+    parser.add_argument("--print", action="store_true", help="print the tables, leave the page as it is")
     options = parser.parse_args()
     return exit_code(lambda: _run(options.print))
 
@@ -40,15 +41,15 @@ def _run(only_print: bool) -> None:
     if only_print:
         print(text)
         return
-    readme = ROOT / "README.md"
-    write_whole(readme, replaced(readme.read_text(), text))
+    page = ROOT / PAGE
+    write_whole(page, replaced(page.read_text(), text))
 
 
 def read_reports(folder: Path) -> list[Report]:
-    """The reports of the suite's rows that have been measured, in the suite's order.
+    """Returns the reports of the rows that have been measured, in the order of the suite.
 
     Raises:
-        UserError: there are none, or one is not what a benchmark writes.
+        UserError: there are none, or one is damaged.
     """
     paths = [folder / f"{row.name}.json" for rows in ROWS.values() for row in rows]
     reports = []
@@ -67,22 +68,22 @@ def read_reports(folder: Path) -> list[Report]:
 
 
 def replaced(text: str, table: str) -> str:
-    """`text` with `table` between its markers.
+    """Returns `text` with `table` between its markers.
 
     Raises:
-        UserError: it has no such pair of markers.
+        UserError: it has no pair of markers.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UserError(f"README.md: no {BEGIN} with {END} after it; expected both around the table's place")
+        raise UserError(f"{PAGE}: no {BEGIN} followed by {END}; expected both around the place of the tables")
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
 def format_reports(reports: list[Report]) -> str:
-    """Markdown: where and with what, then the tables; once for each machine and set of versions."""
+    """Returns the tables in Markdown, below a heading for each machine and set of versions."""
     parts = []
-    for heading, group in groupby(sorted(reports, key=_where), _where):
+    for heading, group in groupby(sorted(reports, key=_heading), _heading):
         group = list(group)
         parts.append(heading)
         results = [result for report in group for result in report.get("results", []) if "rows" in result]
@@ -96,16 +97,16 @@ def format_reports(reports: list[Report]) -> str:
     return "\n\n".join(parts)
 
 
-def _where(report: Report) -> str:
+def _heading(report: Report) -> str:
     machine, versions = report["machine"], report["versions"]
     used = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "jaxlib")
     return f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {used}:"
 
 
 def contest_table(results: list[Mapping[str, Any]]) -> str:
-    """One row a case: images/s of all, ours over the fastest peer (bold) and over stock Flax, memory."""
-    found = {row["name"] for result in results for row in result["rows"]}
-    peers = [name for name in PEERS if name in found - {OURS}]
+    """Returns a table with a row for each case: images/s, ratios to the fastest peer and to Flax, memory."""
+    contestants = {row["name"] for result in results for row in result["rows"]}
+    peers = [name for name in PEERS if name in contestants - {OURS}]
     cells = []
     for result in results:
         rows = {row["name"]: row for row in result["rows"]}
@@ -155,7 +156,7 @@ def _markdown(cells: list[list[str]], headers: list[str]) -> str:
 
 
 def startup_table(report: Report) -> str:
-    """The two starts, and below them where the second one's time goes."""
+    """Returns the table of the two starts, and below it a sentence on where the time of the second goes."""
     results = report["results"]
     starts = {"first": "first, empty compilation cache", "warm": "second, warm compilation cache"}
     cells = [
@@ -172,7 +173,7 @@ def startup_table(report: Report) -> str:
 
 
 def growth_table(report: Report) -> str:
-    """The picture of the growth, and the times and the memory of its points."""
+    """Returns the picture of the growth, and the table of its points."""
     cells = [
         [
             f"{point['axis'].replace('_', ' ')} {point['case'][point['axis']]:,}"

@@ -1,4 +1,4 @@
-"""Training steps in images per second, ours against peers: `python -m benchmarks.train_step --help`."""
+"""Training steps in images per second, compared with peers: `python -m benchmarks.train_step --help`."""
 
 import sys
 

@@ -1,12 +1,12 @@
-"""Fine-tuning from rendered hands against training from scratch: `python -m benchmarks.transfer --help`.
+"""Fine-tuning from rendered hands or training from scratch: `python -m benchmarks.transfer --help`.
 
-Trains one network on rendered hands (configs/rendered.py), then, for each seed and number of epochs, one run
-on SIGNS that starts from it (configs/finetune.py) and one that starts from nothing: the same, but all parts
-at the learning rate of configs/rendered.py, which suits a network of this size. Every run is its own, with
-its own cosine schedule, and sees the test images once, at its end. The seed draws the order of the images,
-their augmentation and, from scratch, the initial weights; there is one pretrained network for all.
+Trains one network on rendered hands (configs/rendered.py). Then, for each seed and number of epochs, trains
+two runs on SIGNS. One starts from that network (configs/finetune.py). The other starts from scratch, and all
+of its parts have the learning rate of configs/rendered.py, which suits a network of this size. Every run has
+its own cosine schedule, and is tested once, at its end. The seed draws the order of the images, their
+augmentation and, from scratch, the initial weights. All fine-tuned runs share one pretrained network.
 
-Every run has its folder in --workdir: the same command goes on where it was killed, and repeats nothing that
+Every run has its folder in --workdir: the same command resumes where it was killed, and repeats nothing that
 is finished.
 """
 
@@ -22,24 +22,24 @@ from ml_collections import ConfigDict
 from tabulate import tabulate
 
 import datasets
-import main as program
 from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code, list_of
 from benchmarks.machine import stamp
 from benchmarks.worker import CPU_ONLY
 from configs import finetune, rendered
-from errors import UserError
-from files import write_json, write_result
-from settings import CHOICES
-from spread import format_spread, mean_and_std
+from configs.rules import CHOICES
+from devices import environment
+from resnet.errors import UserError
+from resnet.files import write_json, write_result
+from workdir.statistics import format_spread, mean_and_std
 
 STARTS = ("scratch", "rendered")
 TITLES = {"scratch": "from scratch", "rendered": "from rendered hands"}
-WARMUP = 0.25  # of a run, at most: the warm-up of the recipes would be all of two epochs
+MAX_WARMUP = 0.25  # share of a run; the warm-up of the recipes could take all of a short one
 
 
 class Run(NamedTuple):
-    """One training on SIGNS."""
+    """A training on SIGNS."""
 
     start: str
     epochs: int
@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its folder in the workdir."""
+        """The name of its folder in the workdir."""
         return f"{self.start}_{self.epochs}_epochs_seed_{self.seed}"
 
 
@@ -61,20 +61,28 @@ def _parse() -> argparse.Namespace:
     parser = command_line.parser(__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the runs")
     parser.add_argument(
-        "--depth", type=int, choices=CHOICES["model.depth"], default=18, help="of the network"
+        "--depth", type=int, choices=CHOICES["model.depth"], default=18, help="depth of the ResNet"
     )
     parser.add_argument("--width", type=at_least(1), default=32, help="channels of its first stage")
-    parser.add_argument("--epochs", type=list_of(at_least(1)), default=[2, 5, 10], metavar="N[,N...]")
-    parser.add_argument("--seeds", type=at_least(1), default=3, help="how many: 0, 1, ...")
-    parser.add_argument("--pretraining_epochs", type=at_least(1), default=10)
-    parser.add_argument("--pretraining_images", type=at_least(32), default=6000, help="rendered")
+    parser.add_argument(
+        "--epochs",
+        type=list_of(at_least(1)),
+        default=[2, 5, 10],
+        metavar="N[,N...]",
+        help="epochs on SIGNS; each number has runs of its own",
+    )
+    parser.add_argument("--seeds", type=at_least(1), default=3, help="number of seeds: 0, 1, ...")
+    parser.add_argument("--pretraining_epochs", type=at_least(1), default=10, help="epochs on rendered hands")
+    parser.add_argument(
+        "--pretraining_images", type=at_least(32), default=6000, help="number of rendered hands"
+    )
     parser.add_argument("--signs_dir", default="", help="folder of SIGNS; empty: $SIGNS_DIR, else data/signs")
-    parser.add_argument("--plot", type=Path, default=None, metavar="PATH", help="draw the accuracies there")
+    parser.add_argument("--plot", type=Path, default=None, metavar="PATH", help="file for a picture")
     return parser.parse_args()
 
 
-def runs_of(options: argparse.Namespace) -> Iterator[Run]:
-    """Every run on SIGNS, the short ones first."""
+def list_runs(options: argparse.Namespace) -> Iterator[Run]:
+    """Yields every run on SIGNS, the runs of fewer epochs first."""
     for epochs in options.epochs:
         for seed in range(options.seeds):
             for start in STARTS:
@@ -82,7 +90,7 @@ def runs_of(options: argparse.Namespace) -> Iterator[Run]:
 
 
 def pretraining_config(options: argparse.Namespace) -> ConfigDict:
-    """configs/rendered.py with the network of the command line."""
+    """Returns configs/rendered.py with the network of the command line."""
     config = rendered.get_config()
     config.num_epochs = options.pretraining_epochs
     config.data.train_size = options.pretraining_images
@@ -90,23 +98,23 @@ def pretraining_config(options: argparse.Namespace) -> ConfigDict:
     return config
 
 
-def pretrained_in(options: argparse.Namespace) -> Path:
-    """The workdir of the pretraining; another number of epochs is another run."""
+def pretraining_workdir(options: argparse.Namespace) -> Path:
+    """Returns the workdir of the pretraining, which depends on the number of epochs."""
     return options.workdir / f"pretrained_{options.pretraining_epochs}_epochs"
 
 
-def config_of(run: Run, options: argparse.Namespace) -> ConfigDict:
-    """The config of a run on SIGNS."""
+def make_config(run: Run, options: argparse.Namespace) -> ConfigDict:
+    """Returns the config of a run on SIGNS."""
     config = finetune.get_config()
     if run.start == "scratch":
         config.optimizer.learning_rate = rendered.get_config().optimizer.learning_rate
         config.finetune.layer_decay = 1.0
     else:
-        config.init_from = str(pretrained_in(options))
+        config.init_from = str(pretraining_workdir(options))
     config.model.update({"depth": options.depth, "width": options.width})
     config.seed, config.num_epochs, config.data.dir = run.seed, run.epochs, options.signs_dir
-    config.optimizer.warmup_epochs = min(config.optimizer.warmup_epochs, WARMUP * run.epochs)
-    config.checkpoint.every_epochs = 0.0  # The end's is enough: runs are short.
+    config.optimizer.warmup_epochs = min(config.optimizer.warmup_epochs, MAX_WARMUP * run.epochs)
+    config.checkpoint.every_epochs = 0.0  # Runs are short: the checkpoint at the end is enough.
     return config
 
 
@@ -114,13 +122,14 @@ def _run(options: argparse.Namespace) -> None:
     pretraining = pretraining_config(options)
     if options.device == "cpu":
         os.environ |= CPU_ONLY
-    program.apply_accelerator_settings(pretraining, training=True)
-    # JAX reads its settings when it is imported.
+    environment.prepare(pretraining.gpu, compilation_cache=pretraining.compilation_cache, training=True)
+    # JAX reads the environment when it is imported.
     from resnet import Classifier
-    from train import StopRun, train_and_evaluate
+    from train import train_and_evaluate
+    from training.signals import StopRun
 
-    # Who lacks SIGNS is told before anything is trained.
-    test = datasets.load(config_of(Run("scratch", 1, 0), options).data).test
+    # Loaded before the training, so that a missing data set is reported at once.
+    test = datasets.load(make_config(Run("scratch", 1, 0), options).data).test
     report: dict[str, Any] = {
         "benchmark": "transfer",
         **stamp(),
@@ -129,32 +138,32 @@ def _run(options: argparse.Namespace) -> None:
         "runs": [],
     }
     try:
-        _say("pretraining on rendered hands")
-        summary = train_and_evaluate(pretraining, pretrained_in(options))
+        _print_progress("pretraining on rendered hands")
+        summary = train_and_evaluate(pretraining, pretraining_workdir(options))
         report["parameters"] = summary["parameters"]
-        report["pretraining"] |= _measured(summary)
-        probabilities = Classifier.load(pretrained_in(options)).probabilities(test.images)
+        report["pretraining"] |= _select_scores(summary)
+        probabilities = Classifier.load(pretraining_workdir(options)).probabilities(test.images)
         report["pretraining"]["accuracy_on_signs"] = float(np.mean(probabilities.argmax(-1) == test.labels))
-        for run in runs_of(options):
-            _say(run.name)
-            summary = train_and_evaluate(config_of(run, options), options.workdir / run.name)
-            report["runs"].append(run._asdict() | _measured(summary))
-            report["cells"] = cells_of(report["runs"])
+        for run in list_runs(options):
+            _print_progress(run.name)
+            summary = train_and_evaluate(make_config(run, options), options.workdir / run.name)
+            report["runs"].append(run._asdict() | _select_scores(summary))
+            report["cells"] = summarize_cells(report["runs"])
             if options.json:
                 write_json(options.json, report)
     except StopRun:
-        raise UserError(f"stopped and saved; the same command goes on from here: {options.workdir}") from None
+        raise UserError(f"stopped and saved in {options.workdir}; the same command resumes there") from None
     print(format_report(report))
     if options.plot:
         plot(report, options.plot)
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _measured(summary: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a `summary.json`: the moving average's accuracy, which is what a run is used with."""
+def _select_scores(summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns the scores of a `summary.json` that the report has, mainly those of the moving average."""
     return {
         "accuracy": summary["ema"]["test"]["accuracy"],
         "loss": summary["ema"]["test"]["loss"],
@@ -163,8 +172,8 @@ def _measured(summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def cells_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of the accuracies of each start and number of epochs."""
+def summarize_cells(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the mean accuracy of each start and number of epochs, and its deviation over seeds."""
     groups: dict[tuple[str, int], list[float]] = {}
     for run in runs:
         groups.setdefault((run["start"], run["epochs"]), []).append(run["accuracy"])
@@ -175,7 +184,7 @@ def cells_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report for people to read."""
+    """Returns the report as text."""
     cells = {(cell["start"], cell["epochs"]): (cell["mean"], cell["std"]) for cell in report["cells"]}
     rows = [
         [epochs, *(format_spread(*cells[start, epochs]) for start in STARTS)]
@@ -184,7 +193,7 @@ def format_report(report: dict[str, Any]) -> str:
     table = tabulate(rows, ["epochs", *TITLES.values()], disable_numparse=True, colalign=["right"] * 3)
     pretraining = report["pretraining"]
     head = (
-        f"{_title(report)}\nthe network trained on {pretraining['images']:,} rendered hands, as it is:"
+        f"{_title(report)}\ntrained on {pretraining['images']:,} rendered hands, before fine-tuning:"
         f" {pretraining['accuracy_on_signs']:.4f} ({pretraining['accuracy']:.4f} on rendered test images)"
     )
     return f"{head}\n\n{table}"
@@ -199,10 +208,10 @@ def _title(report: dict[str, Any]) -> str:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Draws mean accuracy over epochs of both starts, with their deviations."""
+    """Draws the mean accuracy of both starts over the number of epochs, with the deviations."""
     from matplotlib.figure import Figure
 
-    from report.figures import encode_figure
+    from evaluation.report.figures import encode_figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()

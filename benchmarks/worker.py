@@ -1,6 +1,7 @@
-"""A contestant in a process of its own, asked for one round at a time over a pipe, a JSON object a line.
+"""A contestant in a process of its own, which is asked for one round at a time over a pipe.
 
-Frameworks fight for threads within a process, and Keras settles on a backend once for all.
+Frameworks in the same process would compete for threads, and Keras can use one backend only. The replies are
+JSON objects, one a line.
 """
 
 import importlib
@@ -21,7 +22,7 @@ from benchmarks.rounds import Failed
 ROOT = Path(__file__).parent.parent
 WARM_UP_STEPS = 3
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-# An idle worker must not spin, nor keep the whole GPU to itself.
+# An idle worker must neither spin nor reserve the whole GPU.
 SHARING = {
     "KMP_BLOCKTIME": "1",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -32,20 +33,21 @@ CPU_ONLY = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 class Worker:
-    """The parent's end: starts the process, waits until it is warm, asks for rounds.
+    """The process as its parent sees it: starts it, waits until it is warm, asks for rounds.
 
-    `hello` has its `parameters`, `device`, `warm_up_seconds` and, after these, `peak_memory` in bytes.
+    `hello` has `parameters`, `device`, `warm_up_seconds`, and `peak_memory` in bytes after the warm-up.
     """
 
     def __init__(self, name: str, case: Case, caches: Path, warm_up_steps: int = WARM_UP_STEPS) -> None:
-        """What the contestant compiles is kept in the folder `caches`, or taken from there.
+        """Starts the contestant `name`, which keeps compiled programs in the folder `caches`.
 
-        Raises `Failed` if the contestant cannot be built or run.
+        Raises:
+            Failed: the contestant cannot be built or run.
         """
         environment = QUIET | SHARING | (CPU_ONLY if case.device == "cpu" else {})
         environment |= (PEERS | PRODUCTS)[name].environment
         environment |= {variable: str(caches) for variable in CACHE_VARIABLES}
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"  # as main.py has it
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"  # as in devices/environment.py
         if case.devices > 1:
             flag = f"--xla_force_host_platform_device_count={case.devices}"
             environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
@@ -66,15 +68,16 @@ class Worker:
             raise
 
     def run(self, steps: int) -> dict[str, Any]:
-        """A round: returns `seconds` of `steps` steps, and `peak_memory` in bytes so far.
+        """Runs a round of `steps` steps; returns its `seconds`, and the `peak_memory` in bytes so far.
 
-        Raises `Failed` if the contestant breaks down.
+        Raises:
+            Failed: the contestant fails.
         """
         try:
             self._process.stdin.write(f"{steps}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # what it said last tells why
+            pass  # Its last line, which is read below, gives the reason.
         return self._read()
 
     def stop(self) -> None:
@@ -97,25 +100,28 @@ class Worker:
 
 
 def start(name: str, case: Case, caches: Path) -> Worker:
-    """A warm worker. One that compiles has compiled in a process before it, into the folder `caches`.
+    """Returns a warm worker. If it compiles, another process has compiled into the folder `caches` before.
 
-    Compiling takes memory that later starts of the same program do not; so `hello["compiling"]` has the
-    `warm_up_seconds` and `peak_memory` of the process that did it. Raises `Failed` as `Worker` does.
+    Compiling takes memory that later starts of the same program do not need. `hello["compiling"]` has the
+    `warm_up_seconds` and `peak_memory` of the process that compiled.
+
+    Raises:
+        Failed: the contestant cannot be built or run.
     """
     compiling = None
     if (PEERS | PRODUCTS)[name].compiles:
-        before = Worker(name, case, caches, warm_up_steps=1)
-        before.stop()
-        compiling = {key: before.hello[key] for key in ("warm_up_seconds", "peak_memory")}
+        compiler = Worker(name, case, caches, warm_up_steps=1)
+        compiler.stop()
+        compiling = {key: compiler.hello[key] for key in ("warm_up_seconds", "peak_memory")}
     worker = Worker(name, case, caches)
     worker.hello["compiling"] = compiling
     return worker
 
 
 def main(name: str, case: Case, warm_up_steps: int) -> None:
-    """The worker's end: builds the contestant, warms it up, then serves rounds until the pipe closes."""
+    """Runs in the worker: builds the contestant, warms it up, and runs rounds until the pipe closes."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not get among the replies
+    os.dup2(2, 1)  # What libraries print must not mix with the replies.
 
     def reply(**values: Any) -> None:
         print(json.dumps(values), file=replies, flush=True)
@@ -134,7 +140,7 @@ def main(name: str, case: Case, warm_up_steps: int) -> None:
             peak_memory=_peak_memory(),
         )
         for line in sys.stdin:
-            contestant.run(1)  # the others had the caches meanwhile
+            contestant.run(1)  # The other contestants have filled the processor's caches.
             started = time.perf_counter()
             contestant.run(int(line))
             seconds = time.perf_counter() - started

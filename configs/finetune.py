@@ -1,4 +1,4 @@
-"""Fine-tuning on SIGNS: start from other weights, of a run or a file, and move them little.
+"""Fine-tuning on SIGNS: starts from the weights of a run or a file, and changes them little.
 
 `python main.py --config=configs/finetune.py --config.init_from=runs/demo --workdir=runs/finetuned`
 """
@@ -9,7 +9,7 @@ from configs import default
 
 
 def get_config() -> ConfigDict:
-    """Returns the fields: a fifth of the learning rate, less of it in the parts further from the head."""
+    """Returns the fields: a fifth of the learning rate, and less in the parts farther from the head."""
     config = default.get_config()
     config.num_epochs = 10
     config.optimizer.learning_rate = 2e-4

@@ -1,4 +1,4 @@
-"""ImageNet's validation as it is published: of weights of others, on a folder of its images.
+"""Evaluation on ImageNet as it is published, for weights of others, on a folder of its validation images.
 
 `python main.py --mode=eval --config=configs/imagenet.py --config.init_from=resnet50.safetensors imagenet/val`
 """
@@ -9,9 +9,9 @@ from configs import default
 
 
 def get_config() -> ConfigDict:
-    """Returns the fields: 224 pixels of an image whose shorter side is 256, whatever the weights say.
+    """Returns the fields: the centre 224 pixels of an image whose shorter side is 256, for all weights.
 
-    He et al. 2015 (arXiv:1512.03385), section 4; network and normalisation come with the weights.
+    So do He et al. 2015 (arXiv:1512.03385), section 4. The weights bring the network and the normalisation.
     """
     config = default.get_config()
     config.compute_dtype = "float32"

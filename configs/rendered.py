@@ -1,4 +1,4 @@
-"""ResNet-18 of half the width on rendered signs: no download, and done within minutes on a laptop's CPU."""
+"""ResNet-18 of half the width on rendered hands: no download, and minutes on the CPU of a laptop."""
 
 from ml_collections import ConfigDict
 
@@ -8,9 +8,9 @@ from configs import default
 def get_config() -> ConfigDict:
     """Returns the fields of the demo.
 
-    Rendered hands differ more among themselves than those of SIGNS do: more images of them, in a
-    network that runs through them six times as fast, teach more in the same time. They are easy
-    to medium ones, as the hardest take far more steps to learn anything from.
+    Rendered hands differ more from each other than the hands of SIGNS do. In the same time, more images and
+    a network that is six times as fast therefore give a better result. The images are of low to medium
+    difficulty, because learning from the hardest ones takes far more steps.
     """
     config = default.get_config()
     config.num_epochs = 10

@@ -1,10 +1,10 @@
 """ResNet-50 on SIGNS from scratch: the recipe to use.
 
-SIGNS shows few hands before one wall. In every other image, as soon as a third of the training is done,
-light, colours and noise change more than in the defaults, and half of these get another background; the
-number grows until then, without which a short training learns little. Each image is standardized by itself,
-so that no light or contrast is new to the network. Rendered hands, half of a batch at first and a tenth
-later, are those of other people. docs/results.md has the comparisons.
+SIGNS shows few hands in front of one wall. So light, colours and noise change more than by default, in half
+of the images, and half of these get another background. Their number grows during the first third of the
+training; without this, a short training learns little. Each image is standardized by itself, so that no light
+or contrast is new to the network. Rendered hands of other people are half of a batch at first and a tenth
+later. docs/experiments.md has the comparisons, docs/results.md the results.
 """
 
 from ml_collections import ConfigDict

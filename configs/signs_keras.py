@@ -1,9 +1,10 @@
 """The well-known Keras recipe for SIGNS, for comparison.
 
-Adam at a constant 1e-3, batch 32, pixels / 255, no augmentation, and an L2 penalty of 0.01 on the kernels
-of the stem and the head; stride in the 1x1, max-pool without padding, 1e-3 added to variances. Other than
-in the original are the initial kernels (He-normal, there Glorot-uniform), and the running statistics that
-evaluation uses: they move by 0.1 a step, there by 0.01, which after 300 steps keeps 5 % of where it began.
+Adam at a constant 1e-3, batches of 32, pixels / 255, no augmentation, and an L2 penalty of 0.01 on the
+kernels of the stem and the head. The stride is in the first 1x1, the max-pool has no padding, and 1e-3 is
+added to variances. Two things differ from the original. The initial kernels are He-normal, there Glorot-
+uniform. The running statistics move by 0.1 a step, there by 0.01, which after 300 steps still keeps 5 % of
+the first ones.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """configs/signs.py in half of the time, for a quick look.
 
-It makes half as many mistakes again on validation folds, and knows less of other people's hands; the
-temperature is the one that suits its logits there. docs/results.md has the comparison.
+On validation folds it makes about 1.5 times as many mistakes, and it is worse at hands of other people. Its
+temperature was chosen on these folds. docs/experiments.md has the comparison.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
-"""What is wrong with a labelled data set, by its pixels: duplicates, leaks, conflicts, imbalance.
+"""Finds what is wrong with a labelled data set, by its pixels: duplicates, leaks, conflicts, imbalance.
 
-A split drawn at random from bursts of photographs has near-identical images on both sides, and then a
-nearest neighbour on raw pixels scores well: what it reaches is the baseline that a network must beat.
+A split drawn at random from bursts of photographs has near-identical images on both sides. A nearest
+neighbour on raw pixels then scores well, and its score is the baseline that a network must beat.
 """
 
 from typing import Any
@@ -11,56 +11,64 @@ import numpy as np
 from datasets.duplicates import TWIN_DISTANCE, close_pairs, nearest
 from datasets.types import Split
 
-IDENTICAL, VERY_CLOSE = 0.0, 6.0  # grey levels RMS; thresholds to count at, beside TWIN_DISTANCE
+THRESHOLDS = (0.0, 6.0, TWIN_DISTANCE)  # grey levels: identical, very close, twins
 
 
 def audit(splits: dict[str, Split], class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Looks at `splits` by name, such as train, val and test; the first is taken as what is trained on.
+    """Compares the images of all splits, within a split and across splits.
+
+    Args:
+      splits: by name, such as train, val and test. The first is the training split.
+      class_names: of the labels.
 
     Returns a JSON-ready dictionary:
-      `classes`: images of each class in each split.
-      `pairs`: what is close, within each split and across each two of them, closest first; a pair
-        has `splits`, `indices`, `labels` (class names), `distance` and `conflict` (labels differ).
-      `near_duplicates`: for each two splits and threshold, the pairs, those of them in `conflict`, and
-        the `images` of the second split that have a near duplicate in the first (within one split:
-        earlier in it).
-      `nearest_neighbour`: for every split but the first, accuracy (share) of the label of the nearest
-        image of the first, on all images and on those `without_twins` there (None if there are none).
+      `classes`: number of images of each class in each split.
+      `pairs`: close pairs within each split and across any two, closest first. A pair has `splits`,
+        `indices`, `labels` (class names), `distance` and `conflict` (whether the labels differ).
+      `near_duplicates`: for any two splits and each threshold, the number of `pairs`, of `conflicts` among
+        them, and of `images` of the second split that have a near duplicate in the first. Within one split
+        these are images with a near duplicate earlier in it.
+      `nearest_neighbour`: for every split but the first, the accuracy (a share) of giving an image the label
+        of its nearest training image. It is for all images and for those `without_twins` among the training
+        images, where it is None if there are none.
     """
     names = list(splits)
     pairs, counts = [], []
     for i, first in enumerate(names):
         for second in names[i:]:
-            among = first == second
-            found = close_pairs(splits[first].images, None if among else splits[second].images)
-            described = [_describe(pair, first, second, splits, class_names) for pair in found]
-            pairs += described
-            counts.append(_count(described, first, second))
+            others = None if first == second else splits[second].images
+            new_pairs = [
+                _describe(pair, (first, second), splits, class_names)
+                for pair in close_pairs(splits[first].images, others)
+            ]
+            pairs += new_pairs
+            counts.append({"splits": [first, second], "within": _count(new_pairs)})
     train = splits[names[0]]
     return {
-        "classes": {
-            name: dict(
-                zip(class_names, np.bincount(split.labels, minlength=len(class_names)).tolist(), strict=True)
-            )
-            for name, split in splits.items()
-        },
+        "classes": {name: _class_counts(split, class_names) for name, split in splits.items()},
         "near_duplicates": counts,
         "nearest_neighbour": {name: _nearest_neighbour(train, splits[name]) for name in names[1:]},
         "pairs": sorted(pairs, key=lambda pair: pair["distance"]),
     }
 
 
+def _class_counts(split: Split, class_names: tuple[str, ...]) -> dict[str, int]:
+    counts = np.bincount(split.labels, minlength=len(class_names)).tolist()
+    return dict(zip(class_names, counts, strict=True))
+
+
 def _describe(
     pair: tuple[int, int, float],
-    first: str,
-    second: str,
+    names: tuple[str, str],
     splits: dict[str, Split],
     class_names: tuple[str, ...],
 ) -> dict[str, Any]:
+    """Returns an entry of `pairs` for what `close_pairs` found between the splits of these names."""
     i, j, distance = pair
-    labels = [class_names[splits[first].labels[i]], class_names[splits[second].labels[j]]]
+    first, second = (splits[name].labels for name in names)
+    labels = [class_names[first[i]], class_names[second[j]]]
     return {
-        "splits": [first, second],
+        "splits": list(names),
         "indices": [i, j],
         "labels": labels,
         "distance": round(distance, 3),
@@ -68,19 +76,21 @@ def _describe(
     }
 
 
-def _count(pairs: list[dict[str, Any]], first: str, second: str) -> dict[str, Any]:
-    within = {}
-    for threshold in (IDENTICAL, VERY_CLOSE, TWIN_DISTANCE):
+def _count(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts near duplicates for each threshold."""
+    counts = {}
+    for threshold in THRESHOLDS:
         close = [pair for pair in pairs if pair["distance"] <= threshold]
-        within[f"{threshold:g}"] = {
+        counts[f"{threshold:g}"] = {
             "pairs": len(close),
             "conflicts": sum(pair["conflict"] for pair in close),
             "images": len({pair["indices"][1] for pair in close}),
         }
-    return {"splits": [first, second], "within": within}
+    return counts
 
 
 def _nearest_neighbour(train: Split, split: Split) -> dict[str, Any]:
+    """Returns the accuracy on `split` of the label of the nearest training image."""
     index, distances = nearest(split.images, train.images)
     hits = train.labels[index] == split.labels
     alone = distances > TWIN_DISTANCE

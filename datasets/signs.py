@@ -1,15 +1,17 @@
-"""SIGNS: photographs of hands showing the digits 0-5, read from their pair of HDF5 files.
+"""SIGNS: photographs of hands that show the digits 0 to 5, read from a pair of HDF5 files.
 
 Each file holds `{train,test}_set_x` uint8 `[N, H, W, 3]`, `{train,test}_set_y` integer `[N]` and
-`list_classes` integer `[C]`. Where no copy is named or found, the original pair is downloaded.
+`list_classes` integer `[C]`. Where the user has no copy, the original pair is downloaded.
 """
 
 import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -17,13 +19,16 @@ import pooch
 import requests
 
 from datasets.types import Dataset, Split
-from errors import UserError
+from resnet.errors import UserError
 
+T = TypeVar("T")
+
+CLASS_NAMES = ("0", "1", "2", "3", "4", "5")  # of the original files
 DEFAULT_DIR = Path("data/signs")
 TRAIN_FILE = "train_signs.h5"
 TEST_FILE = "test_signs.h5"
 
-# Three public copies of the original pair, each pinned to a commit, in the order they are tried.
+# Three public copies of the original pair, each at a fixed commit, in the order in which they are tried.
 _GITHUB = "https://raw.githubusercontent.com"
 _MIRRORS = (
     f"{_GITHUB}/berlintofind/Image-classification-models-with-Deep-Residual-Networks"
@@ -36,11 +41,11 @@ GIT_BLOBS = {
     TRAIN_FILE: "15904fbeb148848aea50d42c96a539b7bd11c4e5",
     TEST_FILE: "ac34131b87c829b90f5c0913f90d509f1c1f8ed0",
 }
-CONNECT_TIMEOUT = 10.0  # seconds until a mirror that does not answer is given up
-READ_TIMEOUT = 30.0  # seconds of silence until one that stopped sending is given up
+CONNECT_TIMEOUT = 10.0  # seconds to wait for a mirror that does not answer
+READ_TIMEOUT = 30.0  # seconds to wait for a mirror that has stopped sending
 
 _REMEDY = (
-    "put the original file in its place, name another folder by data.dir or SIGNS_DIR, "
+    "put the original file in its place, name another folder by config.data.dir or SIGNS_DIR, "
     f"or delete the file from {DEFAULT_DIR} to have it downloaded again"
 )
 
@@ -48,25 +53,23 @@ _REMEDY = (
 def load(data_dir: str | None = None) -> Dataset:
     """Reads SIGNS from `data_dir`, else from `$SIGNS_DIR`, else from `data/signs`.
 
-    Only `data/signs` is filled by download, and only with the files it lacks: a folder that the
-    user named is taken as it is. Files already there are checked for the schema, not their bytes.
+    Files that `data/signs` lacks are downloaded. A folder that the user names is never written to. Files that
+    are there are checked against the schema, whatever their bytes.
 
-    Returns: images uint8 `[N, H, W, 3]`, labels int32 `[N]` (1080 train and 120 test images of
-    64x64 pixels in the original), class names "0" to "5".
+    Returns: images uint8 `[N, H, W, 3]`, labels int32 `[N]`, class names. The original files hold 1080
+    training and 120 test images of 64x64 pixels with the classes "0" to "5".
 
-    Raises: UserError where a file is missing, cannot be downloaded, read, or breaks the schema.
+    Raises: UserError for a file that is missing, cannot be downloaded or read, or breaks the schema.
     """
-    named = data_dir or os.environ.get("SIGNS_DIR")
-    if named:
-        folder = Path(os.path.expanduser(named))  # Path's own raises on an unknown user
-    else:
+    folder = _named_folder(data_dir)
+    if folder is None:
         folder = DEFAULT_DIR
         for name in (TRAIN_FILE, TEST_FILE):
-            if not os.path.exists(folder / name):  # Path's own raises on a closed folder
+            if not os.path.exists(folder / name):  # Path's own method raises on a closed folder.
                 download(name, folder)
 
-    train, train_classes = _read(folder / TRAIN_FILE, "train")
-    test, test_classes = _read(folder / TEST_FILE, "test")
+    train, train_classes = _read_split(folder / TRAIN_FILE, "train")
+    test, test_classes = _read_split(folder / TEST_FILE, "test")
     if train_classes != test_classes:
         raise _schema_error(
             folder / TEST_FILE,
@@ -84,25 +87,44 @@ def load(data_dir: str | None = None) -> Dataset:
     return Dataset(train, test, train_classes)
 
 
+def class_names(data_dir: str | None = None) -> tuple[str, ...]:
+    """Returns the class names in the training file that `load` would read, without reading images.
+
+    Without that file they are the class names of the original, and nothing is downloaded.
+
+    Raises: UserError for a file that cannot be read or breaks the schema.
+    """
+    path = (_named_folder(data_dir) or DEFAULT_DIR) / TRAIN_FILE
+    if not os.path.lexists(path):
+        return CLASS_NAMES
+    return _read(path, lambda file: _class_names(file, path))
+
+
+def _named_folder(data_dir: str | None) -> Path | None:
+    """Returns the folder that the config or else the environment names."""
+    name = data_dir or os.environ.get("SIGNS_DIR")
+    return Path(os.path.expanduser(name)) if name else None  # Path's own method raises on an unknown user.
+
+
 def git_blob_id(content: bytes) -> str:
-    """The id (40 hex digits) under which git stores a file of these bytes."""
+    """Returns the id, 40 hexadecimal digits, under which git stores a file of these bytes."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def download(name: str, folder: Path) -> None:
     """Downloads one of the two files into `folder` from the first mirror that has the right bytes.
 
-    The file gets its name only when whole and checked; a cut connection or a kill leaves nothing
-    under that name.
+    The file gets its name once it is whole and checked. A cut connection or a kill leaves nothing under that
+    name.
 
     Raises: UserError if no mirror delivers the file or `folder` cannot be written.
     """
-    # A bar redrawn in a log file is noise.
+    # In a log file, a progress bar would be noise.
     fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
     failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Inside the same folder, so that the final rename stays on one file system.
+        # In the same folder, so that the file is renamed within one file system.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
             partial = Path(scratch) / name
             for url in URLS[name]:
@@ -111,18 +133,18 @@ def download(name: str, folder: Path) -> None:
                 except requests.RequestException as error:
                     failures.append(_short_reason(error))
                     continue
-                found = git_blob_id(partial.read_bytes())
-                if found == GIT_BLOBS[name]:
+                blob = git_blob_id(partial.read_bytes())
+                if blob == GIT_BLOBS[name]:
                     os.replace(partial, folder / name)
                     return
-                failures.append(f"wrong content, git blob {found[:8]} not {GIT_BLOBS[name][:8]}")
+                failures.append(f"wrong content, git blob {blob[:8]} not {GIT_BLOBS[name][:8]}")
     except OSError as error:
         raise UserError(
             f"SIGNS could not be downloaded: {folder / name} cannot be written "
             f"({error.strerror or error}); make {folder} writable, set SIGNS_DIR to a folder that "
             f"holds {TRAIN_FILE} and {TEST_FILE}, or run `make demo`, which needs no download"
         ) from error
-    with suppress(OSError):  # It holds files if an earlier download succeeded.
+    with suppress(OSError):  # It is not empty if an earlier download succeeded.
         folder.rmdir()
     raise UserError(
         f"SIGNS could not be downloaded: {name} from {len(failures)} mirrors "
@@ -132,9 +154,10 @@ def download(name: str, folder: Path) -> None:
 
 
 def _short_reason(error: requests.RequestException) -> str:
+    """Returns why a mirror failed, in two or three words."""
     match error:
-        case requests.HTTPError():
-            return f"HTTP {error.response.status_code}"
+        case requests.HTTPError(response=requests.Response(status_code=status)):
+            return f"HTTP {status}"
         case requests.Timeout():
             return "timed out"
         case requests.exceptions.ChunkedEncodingError():
@@ -145,17 +168,17 @@ def _short_reason(error: requests.RequestException) -> str:
             return type(error).__name__
 
 
-def _read(path: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
-    """Reads and checks one file, whose keys start with `prefix`: its split and class names."""
+def _read(path: Path, read: Callable[[h5py.File], T]) -> T:
+    """Returns what `read` gets from the file. Whatever is wrong with the file is a UserError."""
     try:
-        # The plain open tells missing, unreadable and folder apart; HDF5's own messages do not.
-        with path.open("rb") as probe:
-            size = os.fstat(probe.fileno()).st_size
+        # A plain open tells whether a file is missing, unreadable or a folder. HDF5's own messages do not.
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: file not found; expected {TRAIN_FILE} and {TEST_FILE} in {path.parent}; "
-            "name the folder that holds them by data.dir or SIGNS_DIR, or leave both empty to have "
-            f"them downloaded to {DEFAULT_DIR}"
+            f"{path}: file not found; expected {TRAIN_FILE} and {TEST_FILE} in {path.parent}; name the "
+            "folder that holds them by config.data.dir or SIGNS_DIR, or leave both empty to have them "
+            f"downloaded to {DEFAULT_DIR}"
         ) from error
     except OSError as error:
         raise UserError(
@@ -164,41 +187,68 @@ def _read(path: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
     if not h5py.is_hdf5(path):
         raise UserError(f"{path}: not an HDF5 file ({size} bytes); expected HDF5; {_REMEDY}")
     try:
-        with h5py.File(path, "r") as file:
-            return _read_arrays(file, path, prefix)
+        with h5py.File(path, "r") as hdf5:
+            return read(hdf5)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        # What h5py raises depends on which byte is damaged; nothing else of ours runs in there.
+        # What h5py raises depends on the byte that is damaged. Nothing else of ours runs in there.
         raise UserError(
             f"{path}: HDF5 file truncated or damaged ({size} bytes; {error}); "
             f"expected a whole file; {_REMEDY}"
         ) from error
 
 
-def _read_arrays(file: h5py.File, path: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
-    """The split and the class names of an open file, checked against the schema."""
-    images_key, labels_key = f"{prefix}_set_x", f"{prefix}_set_y"
-    # Shapes and types are checked before anything is read, so that no object type is ever decoded.
-    images = _dataset(file, path, images_key)
-    if images.dtype != np.uint8:
-        raise _schema_error(path, images_key, f"dtype {images.dtype}", "dtype uint8")
-    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
-        raise _schema_error(path, images_key, f"shape {images.shape}", "shape [N, H, W, 3]")
-    if len(images) == 0:
-        raise _schema_error(path, images_key, "no images", "at least one")
+def _read_split(path: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
+    """Reads one file, whose keys start with `prefix`: its split and its class names."""
+    return _read(path, lambda file: _checked_split(file, path, prefix))
 
-    labels = _dataset(file, path, labels_key)
-    if labels.dtype.kind not in "iu":
-        raise _schema_error(path, labels_key, f"dtype {labels.dtype}", "an integer dtype")
-    if labels.ndim != 1:
-        raise _schema_error(path, labels_key, f"shape {labels.shape}", "shape [N]")
+
+def _checked_split(file: h5py.File, path: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
+    """Returns the split and the class names in an open file, after checking them against the schema."""
+    # Shapes and types are checked before anything is read, so that no Python object is ever decoded.
+    images = _images(file, path, f"{prefix}_set_x")
+    labels_key = f"{prefix}_set_y"
+    labels = _labels(file, path, labels_key)
     if len(labels) != len(images):
         raise _schema_error(
             path,
             labels_key,
             f"{len(labels)} labels",
-            f"{len(images)}, as many as images in {images_key}",
+            f"{len(images)}, as many as images in {prefix}_set_x",
         )
+    names = _class_names(file, path)
+    values = labels[:]
+    outside = np.flatnonzero((values < 0) | (values >= len(names)))
+    if len(outside):
+        raise _schema_error(
+            path,
+            labels_key,
+            f"label {values[outside[0]]} at index {outside[0]}",
+            f"labels from 0 to {len(names) - 1}, the {len(names)} classes of list_classes",
+        )
+    return Split(images[:], values.astype(np.int32)), names
 
+
+def _images(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    images = _dataset(file, path, key)
+    if images.dtype != np.uint8:
+        raise _schema_error(path, key, f"dtype {images.dtype}", "dtype uint8")
+    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
+        raise _schema_error(path, key, f"shape {images.shape}", "shape [N, H, W, 3]")
+    if len(images) == 0:
+        raise _schema_error(path, key, "no images", "at least one")
+    return images
+
+
+def _labels(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    labels = _dataset(file, path, key)
+    if labels.dtype.kind not in "iu":
+        raise _schema_error(path, key, f"dtype {labels.dtype}", "an integer dtype")
+    if labels.ndim != 1:
+        raise _schema_error(path, key, f"shape {labels.shape}", "shape [N]")
+    return labels
+
+
+def _class_names(file: h5py.File, path: Path) -> tuple[str, ...]:
     classes = _dataset(file, path, "list_classes")
     if classes.dtype.kind not in "iu" or classes.ndim != 1 or len(classes) == 0:
         raise _schema_error(
@@ -207,21 +257,11 @@ def _read_arrays(file: h5py.File, path: Path, prefix: str) -> tuple[Split, tuple
             f"dtype {classes.dtype}, shape {classes.shape}",
             "an integer dtype, shape [C]",
         )
-
-    label_values = labels[:]
-    outside = np.flatnonzero((label_values < 0) | (label_values >= len(classes)))
-    if len(outside):
-        raise _schema_error(
-            path,
-            labels_key,
-            f"label {label_values[outside[0]]} at index {outside[0]}",
-            f"labels from 0 to {len(classes) - 1}, the {len(classes)} classes of list_classes",
-        )
-    class_names = tuple(str(c) for c in classes[:])
-    return Split(images[:], label_values.astype(np.int32)), class_names
+    return tuple(str(number) for number in classes[:])
 
 
 def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    """Returns the array under `key`, not yet read."""
     if key not in file:
         keys = ", ".join(sorted(file)) or "none"
         raise _schema_error(path, key, f"no such key (keys: {keys})", "an array")

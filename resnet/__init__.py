@@ -3,9 +3,17 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Classifier", "Prediction", "load_pretrained"]
+__version__ = "0.2.0"
+__all__ = ["Architecture", "Classifier", "Prediction", "Preprocessing", "UserError", "load_pretrained"]
 
-_MODULES = {"Classifier": "classifier", "Prediction": "classifier", "load_pretrained": "pretrained"}
+_MODULES = {
+    "Architecture": "architecture",
+    "Classifier": "classifier",
+    "Prediction": "classifier",
+    "Preprocessing": "preprocessing",
+    "UserError": "errors",
+    "load_pretrained": "pretrained",
+}
 
 
 def __getattr__(name: str) -> Any:

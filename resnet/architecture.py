@@ -1,13 +1,14 @@
-"""What tells one residual network of the family from another: plain numbers and names."""
+"""The members of the family of residual networks, each described by plain numbers and names."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
-from ml_collections import ConfigDict
+from resnet.errors import UserError
+from resnet.fields import Bounds, check_fields
 
-# Blocks per stage and kind of block. Four stages: He et al. 2015 (arXiv:1512.03385), table 1, and for 200
-# He et al. 2016. Three stages, for small images: 6n + 2 layers of He et al. 2015, section 4.2, 9n + 2 of He
-# et al. 2016 (arXiv:1603.05027), 6n + 4 of Zagoruyko & Komodakis 2016 (arXiv:1605.07146).
+# Blocks per stage and kind of block, by depth. Four stages: He et al. 2015 (arXiv:1512.03385), table 1, and
+# He et al. 2016 (arXiv:1603.05027) for depth 200. Three stages, for small images: He et al. 2015, section 4.2
+# (6n + 2 layers), He et al. 2016 (9n + 2), Zagoruyko & Komodakis 2016, arXiv:1605.07146 (6n + 4).
 STAGES: dict[int, tuple[tuple[int, ...], Literal["basic", "bottleneck"]]] = {
     18: ((2, 2, 2, 2), "basic"),
     34: ((3, 4, 6, 3), "basic"),
@@ -19,6 +20,7 @@ STAGES: dict[int, tuple[tuple[int, ...], Literal["basic", "bottleneck"]]] = {
     **{9 * n + 2: ((n, n, n), "bottleneck") for n in (18,)},
     **{6 * n + 4: ((n, n, n), "basic") for n in (2, 4, 6)},
 }
+BOTTLENECK_DEPTHS = tuple(sorted(depth for depth, (_, kind) in STAGES.items() if kind == "bottleneck"))
 BOTTLENECK_EXPANSION = 4
 
 Variant = Literal["v1", "v1.5", "v2"]
@@ -27,10 +29,27 @@ MaxPool = Literal["padded", "zero_padded", "unpadded", "none"]
 ShortcutKind = Literal["projection", "zero_pad", "average_pool"]
 StrideIn = Literal["first_block", "last_block"]
 
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "depth": tuple(sorted(STAGES)),
+    "variant": get_args(Variant),
+    "stem": get_args(Stem),
+    "max_pool": get_args(MaxPool),
+    "shortcut": get_args(ShortcutKind),
+    "stride_in": get_args(StrideIn),
+}
+BOUNDS: dict[str, Bounds] = {
+    "width": (1, None),
+    "stem_width": (0, None),
+    "groups": (1, None),
+    "widen": (1, None),
+    "squeeze": (0, None),
+    "norm_epsilon": (1e-12, 1),
+}
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network of the family. Where each field comes from:
+    """A network of the family. The fields, and where they come from:
 
     - `variant`: `v1` He et al. 2015, bottleneck stride in the first 1x1; `v1.5` in the 3x3, as torchvision;
       `v2` pre-activation, He et al. 2016 (arXiv:1603.05027), figure 1 (b), the stem without norm.
@@ -72,10 +91,32 @@ class Architecture:
     conv_bias: bool = False
     norm_epsilon: float = 1e-5
 
-    @classmethod
-    def from_config(cls, model: ConfigDict) -> "Architecture":
-        """The architecture of `config.model`, whose other field says how convolutions are computed."""
-        return cls(**{name: value for name, value in model.items() if name != "convolution"})
+    def __post_init__(self) -> None:
+        """Checks the fields.
+
+        Raises:
+            UserError: a field has another type, is out of range, or does not go with another field.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        defaults = {field.name: field.default for field in fields(self)}
+        check_fields(values, defaults, CHOICES, BOUNDS)
+        for name in ("groups", "widen"):
+            if values[name] != 1 and not self.bottleneck:
+                raise UserError(
+                    f"{name}={values[name]}: needs blocks of three convolutions, but depth={self.depth} has"
+                    f" basic blocks; expected a depth of {', '.join(map(str, BOTTLENECK_DEPTHS))},"
+                    " or 1 and another width"
+                )
+        if (self.width * self.widen) % self.groups:
+            raise UserError(
+                f"groups={self.groups}: does not divide width x widen = {self.width * self.widen};"
+                " expected a divisor of it"
+            )
+        if self.stride_in == "last_block" and not self.preactivation:
+            raise UserError(
+                f"stride_in=last_block: is the layout of pre-activation, but variant is {self.variant};"
+                " expected first_block, or variant v2"
+            )
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -84,12 +125,12 @@ class Architecture:
 
     @property
     def bottleneck(self) -> bool:
-        """Whether blocks are bottlenecks: 1x1, 3x3, 1x1; else they are basic: 3x3, 3x3."""
+        """Whether blocks are bottlenecks (1x1, 3x3, 1x1) rather than basic (3x3, 3x3)."""
         return STAGES[self.depth][1] == "bottleneck"
 
     @property
     def preactivation(self) -> bool:
-        """Whether norm and ReLU precede each convolution of a block, rather than follow it."""
+        """Whether norm and ReLU come before each convolution of a block rather than after it."""
         return self.variant == "v2"
 
     def stride(self, stage: int, block: int) -> int:

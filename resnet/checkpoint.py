@@ -1,10 +1,15 @@
-"""Checkpoints of a run: saved by Orbax in the background, sealed by checksums, read back when whole."""
+"""Checkpoints of a run.
+
+Orbax saves them in the background. Checksums are written with them, and only checkpoints whose files agree
+with their checksums are restored.
+"""
 
 import hashlib
 import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +17,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from errors import UserError
+from resnet.errors import UserError
 from resnet.network import Weights
 
 FOLDER = "checkpoints"
-# In the format of the sha256sum command. Orbax itself does not notice a flipped bit.
+# In the format of the sha256sum command. Orbax itself would not notice a flipped bit.
 CHECKSUMS = "SHA256SUMS"
 
 Which = Literal["best", "last"]
@@ -26,23 +31,26 @@ def _is_not_orbax_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or "orbax" not in record.pathname
 
 
-# Orbax warns of what is meant here: reading alone, checkpoints without a metric.
+# Orbax warns about what is intended here: managers that only read, and checkpoints without a metric.
 logging.getLogger("absl").addFilter(_is_not_orbax_warning)
 
 
 class Checkpoints:
-    """The checkpoints in `workdir`, each named by its step; a context manager that ends with all written."""
+    """The checkpoints in a workdir, named by their steps.
+
+    Used as a context manager, it waits at the end until all checkpoints are on disk.
+    """
 
     def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
-        """Keeps the newest `keep` checkpoints and the one of the best validation accuracy.
+        """Keeps the newest `keep` checkpoints and the one with the best validation accuracy.
 
         Raises:
-            UserError: `read_only` and there are none.
+            UserError: `read_only` is set and `workdir` has no checkpoints.
         """
         self.folder = (workdir / FOLDER).absolute()
         if read_only and not os.path.isdir(self.folder):
             raise UserError(f"{self.folder}: no checkpoints; train first, or name another --workdir")
-        seal = ocp.options.AsyncOptions(post_finalization_callback=self._seal_unfinished)
+        add_checksums = ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums)
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=("state", "progress"),
@@ -56,7 +64,7 @@ class Checkpoints:
                 ),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
-                async_options=seal,
+                async_options=add_checksums,
             ),
         )
 
@@ -67,7 +75,7 @@ class Checkpoints:
         self._manager.close()
 
     def save(self, step: int, state: Any, progress: dict[str, Any], accuracy: float | None) -> None:
-        """Starts to save `state` and `progress` (JSON) as `step`; `accuracy` is that of validation."""
+        """Starts to save `state` and `progress` (JSON) of `step`, with the validation accuracy."""
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -77,26 +85,26 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Waits until what is being saved is on disk."""
+        """Waits until all that was saved is on disk."""
         self._manager.wait_until_finished()
 
     def newest(self) -> Path | None:
-        """The folder of the newest checkpoint, None if there is none."""
+        """Returns the folder of the newest checkpoint, or None if there is none."""
         step = self._manager.latest_step()
         return None if step is None else self.folder / str(step)
 
     def discard(self, step: int) -> None:
-        """Moves the checkpoint of `step`, if there is one, out of the way, to `checkpoints/damaged`."""
+        """Moves the checkpoint of `step`, if it exists, to `checkpoints/damaged`."""
         if step in self._manager.all_steps():
             self._set_aside([step])
 
     def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The newest whole checkpoint's (state, progress), None where there is none at all.
+        """Returns state and progress of the newest undamaged checkpoint, or None if there are no checkpoints.
 
-        Damaged ones are named on stderr and moved out of the way, to `checkpoints/damaged`.
+        Newer checkpoints that are damaged are reported on stderr and moved to `checkpoints/damaged`.
 
         Raises:
-            UserError: there are checkpoints, but every one is damaged.
+            UserError: there are checkpoints, but all of them are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         args = ocp.args.Composite(
@@ -120,23 +128,25 @@ class Checkpoints:
         return None
 
     def restore_weights(self, which: Which, ema: bool) -> tuple[Weights, int]:
-        """The weights, in host memory, of the best or last whole checkpoint, and its step.
+        """Returns weights, in host memory, and the step of the checkpoint that they come from.
 
-        `ema` asks for the moving average. `best` is the best by validation, the last where there was no
-        validation. A damaged one is named on stderr, and the newest whole one taken.
+        `best` is the checkpoint with the best validation accuracy, or the last one without validation. With
+        `ema`, the weights are the exponential moving average. If the checkpoint is damaged, this is reported
+        on stderr and the newest undamaged one is used.
 
         Raises:
-            UserError: there is no whole checkpoint.
+            UserError: there is no undamaged checkpoint.
         """
         newest_first = sorted(self._manager.all_steps(), reverse=True)
         best = self._manager.best_step() if which == "best" else None
         for step in dict.fromkeys([*([] if best is None else [best]), *newest_first]):
             if _is_whole(self.folder / str(step)):
                 return _read_weights(self.folder / str(step) / "state", ema), step
-        found = "every checkpoint is damaged" if newest_first else "no finished checkpoint"
-        raise UserError(f"{self.folder}: {found}; train again, or name another --workdir")
+        problem = "every checkpoint is damaged" if newest_first else "no finished checkpoint"
+        raise UserError(f"{self.folder}: {problem}; train again, or name another --workdir")
 
     def _set_aside(self, steps: list[int]) -> None:
+        """Moves the checkpoints of `steps` to `checkpoints/damaged`."""
         for step in steps:
             target = self.folder / "damaged" / str(step)
             target.parent.mkdir(exist_ok=True)
@@ -145,17 +155,17 @@ class Checkpoints:
         if steps:
             self._manager.reload()
 
-    def _seal_unfinished(self) -> None:
-        """Writes the checksums of the checkpoint that Orbax is about to rename to its final name."""
+    def _write_checksums(self) -> None:
+        """Writes the checksums of the checkpoint that Orbax is about to give its final name."""
         for folder in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            # What lies beside the items' folders is Orbax' own and is written after this.
+            # Only the folders of the items count: Orbax writes files of its own beside them later.
             files = sorted(file for file in folder.glob("*/**/*") if file.is_file())
             sums = "".join(f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files)
             (folder / CHECKSUMS).write_text(sums)
 
 
 def newest_step(workdir: Path) -> int | None:
-    """The step of the newest checkpoint in `workdir`, None if there is none."""
+    """Returns the step of the newest checkpoint in `workdir`, or None if there is none."""
     steps = [int(folder.name) for folder in (workdir / FOLDER).glob("*") if folder.name.isdecimal()]
     return max(steps, default=None)
 
@@ -170,7 +180,7 @@ def _sha256(file: Path) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all files of a checkpoint are as they were saved; names the first that is not on stderr."""
+    """Returns whether the files of a checkpoint match their checksums; if not, reports why on stderr."""
     try:
         for line in (folder / CHECKSUMS).read_text().splitlines():
             digest, name = line.split("  ", 1)
@@ -187,20 +197,22 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _read_weights(state: Path, ema: bool) -> Weights:
+    """Reads the weights, or with `ema` their moving average, and nothing else of a saved state."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(state).item_metadata.tree
         tree = tree["ema"] if ema else tree
-        wanted = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
-        wanted = {"ema": wanted} if ema else wanted
-        as_numpy = _map_leaves(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        item = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
+        item = {"ema": item} if ema else item
+        as_numpy = _map_leaves(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         restored = checkpointer.restore(
             state,
-            args=ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True),
+            args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
         )
     return Weights(**(restored["ema"] if ema else restored))
 
 
-def _map_leaves(function: Any, tree: Any) -> Any:
+def _map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Applies `function` to the leaves of nested dictionaries. JAX would regard Orbax' leaves as trees."""
     if isinstance(tree, dict):
         return {name: _map_leaves(function, branch) for name, branch in tree.items()}
     return function(tree)

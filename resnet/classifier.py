@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-import settings
-from datasets.imagenet import synsets_of
-from errors import UserError
 from resnet.checkpoint import Checkpoints, Which
+from resnet.errors import UserError
+from resnet.imagenet import synsets_of
 from resnet.images import read_image, resize_and_crop, ten_crops
 from resnet.network import Arranged, Network, Weights
+from resnet.run import read_run, seed_workdir
 
-# Compiling takes longer than running a few hundred images, so there is one size only. A larger one is
-# hardly faster an image (ResNet-50 on 2 CPU cores: 31 ms at 8, 29 ms at 32), but is slow for one picture.
+# There is one batch size, as compiling takes longer than running a few hundred images. A larger one is hardly
+# faster (ResNet-50 on two CPU cores: 31 ms an image at 8, 29 ms at 32), but is slow for a single picture.
 BATCH_SIZE = 8
 
 Pool = Literal["avg", "max", "none"]
@@ -28,7 +28,7 @@ Picture = str | PathLike | Image.Image | np.ndarray
 
 
 class Guess(NamedTuple):
-    """A class that a picture may be of; `synset` is its id in WordNet if it is one of ImageNet's."""
+    """A class with its probability; `synset` is its WordNet id if it is a class of ImageNet."""
 
     synset: str | None
     label: str
@@ -36,7 +36,7 @@ class Guess(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a `Classifier` makes of one picture; `path` is None where it did not come from a file."""
+    """The answer of a `Classifier` about one picture; `path` is None if it did not come from a file."""
 
     path: str | None
     label: str
@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
     probabilities: dict[str, float]
 
     def top(self, count: int = 5) -> list[Guess]:
-        """The `count` most probable classes, best first; what Keras calls `decode_predictions`."""
+        """Returns the `count` most probable classes, best first, as `decode_predictions` of Keras does."""
         synsets = synsets_of(tuple(self.probabilities)) or [None] * len(self.probabilities)
         guesses = [Guess(s, *pair) for s, pair in zip(synsets, self.probabilities.items(), strict=True)]
         return sorted(guesses, key=lambda guess: -guess.probability)[:count]
@@ -56,25 +56,16 @@ class Classifier:
     `Classifier.load("runs/signs").predict(["hand.jpg"])` is all that a user needs.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        weights: Weights,
-        class_names: tuple[str, ...],
-        image_size: int,
-        crop: float = 1.0,
-    ) -> None:
-        """Puts `weights` on the default device; `image_size` is the side of its images, in pixels.
-
-        `crop` is the side of a picture's centre square that it looks at, as a share of the shorter side.
-        """
+    def __init__(self, network: Network, weights: Weights, class_names: tuple[str, ...]) -> None:
+        """Puts `weights` on the default device. `class_names` are empty for a network without a head."""
         self.network = network
         self.weights = jax.device_put(weights)
         self.class_names = class_names
-        self.image_size = image_size
-        self.crop = crop
-        self._feature_programs: dict[tuple[tuple[str, ...], Pool], Callable] = {}
-        self._arrange = jax.jit(partial(network.arrange, batch_shape=(BATCH_SIZE, image_size, image_size, 3)))
+        self.image_size = network.preprocessing.image_size
+        self.crop = network.preprocessing.crop
+        self._feature_programs: dict[tuple[tuple[str, ...], str], Callable] = {}
+        batch_shape = (BATCH_SIZE, self.image_size, self.image_size, 3)
+        self._arrange = jax.jit(partial(network.arrange, batch_shape=batch_shape))
         self._probabilities_of_batch = jax.jit(
             lambda weights, arranged, images: jax.nn.softmax(network.predict(weights, arranged, images))
         )
@@ -83,27 +74,28 @@ class Classifier:
     def load(cls, workdir: str | PathLike, checkpoint: Which = "best", raw: bool = False) -> "Classifier":
         """Loads the network that a run trained in `workdir`.
 
-        `best` is the checkpoint of the best validation accuracy, the last one where the run had no
-        validation. The weights are their moving average, unless the run had none or `raw` is set. A run of
-        several seeds gives an `Ensemble`; each seed's folder in it gives the one.
+        `best` is the checkpoint with the best validation accuracy, or the last checkpoint of a run without
+        validation. The weights are their moving average, unless the run keeps none or `raw` is set. A run of
+        several seeds gives an `Ensemble`; the folder of one of its seeds gives that seed alone.
 
         Raises:
             UserError: there is no trained run in `workdir`, or no whole checkpoint.
         """
-        return join(load_trained(workdir, checkpoint, raw))
+        return combine(load_trained(workdir, checkpoint, raw))
 
     def with_weights(self, weights: Weights) -> "Classifier":
-        """The same with other `weights`; what is compiled for one serves both."""
+        """Returns a classifier with other `weights` that shares the compiled programs of this one."""
         other = copy(self)
         other.weights = jax.device_put(weights)
         other.__dict__.pop("_arranged", None)
         return other
 
     def predict(self, pictures: Iterable[Picture]) -> list[Prediction]:
-        """Classifies `pictures`: paths of image files, Pillow images or uint8 arrays [H, W, 3] of any size.
+        """Classifies `pictures`: paths of image files, Pillow images, or uint8 arrays [H, W, 3] of any size.
 
         Raises:
-            UserError: one of them is not a readable image.
+            UserError: a picture is not a readable image.
+            TypeError: `pictures` is a single picture rather than a list.
         """
         if isinstance(pictures, Picture):
             raise TypeError("predict takes a list of pictures; for a single one, give [picture]")
@@ -125,7 +117,7 @@ class Classifier:
         return resize_and_crop(_read(picture), self.image_size, self.crop)
 
     def prepare_ten_crops(self, picture: Picture) -> np.ndarray:
-        """Reads one picture and cuts it to uint8 [10, image_size, image_size, 3]: see `ten_crops`.
+        """Reads one picture and cuts it to uint8 [10, image_size, image_size, 3], see `ten_crops`.
 
         Raises:
             UserError: it is not a readable image.
@@ -133,7 +125,7 @@ class Classifier:
         return ten_crops(_read(picture), self.image_size, self.crop)
 
     def predict_prepared(self, names: Sequence[str | None], images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Classifies what `prepare` returned; `names` become the predictions' `path`."""
+        """Classifies `images` from `prepare`; `names` become the `path` of the predictions."""
         if not images:
             return []
         return [
@@ -147,9 +139,9 @@ class Classifier:
         return Prediction(name, self.class_names[best], float(row[best]), probabilities)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """The probability of every class, float32 [N, classes], for `images` uint8 [N, S, S, 3].
+        """Returns the probability of every class, float32 [N, classes].
 
-        S is `image_size`.
+        `images` are uint8 [N, S, S, 3], where S is `image_size`.
 
         Raises:
             UserError: the array has another shape or dtype, or the network has no head.
@@ -159,20 +151,33 @@ class Classifier:
             lambda weights, batch: self._probabilities_of_batch(weights, self._arranged, batch), images
         )
 
-    def check_head(self) -> None:
-        """Checks that the network knows classes.
+    def export(self, folder: str | PathLike, format: str = "safetensors") -> Path:
+        """Writes the weights for another framework into `folder` and returns the path that it loads.
+
+        `format` is one of `resnet.formats.EXPORT_FORMATS`.
 
         Raises:
-            UserError: it has no head.
+            UserError: there is no such format, it has no such network, or `folder` cannot be written.
+        """
+        from resnet.formats.export import export
+
+        return export(self.network, self.weights, self.class_names, format=format, folder=Path(folder))
+
+    def check_head(self) -> None:
+        """Checks that the network has a head.
+
+        Raises:
+            UserError: it has none.
         """
         if not self.class_names:
-            raise UserError("these weights have no head, so that they know no classes; use features instead")
+            raise UserError("these weights have no head and so no classes; use features instead")
 
     def features(self, images: np.ndarray, layer: str = "pooled", pool: Pool = "avg") -> np.ndarray:
-        """What `layer` makes of `images` uint8 [N, S, S, 3], float32: [N, c], or [N, h, w, c] unpooled.
+        """Returns the output of `layer` for `images` uint8 [N, S, S, 3] as float32 [N, C].
 
-        `layer` is `stem`, a stage such as `stage3`, a block such as `stage3.block2`, or `pooled`, which the
-        head sees; `pool` is the mean or the maximum over positions, or `none`.
+        `layer` is `stem`, a stage such as `stage3`, a block such as `stage3.block2`, or `pooled`, the input
+        of the head. `pool` is the mean (`avg`) or the maximum (`max`) over positions; `none` keeps the
+        positions, [N, h, w, C].
 
         Raises:
             UserError: there is no such layer or pooling, or the array has another shape or dtype.
@@ -182,7 +187,7 @@ class Classifier:
     def features_of(
         self, images: np.ndarray, layers: Sequence[str], pool: Pool = "avg"
     ) -> dict[str, np.ndarray]:
-        """`features` of several `layers` by their names, from one pass over `images`.
+        """Returns the `features` of several `layers` by name, from one pass over `images`.
 
         Raises:
             UserError: as `features`.
@@ -192,10 +197,10 @@ class Classifier:
         return self._in_batches(self._features_of_batch(tuple(layers), pool), images)
 
     def check_layer(self, layer: str, pool: str) -> None:
-        """Checks that `features` knows both.
+        """Checks that `features` can be asked for `layer` and `pool`.
 
         Raises:
-            UserError: it does not.
+            UserError: there is no such layer or pooling.
         """
         if layer not in self.layers:
             raise UserError(f"layer {layer}: no such layer; expected one of {', '.join(self.layers)}")
@@ -204,7 +209,7 @@ class Classifier:
 
     @cached_property
     def _arranged(self) -> Arranged:
-        """The weights as predictions take them; who only wants weights or features need not wait for it."""
+        """The weights prepared for predictions. Prepared late: features and exports do not need them."""
         return self._arrange(self.weights)
 
     @property
@@ -212,7 +217,7 @@ class Classifier:
         """The names that `features` takes, in the order in which they are computed."""
         return self.network.feature_names
 
-    def _features_of_batch(self, layers: tuple[str, ...], pool: Pool) -> Callable:
+    def _features_of_batch(self, layers: tuple[str, ...], pool: str) -> Callable:
         def pooled(x: jax.Array) -> jax.Array:
             x = x.astype(jnp.float32)
             if x.ndim == 2 or pool == "none":
@@ -220,15 +225,15 @@ class Classifier:
             return x.mean((1, 2)) if pool == "avg" else x.max((1, 2))
 
         def features(weights: Weights, images: jax.Array) -> dict[str, jax.Array]:
-            found = self.network.apply(weights, images, train=False)[1]
-            return {layer: pooled(found[layer]) for layer in layers}
+            outputs = self.network.apply(weights, images, train=False)[1]
+            return {layer: pooled(outputs[layer]) for layer in layers}
 
         if (layers, pool) not in self._feature_programs:
             self._feature_programs[layers, pool] = jax.jit(features)
         return self._feature_programs[layers, pool]
 
     def _in_batches(self, function: Callable[[Weights, np.ndarray], Any], images: np.ndarray) -> Any:
-        """What `function` makes of `images`, batch by batch: an array, or arrays by name, of N rows."""
+        """Applies `function` batch by batch; returns an array of N rows, or arrays of N rows by name."""
         images = np.asarray(images)
         expected = (self.image_size, self.image_size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
@@ -238,7 +243,7 @@ class Classifier:
             )
         rows = []
         batch = np.zeros((BATCH_SIZE, *expected), np.uint8)
-        for start in range(0, max(len(images), 1), BATCH_SIZE):  # Even answers to no image have a shape.
+        for start in range(0, max(len(images), 1), BATCH_SIZE):  # Even no image gives a result with a shape.
             chunk = images[start : start + BATCH_SIZE]
             batch[: len(chunk)] = chunk
             rows.append(jax.tree.map(np.asarray, function(self.weights, batch)))
@@ -246,22 +251,22 @@ class Classifier:
 
 
 class Ensemble(Classifier):
-    """Classifiers of one network, as different seeds trained it, that answer together.
+    """Classifiers of one network, trained from different seeds, that answer together.
 
-    A probability is the mean of the members', each of which is a `Classifier` of its own in `members`.
+    A probability is the mean of the probabilities of the `members`, and each member is a `Classifier`.
     """
 
     def __init__(self, members: Sequence[Classifier]) -> None:
-        """Joins `members`, alike in all but their weights."""
+        """Combines `members`, which differ in nothing but their weights."""
         self.__dict__.update({name: value for name, value in vars(members[0]).items() if name != "weights"})
         self.members = tuple(members)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """The mean over the members, float32 [N, classes]; see `Classifier.probabilities`."""
+        """Returns the mean over the members, float32 [N, classes]; see `Classifier.probabilities`."""
         return np.mean([member.probabilities(images) for member in self.members], axis=0)
 
     def check_layer(self, layer: str, pool: str) -> None:
-        """Refuses: features of several networks have nothing in common.
+        """Refuses, as features of different networks have nothing in common.
 
         Raises:
             UserError: always.
@@ -271,13 +276,24 @@ class Ensemble(Classifier):
             " name the folder of one in the workdir, such as seed_0"
         )
 
+    def export(self, folder: str | PathLike, format: str = "safetensors") -> Path:
+        """Refuses, as a file holds the weights of one network.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"export: writes the weights of one network, and this run has {len(self.members)} seeds;"
+            " name the folder of one in the workdir, such as seed_0"
+        )
+
 
 def _read(picture: Picture) -> Image.Image | np.ndarray:
     return read_image(picture) if isinstance(picture, str | PathLike) else picture
 
 
 class Trained(NamedTuple):
-    """A loaded classifier and where it came from: `kind` of weights is `raw` or `ema`."""
+    """A loaded classifier with the step of its checkpoint; `kind` of weights is `raw` or `ema`."""
 
     classifier: Classifier
     step: int
@@ -285,28 +301,34 @@ class Trained(NamedTuple):
 
 
 def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[Trained]:
-    """What `Classifier.load` is made of: of each of a run's seeds its classifier, step and kind of weights.
+    """Loads the classifier of every seed of the run in `workdir`, see `Classifier.load`.
 
     Raises:
         UserError: there is no trained run in `workdir`, or no whole checkpoint.
     """
     workdir = Path(workdir)
-    config, class_names = settings.load(workdir)
-    kind = "ema" if config.ema_decay and not raw else "raw"
+    run = read_run(workdir)
+    kind = "ema" if run.keeps_average and not raw else "raw"
     trained: list[Trained] = []
-    for folder in settings.seed_workdirs(config, workdir):
+    for folder in [seed_workdir(workdir, seed) for seed in run.seeds] or [workdir]:
         with Checkpoints(folder, read_only=True) as checkpoints:
             weights, step = checkpoints.restore_weights(checkpoint, ema=kind == "ema")
         if trained:
             classifier = trained[0].classifier.with_weights(weights)
         else:
-            network = Network(config, len(class_names))
-            classifier = Classifier(network, weights, class_names, config.data.image_size, config.data.crop)
+            network = Network(
+                run.architecture,
+                run.preprocessing,
+                len(run.class_names),
+                compute_dtype=run.compute_dtype,
+                convolution=run.convolution,
+            )
+            classifier = Classifier(network, weights, run.class_names)
         trained.append(Trained(classifier, step, kind))
     return trained
 
 
-def join(trained: Sequence[Trained]) -> Classifier:
-    """The classifier of a run of one seed, the `Ensemble` of those of several."""
-    members = [each.classifier for each in trained]
+def combine(trained: Sequence[Trained]) -> Classifier:
+    """Returns the classifier of a single seed, or the `Ensemble` of several."""
+    members = [member.classifier for member in trained]
     return members[0] if len(members) == 1 else Ensemble(members)

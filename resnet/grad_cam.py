@@ -1,6 +1,10 @@
-"""Grad-CAM: where in an image the score of a class comes from (Selvaraju et al. 2017, arXiv:1610.02391)."""
+"""Grad-CAM: maps of the image regions that raise the score of a class.
+
+Selvaraju et al. 2017 (arXiv:1610.02391).
+"""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,8 @@ import numpy as np
 from resnet.model import ResNet
 from resnet.network import Network, Weights
 
-BATCH_SIZE = 8  # images at a time: the gradient keeps what lies between stage and logits
+# Images in one call. Memory limits it, as the gradient keeps all that lies between the stage and the logits.
+BATCH_SIZE = 8
 
 
 def grad_cam(
@@ -17,54 +22,60 @@ def grad_cam(
     weights: Weights,
     images: np.ndarray,
     classes: np.ndarray,
+    *,
     stages: Sequence[str] = ("stage4",),
 ) -> dict[str, np.ndarray]:
-    """For each of `stages` maps float32 [N, h, w] of what speaks for `classes` int [N] in `images`.
+    """Returns a map of the evidence for `classes`, int [N], in `images`, uint8 [N, H, W, 3].
 
-    `images` are uint8 [N, H, W, 3]; h and w are those of the stage's output; values are 0 to 1. A map is
-    the sum of the output's channels, each weighted by the mean gradient of the class' logit with respect
-    to it, negative sums cut off (equations 1 and 2), divided by its maximum. One without any positive sum
-    is all zeros.
+    The result has an array for each of `stages`, float32 [N, h, w], where h and w are the size of the stage's
+    output. To compute a map, the channels of the output are weighted by the mean gradient of the class's
+    logit with respect to them and summed, and negative sums become zero (equations 1 and 2). The map is then
+    divided by its maximum, so that values are 0 to 1. A map without any positive sum is all zeros.
     """
-
-    @jax.jit
-    def maps_of_batch(weights: Weights, images: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
-        def class_scores(added: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-            # The gradient with respect to zeros added to an output is that with respect to the output.
-            model = network.merge(weights)
-            for stage, zeros in added.items():
-                _add_to_output(model, stage, zeros)
-            logits, features = model(network.normalize(images), train=False)
-            return jnp.take_along_axis(logits, classes[:, None], 1).sum(), features
-
-        outputs = jax.eval_shape(lambda: network.apply(weights, images, train=False)[1])
-        zeros = {stage: jnp.zeros(outputs[stage].shape, outputs[stage].dtype) for stage in stages}
-        gradients, features = jax.grad(class_scores, has_aux=True)(zeros)
-        maps = {}
-        for stage, gradient in gradients.items():
-            channel_weights = gradient.astype(jnp.float32).mean((1, 2), keepdims=True)
-            maps[stage] = jax.nn.relu((channel_weights * features[stage].astype(jnp.float32)).sum(-1))
-        return maps
-
+    batch_maps = jax.jit(partial(_batch_maps, network, stages=stages))
     batches = []
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE]
-        missing = BATCH_SIZE - len(batch)  # One shape, so that it compiles once.
+        missing = BATCH_SIZE - len(batch)  # Padding gives all batches one shape, so that XLA compiles once.
         padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
         padded_classes = np.pad(classes[start : start + BATCH_SIZE], (0, missing))
-        maps = maps_of_batch(weights, padded, padded_classes)
+        maps = batch_maps(weights, padded, padded_classes)
         batches.append({stage: np.asarray(values)[: len(batch)] for stage, values in maps.items()})
     return {stage: _scaled(np.concatenate([maps[stage] for maps in batches])) for stage in stages}
 
 
-def _add_to_output(model: ResNet, stage: str, added: jax.Array) -> None:
+def _batch_maps(
+    network: Network, weights: Weights, images: jax.Array, classes: jax.Array, *, stages: Sequence[str]
+) -> dict[str, jax.Array]:
+    """Returns the maps of a batch before they are divided by their maxima."""
+
+    def class_scores(offsets: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        model = network.merge(weights)
+        for stage, offset in offsets.items():
+            _add_to_output(model, stage, offset)
+        logits, features = model(network.normalize(images), train=False)
+        return jnp.take_along_axis(logits, classes[:, None], 1).sum(), features
+
+    outputs = jax.eval_shape(lambda: network.apply(weights, images, train=False)[1])
+    # Adding zeros to an output changes nothing, and the gradient with respect to them is that of the output.
+    zeros = {stage: jnp.zeros(outputs[stage].shape, outputs[stage].dtype) for stage in stages}
+    gradients, features = jax.grad(class_scores, has_aux=True)(zeros)
+    maps = {}
+    for stage, gradient in gradients.items():
+        channel_weights = gradient.astype(jnp.float32).mean((1, 2), keepdims=True)
+        maps[stage] = jax.nn.relu((channel_weights * features[stage].astype(jnp.float32)).sum(-1))
+    return maps
+
+
+def _add_to_output(model: ResNet, stage: str, offset: jax.Array) -> None:
+    """Replaces a stage of `model` by one that adds `offset` to its output."""
     original: Callable[[jax.Array, bool], tuple[jax.Array, dict]] = getattr(model, stage)
 
-    def with_added(x: jax.Array, train: bool) -> tuple[jax.Array, dict]:
-        output, of_blocks = original(x, train)
-        return output + added, of_blocks
+    def with_offset(x: jax.Array, train: bool) -> tuple[jax.Array, dict]:
+        output, block_outputs = original(x, train)
+        return output + offset, block_outputs
 
-    setattr(model, stage, with_added)
+    setattr(model, stage, with_offset)
 
 
 def _scaled(maps: np.ndarray) -> np.ndarray:

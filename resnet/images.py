@@ -1,4 +1,4 @@
-"""From a user's image files to the network's input: find, decode, resize and crop."""
+"""Finds image files, decodes them, and resizes and crops them for a network."""
 
 import io
 import os
@@ -14,17 +14,18 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from errors import UserError
+from resnet.errors import UserError
 
 MAX_PIXELS = 100_000_000
 
-# EPS starts Ghostscript, IPTC opens whatever is embedded in it (EPS too), WMF calls the system's
-# renderer. The others are recognised by Pillow but have no decoder in it.
+# EPS starts Ghostscript, IPTC opens whatever is embedded in it (even EPS), and WMF calls a renderer of the
+# system. Pillow recognises the others but cannot decode them.
 _EXCLUDED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 _GREY_MODES = {"L", "LA", "La"}
 _DEEP_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 
-_TRANSPOSITIONS = {
+# By the value of the EXIF orientation, which may have any type in a damaged file.
+_TRANSPOSITIONS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,7 +35,7 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# How far down and to the right a square lies, as a share of the way.
+# Where a square lies in the image: 0 is the upper (left) edge, 1 the lower (right) edge.
 _CENTRE = (0.5, 0.5)
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
@@ -42,16 +43,16 @@ _pillow_lock = threading.Lock()
 
 
 def find_images(paths: Sequence[str | PathLike]) -> list[Path]:
-    """Lists the image files that `paths` name, in the order given, each once.
+    """Lists the image files that `paths` name, in the given order and without repetitions.
 
-    A file is taken as it is, whatever its name. A folder stands for all files below it, sorted,
-    whose extension belongs to a format that `read_image` accepts; hidden files and folders are
-    skipped and links to folders are not followed.
+    A file is listed whatever its name. A folder stands for all files below it, sorted, whose extension
+    belongs to a format that `read_image` accepts. Hidden files and folders are skipped, and links to folders
+    are not followed.
 
     Raises:
       UserError: a path does not exist, a folder cannot be listed, or a folder has no images.
     """
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in map(Path, paths):
         if os.path.isdir(path):
             files = _images_in_folder(path)
@@ -60,109 +61,115 @@ def find_images(paths: Sequence[str | PathLike]) -> list[Path]:
         else:
             raise UserError(f"{_printable(path)}: no such file or folder; check the path")
         for file in files:
-            found.setdefault(os.path.abspath(file), file)
-    return list(found.values())
+            images.setdefault(os.path.abspath(file), file)
+    return list(images.values())
 
 
 def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes an image file of any format, mode and size that Pillow reads, and HEIC, as iPhones write it.
+    """Decodes an image file of any format, mode and size that Pillow reads, or HEIC, the format of iPhones.
 
-    EXIF orientation is applied, a valid embedded ICC profile is converted to sRGB, transparent
-    images are composited on white, animations give their first frame. 16-bit grey is scaled from
-    0..65535, and so are 32-bit integers (clipped to that range first). 32-bit floats are scaled
-    from 0..1 if all of them lie in it, else taken as 0..255 and clipped; NaN is black.
+    EXIF orientation is applied, a valid embedded ICC profile is converted to sRGB, transparent images are
+    composited on white, and animations give their first frame. 16-bit grey is scaled from 0..65535, as are
+    32-bit integers after clipping to that range. 32-bit floats are scaled from 0..1 if all of them lie in it.
+    Otherwise they count as 0..255 and are clipped. NaN is black.
 
-    Formats that need another program (EPS, WMF) are not accepted. Images are decoded one at a
-    time, also when several threads call, because Pillow's safety settings are process-wide.
+    Formats that need another program (EPS, WMF) are not accepted. Images are decoded one at a time, even when
+    several threads call, because Pillow's safety settings hold for the whole process.
 
     Args:
       source: a path, or a binary stream, which is read from its position to its end.
-      max_pixels: limit on width x height, checked from the header before anything is decoded.
+      max_pixels: limit on width x height, which is checked before anything is decoded.
 
     Returns:
       uint8 `[H, W, 3]`, sRGB.
 
     Raises:
-      UserError: the file is missing, unreadable, a folder, empty, not an image, truncated or
-        damaged, or has more than `max_pixels` pixels.
+      UserError: the file is missing, unreadable, a folder, empty, not an image, truncated or damaged, or it
+        has more than `max_pixels` pixels.
     """
-    if not isinstance(source, str | PathLike):
-        name = getattr(source, "name", None)
-        name = _printable(name) if isinstance(name, str) else "image data"
-        return _decode(io.BytesIO(source.read()), name, max_pixels)
-    name = _printable(source)
-    if os.path.isdir(source):
+    if isinstance(source, str | PathLike):
+        with _open(source) as file:
+            return _decode(file, _printable(source), max_pixels)
+    name = getattr(source, "name", None)
+    name = _printable(name) if isinstance(name, str) else "image data"
+    return _decode(io.BytesIO(source.read()), name, max_pixels)
+
+
+def _open(path: str | PathLike) -> BinaryIO:
+    name = _printable(path)
+    if os.path.isdir(path):
         raise UserError(f"{name}: is a folder, expected an image file; name a file inside it")
-    if os.path.exists(source) and not os.path.isfile(source):
-        # Opening a pipe or a device could block for ever.
-        raise UserError(f"{name}: is a pipe or device, expected an image file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        # Opening a pipe or a device could block forever.
+        raise UserError(f"{name}: is a pipe or device, expected an image file; name a file")
     try:
-        file = open(source, "rb")  # noqa: SIM115 (only a failure to open is handled here)
+        return open(path, "rb")
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; check the path") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{name}: cannot be read ({reason}); check its permissions") from None
-    with file:
-        return _decode(file, name, max_pixels)
 
 
 def resize_and_crop(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
     """Scales the shorter side to `size / crop` (antialiased bicubic) and cuts out the centre square.
 
-    These are, but for rounding, the pixels that torchvision's, timm's and transformers' resizing and
-    cropping give, but only the square is computed, so extreme aspect ratios cost nothing. An image whose
-    shorter side is `size / crop` already is cropped and otherwise bit-identical.
+    The pixels equal those of torchvision, timm and transformers within rounding. Only the square is computed,
+    so extreme aspect ratios cost nothing. An image whose shorter side is already `size / crop` is cropped
+    without changing a pixel.
 
     Args:
-      image: uint8 `[H, W, 3]`, or a Pillow image, converted as `read_image` does.
+      image: uint8 `[H, W, 3]`, or a Pillow image, which is converted as in `read_image`.
       size: side of the result in pixels, at least 1.
-      crop: side of the square as a share of the shorter side; 0.875 is ImageNet's 224 of 256.
+      crop: side of the square as a share of the shorter side; ImageNet's 224 of 256 is 0.875.
 
     Returns:
       uint8 `[size, size, 3]`.
 
     Raises:
-      UserError: the array has another shape or dtype or no pixels, or the Pillow image cannot be
+      UserError: the array has another shape, another dtype or no pixels, or the Pillow image cannot be
         decoded.
     """
     return _resize_and_cut(image, size, crop, [_CENTRE])[0]
 
 
 def ten_crops(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
-    """The centre, the four corners and the mirror images of these, of the image that is scaled likewise.
+    """Cuts out the centre and the four corners of the scaled image, and adds their mirror images.
 
-    Krizhevsky, Sutskever & Hinton 2012 (NeurIPS), section 4.1, with the corners of the whole image; a
-    network's probabilities are averaged over them. Arguments and errors are those of `resize_and_crop`.
+    Krizhevsky, Sutskever & Hinton 2012 (NeurIPS), section 4.1, average a network's probabilities over them.
+    Here the corners are those of the whole image. Arguments and errors are the same as for `resize_and_crop`.
 
     Returns:
       uint8 `[10, size, size, 3]`; the first is what `resize_and_crop` returns.
     """
-    five = _resize_and_cut(image, size, crop, [_CENTRE, *_CORNERS])
-    return np.concatenate([five, five[:, :, ::-1]])
+    crops = _resize_and_cut(image, size, crop, [_CENTRE, *_CORNERS])
+    return np.concatenate([crops, crops[:, :, ::-1]])
 
 
 def _resize_and_cut(
     image: np.ndarray | Image.Image, size: int, crop: float, places: list[tuple[float, float]]
 ) -> np.ndarray:
-    """Squares of the scaled image, uint8 [places, size, size, 3]; a place tells how far down and right."""
+    """Cuts squares out of the scaled image: uint8 [places, size, size, 3].
+
+    A place (down, right) is (0, 0) for the upper left corner and (1, 1) for the lower right corner.
+    """
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "")
         with _pillow_errors(_printable(name) if name else "image", MAX_PIXELS):
             image = np.array(_to_rgb(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise UserError(
-            f"image array: found {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3] "
-            "with at least one pixel; convert it first"
+            f"image array: is {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3] with at least one"
+            " pixel; convert it first"
         )
     height, width, _ = image.shape
-    shorter = int(round(size / crop, 6))  # 64 / (64 / 72) is a little less than 72.
+    shorter = int(round(size / crop, 6))  # In floating point 64 / (64 / 72) is a little less than 72.
     scaled_height = shorter * height // min(height, width)
     scaled_width = shorter * width // min(height, width)
     whole, squares = Image.fromarray(image), []
     for down, right in places:
         top, left = round((scaled_height - size) * down), round((scaled_width - size) * right)
-        # Pillow's filter looks beyond the box, so that this equals cutting after resizing the whole.
+        # Pillow's filter reads beyond the box, so this equals cropping after resizing the whole image.
         box = (
             left * width / scaled_width,
             top * height / scaled_height,
@@ -175,7 +182,7 @@ def _resize_and_cut(
 
 @cache
 def _accepted_formats() -> tuple[str, ...]:
-    import pillow_heif  # Takes 40 ms, of every start.
+    import pillow_heif  # Imported here, as it takes 40 ms, which most commands need not spend.
 
     Image.init()
     pillow_heif.register_heif_opener()
@@ -184,8 +191,8 @@ def _accepted_formats() -> tuple[str, ...]:
 
 @cache
 def image_extensions() -> frozenset[str]:
-    """The extensions of the formats that `read_image` accepts, such as `.jpg`, in lower case."""
-    accepted = {*_accepted_formats(), "MPO"}  # MPO files are opened by the JPEG plugin
+    """Returns the extensions of the formats that `read_image` accepts, in lower case, such as `.jpg`."""
+    accepted = {*_accepted_formats(), "MPO"}  # The JPEG plugin opens MPO files.
     return frozenset(e for e, name in Image.registered_extensions().items() if name in accepted)
 
 
@@ -213,18 +220,18 @@ def _images_in_folder(folder: Path) -> list[Path]:
 
 
 def _printable(path: str | PathLike) -> str:
-    """The path as text that any terminal takes: bytes that are not UTF-8 become `?`."""
+    """Returns the path as text that any terminal can print: bytes that are not UTF-8 become `?`."""
     return os.fsdecode(path).encode("utf-8", "replace").decode()
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
-    """Decodes an open file from its beginning to uint8 `[H, W, 3]`."""
+    """Decodes an open file, from its beginning, to uint8 `[H, W, 3]`."""
     if not file.read(1):
         raise UserError(f"{name}: is empty (0 bytes), expected an image; save it again")
     with (
         _pillow_errors(name, max_pixels),
-        # Given an open file, not a path, Pillow does not map it into memory: a file cut short
-        # by another program meanwhile is an error then, not a crash.
+        # Pillow maps a file into memory if it is given a path, but not if it is given an open file. A file
+        # that another program cuts short meanwhile is then an error instead of a crash.
         Image.open(file, formats=_accepted_formats()) as image,
     ):
         return np.array(_to_rgb(image))
@@ -232,12 +239,12 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
 
 @contextmanager
 def _pillow_errors(name: str, max_pixels: int) -> Iterator[None]:
-    """Makes Pillow strict, and every way in which it fails a UserError that starts with `name`."""
+    """Makes Pillow strict, and turns whatever it raises into a UserError that begins with `name`."""
     try:
         with _pillow_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Pillow warns above MAX_IMAGE_PIXELS and fails above twice that. As an error, the
-            # warning is an exact limit, which covers images nested in ICO or TIFF files too.
+            # Pillow warns above MAX_IMAGE_PIXELS and fails above twice that number. Turned into an error, the
+            # warning is an exact limit, which also covers images nested in ICO or TIFF files.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             saved = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
@@ -285,20 +292,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation; unlike `ImageOps.exif_transpose`, also if other tags are bad.
+    """Applies the EXIF orientation, even if other EXIF tags are damaged.
 
-    That function writes the EXIF block anew, and fails if any tag in it has an unexpected type.
+    `ImageOps.exif_transpose` writes the EXIF block anew, and fails if any tag in it has an unexpected type.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # The pixels are sound (they are loaded); only the EXIF block is damaged.
+    except Exception:  # Only the EXIF block is damaged: the pixels have been loaded.
         return image
     transposition = _TRANSPOSITIONS.get(orientation)
     return image if transposition is None else image.transpose(transposition)
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Converts modes I;16, I and F to L, or LA if one grey level is marked as transparent."""
+    """Converts modes I;16, I and F to L, or to LA if one grey level is marked as transparent."""
     levels = np.array(image, dtype=np.float32)
     if image.mode == "F":
         levels[np.isnan(levels)] = 0
@@ -314,15 +321,15 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
-    """Converts RGB, L, CMYK or LAB to sRGB by its profile, or plainly if that does not apply."""
+    """Converts RGB, L, CMYK or LAB to sRGB by its profile, or without it if the profile does not apply."""
     if icc_profile:
         try:
-            return ImageCms.profileToProfile(
+            return ImageCms.profileToProfile(  # type: ignore[return-value]  # None only if inPlace.
                 image,
                 ImageCms.ImageCmsProfile(io.BytesIO(icc_profile)),
                 ImageCms.createProfile("sRGB"),
                 outputMode="RGB",
             )
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            pass  # Damaged, or for another colour space: shown without it, as browsers do.
+            pass  # Browsers, too, ignore a profile that is damaged or for another colour space.
     return image.convert("RGB")

@@ -1,7 +1,7 @@
 """Deep residual networks (He et al. 2015, arXiv:1512.03385) as Flax NNX modules."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,27 +9,28 @@ import numpy as np
 from flax import nnx
 
 from resnet.architecture import BOTTLENECK_EXPANSION, Architecture
-from resnet.arranged import arrange_kernel, conv2d_arranged
-from resnet.convolution import Lowering, conv2d
-from resnet.pooling import average_pool_2x2, max_pool_3x3
+from resnet.ops.arranged import arrange_kernel, conv2d_arranged
+from resnet.ops.convolution import Lowering, conv2d
+from resnet.ops.pooling import average_pool_2x2, max_pool_3x3
 
-# Initial values are drawn by NumPy: at once, where XLA would compile a program for every shape, and with
-# the same bits on every backend. None gives zeros, for weights that are about to be loaded.
+# NumPy draws the initial values: immediately, where XLA would compile a program for every shape, and with the
+# same bits on every backend. None gives zeros, for weights that are about to be loaded.
 Rng = np.random.Generator | None
 
 
 def _normal(rng: Rng, std: float, shape: tuple[int, ...]) -> np.ndarray:
     if rng is None:
-        return np.zeros(shape, np.float32)  # Takes no memory until it is written to.
+        return np.zeros(shape, np.float32)  # These take no memory until they are written to.
     values = rng.standard_normal(shape, np.float32)
     values *= np.float32(std)
     return values
 
 
 class Conv(nnx.Module):
-    """A convolution of k x k with padding (k - 1) / 2; He-normal initialisation, fan out.
+    """A k x k convolution with padding (k - 1) / 2.
 
-    He et al. 2015b (arXiv:1502.01852), section 2.2. With `groups`, each sees its share of the channels.
+    Kernels start as He-normal by fan-out: He et al. 2015b (arXiv:1502.01852), section 2.2. With `groups`,
+    each group of outputs reads its own share of the input channels.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Conv(nnx.Module):
         shape = (kernel_size, kernel_size, in_features // groups, out_features)
         std = 0.0 if zero_init else (2 * groups / (kernel_size**2 * out_features)) ** 0.5
         self.kernel = nnx.Param(_normal(rng, std, shape))
+        self.kernel_shape = shape
         if bias:
             self.bias = nnx.Param(np.zeros(out_features, np.float32))
         self.stride = stride
@@ -55,8 +57,10 @@ class Conv(nnx.Module):
         self.has_bias = bias
         self.lowering = lowering
         self.padding = (kernel_size - 1) // 2
-        self.input_shape: tuple[int, ...] | None = None  # Noted at a call where it is not None.
-        self.arranged = nnx.data(None)
+        # Set to () to have the next call record the shape of its input, which `arrange` needs.
+        self.input_shape: tuple[int, ...] | None = None
+        # The kernel prepared for many predictions, as `arrange` returns it, or None.
+        self.arranged: list[jax.Array] | None = nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.input_shape is not None:
@@ -64,11 +68,12 @@ class Conv(nnx.Module):
         if self.arranged is None:
             y = conv2d(x, self.kernel[...].astype(x.dtype), **self._settings)
         else:
-            y = conv2d_arranged(x, self.arranged, self.kernel.shape, **self._settings)
+            y = conv2d_arranged(x, self.arranged, self.kernel_shape, **self._settings)
         return y + self.bias[...].astype(x.dtype) if self.has_bias else y
 
     def arrange(self, dtype: jnp.dtype) -> list[jax.Array]:
-        """What `arranged` takes for many predictions from inputs of the shape that was noted."""
+        """Prepares the kernel in `dtype` for many predictions from inputs of `input_shape`."""
+        assert self.input_shape is not None, "a call has to record the shape of its input first"
         return arrange_kernel(self.kernel[...].astype(dtype), self.input_shape, **self._settings)
 
     @property
@@ -82,10 +87,10 @@ class Conv(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over N, H and W (Ioffe & Szegedy 2015, arXiv:1502.03167), statistics in float32.
+    """Batch normalisation over N, H and W, with statistics in float32.
 
-    The running statistics move by `1 - momentum` at each training step; the running variance takes the
-    unbiased estimate, as PyTorch's does and the paper's algorithm 2 has it.
+    Ioffe & Szegedy 2015 (arXiv:1502.03167). The running statistics move by `1 - momentum` at each training
+    step. The running variance uses the unbiased estimate, as in algorithm 2 of the paper and in PyTorch.
     """
 
     def __init__(
@@ -96,14 +101,15 @@ class BatchNorm(nnx.Module):
         epsilon: float = 1e-5,
         zero_init_scale: bool = False,
     ) -> None:
-        first_scale = np.zeros if zero_init_scale else np.ones
-        self.scale = nnx.Param(first_scale(features, np.float32))
+        initial_scale = np.zeros if zero_init_scale else np.ones
+        self.scale = nnx.Param(initial_scale(features, np.float32))
         self.bias = nnx.Param(np.zeros(features, np.float32))
         self.mean = nnx.BatchStat(np.zeros(features, np.float32))
         self.var = nnx.BatchStat(np.ones(features, np.float32))
         self.momentum = momentum
         self.epsilon = epsilon
-        self.arranged = nnx.data(None)
+        # Factor and offset for many predictions, as `arrange` returns them, or None.
+        self.arranged: list[jax.Array] | None = nnx.data(None)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not train:
@@ -117,45 +123,75 @@ class BatchNorm(nnx.Module):
         return y
 
     def arrange(self, dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
-        """Factor and offset, float32 [C], that normalise by the running statistics."""
+        """Returns factor and offset, float32 [C], that normalise by the running statistics.
+
+        `dtype` is there to match `Conv.arrange`: norms compute in float32 whatever it is.
+        """
         del dtype
         return _factor_and_offset(
-            self.mean[...], self.var[...], self.scale[...], self.bias[...], self.epsilon
+            self.mean[...], self.var[...], self.scale[...], self.bias[...], epsilon=self.epsilon
         )
 
 
-# Traced once for each shape rather than for each layer, which saves a quarter of the time before compiling.
+# Under `jit` it is traced once for each shape instead of once for each layer. This saves a quarter of the
+# time before compilation.
 @partial(jax.jit, static_argnames="epsilon")
 def _normalize_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`x` [..., C] normalised by its own moments, and these."""
+    """Returns `x` [..., C] normalised by its own mean and variance, and these two, float32 [C]."""
     mean, var = _batch_moments(x)
-    factor, offset = _factor_and_offset(mean, var, scale, bias, epsilon)
+    factor, offset = _factor_and_offset(mean, var, scale, bias, epsilon=epsilon)
     return (x * factor + offset).astype(x.dtype), mean, var
 
 
 def _factor_and_offset(
-    mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+    mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float
 ) -> list[jax.Array]:
     factor = scale * jax.lax.rsqrt(var + epsilon)
     return [factor, bias - mean * factor]
 
 
 def _batch_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of each channel of `x` [..., C], in float32, in one pass over `x`."""
+    """Returns mean and biased variance of each channel of `x` [..., C], float32, in one pass over `x`."""
     x = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     mean = jnp.mean(x, axes)
     return mean, jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0.0)
 
 
+class _ConvShape(NamedTuple):
+    """The shape of a convolution inside a block."""
+
+    out_features: int
+    kernel_size: int
+    stride: int = 1
+    groups: int = 1
+
+
+def _block_convolutions(features: int, stride: int, architecture: Architecture) -> list[_ConvShape]:
+    """Returns the convolutions of a block in the order in which they run."""
+    if not architecture.bottleneck:
+        return [_ConvShape(features, 3, stride), _ConvShape(features, 3)]
+    inner = features * architecture.widen
+    first_stride, middle_stride = (stride, 1) if architecture.variant == "v1" else (1, stride)
+    return [
+        _ConvShape(inner, 1, first_stride),
+        _ConvShape(inner, 3, middle_stride, architecture.groups),
+        _ConvShape(features * BOTTLENECK_EXPANSION, 1),
+    ]
+
+
 class Block(nnx.Module):
     """A residual block: convolutions with their norms, and a shortcut around them.
 
-    Two 3x3 convolutions (basic: He et al. 2015, figure 5 left), or 1x1, 3x3 and 1x1 (bottleneck, right).
-    Convolution i and norm i are `conv{i}` and `norm{i}`; with pre-activation the norm comes first.
+    A basic block has two 3x3 convolutions, a bottleneck has 1x1, 3x3 and 1x1: He et al. 2015, figure 5, left
+    and right. Convolution and norm number i are the attributes `conv{i}` and `norm{i}`. The norm follows the
+    convolution, or precedes it with pre-activation.
     """
+
+    conv1: Conv
+    norm1: BatchNorm
 
     def __init__(
         self,
@@ -167,79 +203,93 @@ class Block(nnx.Module):
         lowering: Lowering,
         rng: Rng,
     ) -> None:
-        """`features` are those of the stage before the expansion of bottlenecks by 4."""
+        """Draws the weights of the block from `rng`.
+
+        `features` is the width of the stage. Bottlenecks have four times as many output channels.
+        """
+        shapes = _block_convolutions(features, stride, architecture)
+        self.depth = len(shapes)
+        self.preactivation = architecture.preactivation
+        # The order in which the parts are built is the order in which their weights are drawn.
+        self._add_convolutions(in_features, shapes, architecture, lowering=lowering, rng=rng)
+        out_features = shapes[-1].out_features
+        self.shortcut = Shortcut(in_features, out_features, stride, architecture, lowering=lowering, rng=rng)
+        self.squeezes = architecture.squeeze > 0
+        if self.squeezes:
+            self.squeeze = SqueezeExcitation(out_features, architecture.squeeze, rng=rng)
+
+    def _add_convolutions(
+        self,
+        in_features: int,
+        shapes: list[_ConvShape],
+        architecture: Architecture,
+        *,
+        lowering: Lowering,
+        rng: Rng,
+    ) -> None:
         a = architecture
-        if a.bottleneck:
-            out_features, inner = features * BOTTLENECK_EXPANSION, features * a.widen
-            first, middle = (stride, 1) if a.variant == "v1" else (1, stride)
-            convs = [(inner, 1, first, 1), (inner, 3, middle, a.groups), (out_features, 1, 1, 1)]
-        else:
-            out_features = features
-            convs = [(features, 3, stride, 1), (features, 3, 1, 1)]
-        self.depth = len(convs)
-        self.preactivation = a.preactivation
-        width = in_features
-        starts_as_identity = a.zero_init_last and a.residual  # A plain network would be dead for good.
-        for i, (out, kernel_size, conv_stride, groups) in enumerate(convs, start=1):
-            last = i == len(convs)
+        # Without a shortcut, a block that starts at zero would pass on neither signal nor gradient.
+        starts_as_identity = a.zero_init_last and a.residual
+        for i, shape in enumerate(shapes, start=1):
+            last = i == len(shapes)
             conv = Conv(
-                width,
-                out,
-                kernel_size,
-                conv_stride,
-                groups=groups,
+                in_features,
+                shape.out_features,
+                shape.kernel_size,
+                shape.stride,
+                groups=shape.groups,
                 bias=last and a.preactivation and a.conv_bias,
                 zero_init=last and a.preactivation and starts_as_identity,
                 lowering=lowering,
                 rng=rng,
             )
             norm = BatchNorm(
-                width if a.preactivation else out,
+                in_features if a.preactivation else shape.out_features,
                 epsilon=a.norm_epsilon,
                 zero_init_scale=last and starts_as_identity and not a.preactivation,
             )
             setattr(self, f"conv{i}", conv)
             setattr(self, f"norm{i}", norm)
-            width = out
-        self.shortcut = Shortcut(in_features, out_features, stride, a, lowering=lowering, rng=rng)
-        self.squeezes = a.squeeze > 0
-        if self.squeezes:
-            self.squeeze = SqueezeExcitation(out_features, a.squeeze, rng=rng)
+            in_features = shape.out_features
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        if self.preactivation:
-            x, y = self._preactivated_branches(x, train)
-        else:
-            y = self.conv1(x)
-            for i in range(1, self.depth):
-                y = nnx.relu(getattr(self, f"norm{i}")(y, train))
-                y = getattr(self, f"conv{i + 1}")(y)
-            y = getattr(self, f"norm{self.depth}")(y, train)
-            x = self.shortcut(x, train)
+        branches = self._preactivated_branches if self.preactivation else self._branches
+        y, shortcut = branches(x, train)
         if self.squeezes:
             y = self.squeeze(y)
-        y = y if x is None else y + x
+        if shortcut is not None:
+            y = y + shortcut
         return y if self.preactivation else nnx.relu(y)
 
-    def _preactivated_branches(self, x: jax.Array, train: bool) -> tuple[jax.Array | None, jax.Array]:
-        """The shortcut's output and the residual: He et al. 2016, figure 4 (e).
+    def _branches(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the residual and the output of the shortcut: He et al. 2015, figure 5."""
+        y = self.conv1(x)
+        for i in range(1, self.depth):
+            y = nnx.relu(getattr(self, f"norm{i}")(y, train))
+            y = getattr(self, f"conv{i + 1}")(y)
+        y = getattr(self, f"norm{self.depth}")(y, train)
+        return y, self.shortcut(x, train)
 
-        A projection sees what the first convolution sees, an identity the block's own input.
+    def _preactivated_branches(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the residual and the output of the shortcut: He et al. 2016, figure 4 (e).
+
+        A projection reads the same values as the first convolution, an identity reads the input of the block.
         """
         y = nnx.relu(self.norm1(x, train))
-        x = self.shortcut(y if self.shortcut.projects else x, train)
+        shortcut = self.shortcut(y if self.shortcut.projects else x, train)
         y = self.conv1(y)
         for i in range(2, self.depth + 1):
             y = nnx.relu(getattr(self, f"norm{i}")(y, train))
             y = getattr(self, f"conv{i}")(y)
-        return x, y
+        return y, shortcut
 
 
 class Shortcut(nnx.Module):
-    """What a block adds to its output: its input, brought to the output's shape where that differs.
+    """The input of a block, brought to the shape of the output to which it is added.
 
-    `Architecture.shortcut` says how. None without `residual`: the plain network that He et al. 2015 compare
-    against. Where the stride is at a stage's end, the map alone shrinks there: pixels are skipped.
+    `Architecture.shortcut` says how. Without `Architecture.residual` the result is None: this is the plain
+    network with which He et al. 2015 compare theirs. Where the last block of a stage has the stride, its
+    shortcut only skips pixels.
     """
 
     def __init__(
@@ -279,9 +329,10 @@ class Shortcut(nnx.Module):
 
 
 class SqueezeExcitation(nnx.Module):
-    """Scales each channel of `x` [N, H, W, C] by a gate computed from all channels' means.
+    """Scales each channel of `x` [N, H, W, C] by a gate that is computed from the means of all channels.
 
-    Hu et al. 2018 (arXiv:1709.01507), section 3: C / `reduction` channels in between, both with biases.
+    Hu et al. 2018 (arXiv:1709.01507), section 3. The layer in between has C / `reduction` channels. Both
+    layers have biases.
     """
 
     def __init__(self, features: int, reduction: int, *, rng: Rng) -> None:
@@ -296,7 +347,7 @@ class SqueezeExcitation(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """`x` [N, C] -> [N, out_features] in float32."""
+    """A linear layer: maps `x` [N, C] to [N, out_features] in float32."""
 
     def __init__(self, in_features: int, out_features: int, *, std: float = 0.01, rng: Rng) -> None:
         self.kernel = nnx.Param(_normal(rng, std, (in_features, out_features)))
@@ -307,11 +358,11 @@ class Linear(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """A residual network: stem, stages of blocks, global average pool, linear head.
+    """A residual network: stem, stages of blocks, global average pool and linear head.
 
-    Attributes `stem_conv`, `stem_norm`, `stage1`, `stage2`, ... with `block1`, `block2`, ... inside,
-    `final_norm` with pre-activation (which leaves out `stem_norm`), and `head`. A deep stem has
-    `stem_conv1`, `stem_norm1`, `stem_conv2` and `stem_norm2` before `stem_conv`.
+    The attributes are `stem_conv`, `stem_norm`, the stages `stage1`, `stage2`, ... with `block1`, `block2`,
+    ... inside, and `head`. A deep stem has `stem_conv1`, `stem_norm1`, `stem_conv2` and `stem_norm2` before
+    `stem_conv`. With pre-activation there is a `final_norm` before the pool and no `stem_norm`.
     """
 
     def __init__(
@@ -324,54 +375,65 @@ class ResNet(nnx.Module):
         frozen: int = 0,
         freeze_norm: bool = False,
         rng: Rng,
-        **options: object,
+        **options: Any,
     ) -> None:
-        """Builds the network of `Architecture(depth, **options)`.
+        """Builds the network of `Architecture(depth, **options)` with weights drawn from `rng`.
 
-        `dtype` is what convolutions compute in; parameters, statistics and logits are float32. In the
-        first `frozen` parts (1: the stem, 2: and stage 1, ...), or everywhere with `freeze_norm`, norms use
-        and keep their running statistics in training too.
+        Convolutions compute in `dtype`. Parameters, statistics and logits are float32. In the first `frozen`
+        parts (1 is the stem, 2 adds stage 1, ...) the norms use and keep their running statistics in training
+        too, with `freeze_norm` all of them do.
         """
-        self.architecture = a = Architecture(depth, **options)
+        self.architecture = Architecture(depth, **options)
         self.dtype = dtype
         self.frozen = frozen
         self.freeze_norm = freeze_norm
-        build = {"lowering": lowering, "rng": rng}
+        # The order in which the parts are built is the order in which their weights are drawn.
+        self._add_stem(lowering, rng)
+        out_features = self._add_stages(lowering, rng)
+        if self.architecture.preactivation:
+            self.final_norm = BatchNorm(out_features, epsilon=self.architecture.norm_epsilon)
+        self.head = Linear(out_features, num_classes, rng=rng)
+
+    def _add_stem(self, lowering: Lowering, rng: Rng) -> None:
+        a = self.architecture
         width = a.stem_width or a.width
+        conv = partial(Conv, lowering=lowering, rng=rng)
+        norm = partial(BatchNorm, epsilon=a.norm_epsilon)
         if a.stem == "deep":
-            self.stem_conv1 = Conv(3, width // 2, 3, 2, **build)
-            self.stem_norm1 = BatchNorm(width // 2, epsilon=a.norm_epsilon)
-            self.stem_conv2 = Conv(width // 2, width // 2, 3, **build)
-            self.stem_norm2 = BatchNorm(width // 2, epsilon=a.norm_epsilon)
+            self.stem_conv1 = conv(3, width // 2, 3, 2)
+            self.stem_norm1 = norm(width // 2)
+            self.stem_conv2 = conv(width // 2, width // 2, 3)
+            self.stem_norm2 = norm(width // 2)
         in_features, kernel_size, stride = {
             "7x7": (3, 7, 2),
             "deep": (width // 2, 3, 1),
             "3x3": (3, 3, 1),
         }[a.stem]
-        bias = a.preactivation and a.conv_bias
-        self.stem_conv = Conv(in_features, width, kernel_size, stride, bias=bias, **build)
+        self.stem_conv = conv(in_features, width, kernel_size, stride, bias=a.preactivation and a.conv_bias)
         if not a.preactivation:
-            self.stem_norm = BatchNorm(width, epsilon=a.norm_epsilon)
-        in_features = width
+            self.stem_norm = norm(width)
+
+    def _add_stages(self, lowering: Lowering, rng: Rng) -> int:
+        """Adds all stages and returns the number of channels of the last one."""
+        a = self.architecture
+        in_features = a.stem_width or a.width
         for stage, count in enumerate(a.blocks, start=1):
             features = a.width * 2 ** (stage - 1)
-            sequence = Sequence()
+            blocks = []
             for index in range(1, count + 1):
-                block = Block(in_features, features, a.stride(stage, index), a, **build)
-                setattr(sequence, f"block{index}", block)
+                stride = a.stride(stage, index)
+                blocks.append(Block(in_features, features, stride, a, lowering=lowering, rng=rng))
                 in_features = features * (BOTTLENECK_EXPANSION if a.bottleneck else 1)
-            sequence.count = count
-            setattr(self, f"stage{stage}", sequence)
-        if a.preactivation:
-            self.final_norm = BatchNorm(in_features, epsilon=a.norm_epsilon)
-        self.head = Linear(in_features, num_classes, rng=rng)
+            setattr(self, f"stage{stage}", Sequence(blocks))
+        return in_features
 
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Normalised `images` [N, H, W, 3] to logits [N, classes] and every stage's output.
+        """Returns logits, float32 [N, classes], and features of normalised `images` [N, H, W, 3].
 
-        The dictionary has `stem` (after the max-pool), every block, such as `stage1.block2`, and every
-        stage, such as `stage1`, [N, h, w, c] in the compute dtype, and `pooled` [N, c] in float32. With
-        `train`, batch statistics normalise and the running ones are updated.
+        The features by name are the outputs of `stem` (after the max-pool), of every block, such as
+        `stage1.block2`, and of every stage, such as `stage1`, [N, h, w, c] in the compute dtype, and
+        `pooled`, float32 [N, c]. With `train`, norms use the statistics of the batch and update their running
+        statistics.
         """
         train = train and not self.freeze_norm
         x = self._stem(images.astype(self.dtype), train and self.frozen < 1)
@@ -401,17 +463,20 @@ class ResNet(nnx.Module):
                 x = max_pool_3x3(x, fill=0.0)
             case "unpadded":
                 x = max_pool_3x3(x, padding=0)
-        # ReLU after the pool, with which it commutes: it then has a quarter of the pixels.
+        # ReLU and max-pool commute. After the pool, ReLU has only a quarter of the pixels.
         return x if a.preactivation else nnx.relu(x)
 
 
 class Sequence(nnx.Module):
-    """The blocks of a stage, one after the other: attributes `block1`, `block2`, ..."""
+    """The blocks of a stage, one after the other, as attributes `block1`, `block2`, ..."""
 
-    count: int
+    def __init__(self, blocks: list[Block]) -> None:
+        self.count = len(blocks)
+        for index, block in enumerate(blocks, start=1):
+            setattr(self, f"block{index}", block)
 
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The last block's output, and each block's by its name."""
+        """Returns the output of the last block, and the outputs of all blocks by name."""
         outputs = {}
         for index in range(1, self.count + 1):
             outputs[f"block{index}"] = x = getattr(self, f"block{index}")(x, train)

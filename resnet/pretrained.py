@@ -1,42 +1,44 @@
-"""Weights to start from, whoever made them, with all that must travel with them."""
+"""Weights to start from, of this project or another framework, with what must travel with them."""
 
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-import settings
-from configs import default
-from datasets.imagenet import class_names_of
-from errors import UserError
+from resnet.architecture import Architecture
 from resnet.checkpoint import Checkpoints
 from resnet.classifier import Classifier
-from resnet.foreign import huggingface, timm_config, torchvision
-from resnet.foreign.containers import read_container
-from resnet.foreign.names import Format
-from resnet.foreign.reading import Translation, infer_model, recognise
-from resnet.network import Network, Weights, check_image_size
+from resnet.errors import UserError
+from resnet.formats import huggingface, timm_config, torchvision
+from resnet.formats.containers import read_container
+from resnet.formats.names import Format
+from resnet.formats.reading import Translation, infer_model, recognise
+from resnet.imagenet import class_names_of
+from resnet.network import ComputeDtype, Network, Weights, check_image_size
+from resnet.ops.convolution import Lowering
+from resnet.preprocessing import Preprocessing
+from resnet.run import CONFIG_FILE, read_run
 
-# Fields of `config.model` that say how a network is computed or first drawn, not what its weights are.
-FREE = ("convolution", "zero_init_last")
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class Pretrained(NamedTuple):
-    """Weights with what must travel with them: `config.model`, `config.data` fields and class names.
+    """Weights with their architecture, preprocessing and class names.
 
-    `format` is the name of a foreign format, or `run` for a run of this project. Without a head the class
-    names are empty.
+    `format` is the name of a foreign format, or `run` for a run of this project. The class names are empty
+    without a head. `compute_dtype` and `convolution` are those of a run, `auto` elsewhere.
     """
 
-    config: ConfigDict
+    architecture: Architecture
+    preprocessing: Preprocessing
     weights: Weights
     class_names: tuple[str, ...]
     format: str
+    compute_dtype: ComputeDtype = "auto"
+    convolution: Lowering = "auto"
 
 
 def read_pretrained(path: str | PathLike) -> Pretrained:
@@ -48,67 +50,83 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
         UserError: there is nothing to read, or it is damaged, or no network that this project has.
     """
     path = Path(path)
-    if os.path.isfile(path / settings.CONFIG_FILE) and os.path.isdir(path / "checkpoints"):
+    if os.path.isfile(path / CONFIG_FILE) and os.path.isdir(path / "checkpoints"):
         return _read_run(path)
     folder = path if os.path.isdir(path) else path.parent
-    if os.path.isdir(path):
-        files = [path / name for name in _WEIGHTS_FILES if os.path.isfile(path / name)]
-        if not files:
-            raise UserError(
-                f"{path}: neither a run nor {' nor '.join(_WEIGHTS_FILES)} in it; expected a workdir with"
-                " checkpoints (of several seeds that of one, such as seed_0), or a file or folder of weights"
-            )
-        path = files[0]
+    path = _weights_file(path)
     container = read_container(path)
     format = recognise(container, path)
     translation = Translation(container.arrays, format)
-    told = {"model": format.model, "data": format.data, "class_names": (), "test_time_flip": False}
-    for more in (_beside(folder, format), container.description or {}):
-        told = {
-            "model": {**told["model"], **more.get("model", {})},
-            "data": {**told["data"], **more.get("data", {})},
-            "class_names": more.get("class_names") or told["class_names"],
-            "test_time_flip": more.get("test_time_flip", told["test_time_flip"]),
-        }
-    model = {**infer_model(translation.named), **told["model"]}
-    config = _config_of(model, told["data"], told["test_time_flip"], path)
-    named = translation.finished(config, path)
-    class_names = tuple(told["class_names"])
+    # What lies in the file itself is more reliable than what lies beside it.
+    descriptions = [
+        {"model": format.model, "data": format.data},
+        _read_beside(folder, format),
+        container.description or {},
+    ]
+    model: dict[str, Any] = infer_model(translation.named)
+    data: dict[str, Any] = {}
+    class_names: tuple[str, ...] = ()
+    for description in descriptions:
+        model |= description.get("model", {})
+        data |= description.get("data", {})
+        class_names = tuple(description.get("class_names") or class_names)
+        if "test_time_flip" in description:
+            data["test_time_flip"] = description["test_time_flip"]
+    architecture, preprocessing = _described(Architecture, model, path), _described(Preprocessing, data, path)
+    weights = Weights.from_named(translation.finished(architecture, path))
     if len(class_names) != translation.classes:
         class_names = class_names_of(translation.classes)
-    return Pretrained(config, Weights.from_named(named), _unique(class_names), format.name)
+    return Pretrained(architecture, preprocessing, weights, _unique(class_names), format.name)
+
+
+def _weights_file(path: Path) -> Path:
+    """Returns the file of weights that `path` names, or that lies in the folder `path`."""
+    if not os.path.isdir(path):
+        return path
+    files = [path / name for name in _WEIGHTS_FILES if os.path.isfile(path / name)]
+    if not files:
+        raise UserError(
+            f"{path}: neither a run nor {' nor '.join(_WEIGHTS_FILES)} in it; expected a workdir with"
+            " checkpoints (of several seeds that of one, such as seed_0), or a file or folder of weights"
+        )
+    return files[0]
 
 
 def _unique(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that tell the classes apart: transformers calls two of ImageNet's `crane`, bird and machine."""
+    """Makes the names of the classes differ: transformers calls both the bird and the machine `crane`."""
     counts = Counter(class_names)
     return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(class_names))
 
 
 def _read_run(workdir: Path) -> Pretrained:
-    config, class_names = settings.load(workdir)
+    run = read_run(workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        weights, _ = checkpoints.restore_weights("best", ema=bool(config.ema_decay))
-    return Pretrained(config, weights, class_names, "run")
+        weights, _ = checkpoints.restore_weights("best", ema=run.keeps_average)
+    return Pretrained(
+        run.architecture,
+        run.preprocessing,
+        weights,
+        run.class_names,
+        "run",
+        compute_dtype=run.compute_dtype,
+        convolution=run.convolution,
+    )
 
 
-def _config_of(model: dict[str, Any], data: dict[str, Any], test_time_flip: bool, path: Path) -> ConfigDict:
-    config = default.get_config()
+def _described(kind: type, fields: dict[str, Any], path: Path) -> Any:
+    """Returns the `Architecture` or `Preprocessing` of `fields`, where lists stand for tuples."""
     try:
-        config.model.update(model)
-        config.data.update({name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
-        config.test_time_flip = test_time_flip
-        settings.check(config)
-    except (UserError, TypeError, KeyError, AttributeError) as error:
+        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+    except (UserError, TypeError) as error:
         raise UserError(
-            f"{path}: no network of this project ({error}); expected one of those in configs/default.py"
+            f"{path}: no network of this project ({error}); expected a network that resnet.Architecture can"
+            " describe"
         ) from None
-    return config
 
 
-def _beside(folder: Path, format: Format) -> dict[str, Any]:
-    """What files of Hugging Face or timm beside the weights tell of them."""
-    told = []
+def _read_beside(folder: Path, format: Format) -> dict[str, Any]:
+    """Reads the files in which Hugging Face and timm describe the weights beside them."""
+    contents = []
     for name in ("config.json", "preprocessor_config.json"):
         try:
             content = json.loads((folder / name).read_text())
@@ -116,57 +134,38 @@ def _beside(folder: Path, format: Format) -> dict[str, Any]:
             content = {}
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / name}: cannot be read as JSON ({error}); remove or mend it") from None
-        told.append(content if isinstance(content, dict) else {})
-    if format is huggingface.FORMAT and told[0].get("model_type") == "resnet":
-        return huggingface.fields_of_json(*told)
-    if format is torchvision.FORMAT and "pretrained_cfg" in told[0]:
-        return timm_config.fields_of_json(told[0])
+        contents.append(content if isinstance(content, dict) else {})
+    config, preprocessor = contents
+    if format is huggingface.FORMAT and config.get("model_type") == "resnet":
+        return huggingface.fields_of_json(config, preprocessor)
+    if format is torchvision.FORMAT and "pretrained_cfg" in config:
+        return timm_config.fields_of_json(config)
     return {}
 
 
-def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
-    """`config` with the network and the normalisation of `pretrained`; the image size stays."""
-    adopted = config.copy_and_resolve_references()
-    for name, value in pretrained.config.model.items():
-        if name not in FREE:
-            adopted.model[name] = value
-    for name in settings.NORMALIZATION:
-        adopted.data[name] = pretrained.config.data[name]
-    return adopted
+def load_pretrained(
+    path: str | PathLike,
+    *,
+    compute_dtype: ComputeDtype | None = None,
+    convolution: Lowering | None = None,
+    **changes: Any,
+) -> Classifier:
+    """Loads a classifier with the weights in `path`: a file, a folder of Hugging Face's or timm's, or a run.
 
-
-def initial_weights(config: ConfigDict, pretrained: Pretrained, num_classes: int) -> Weights:
-    """The weights of `pretrained` for `num_classes`, with its head or a new one drawn from `config.seed`.
-
-    Raises:
-        UserError: `config.init_head` keeps a head of another number of classes.
-    """
-    found = len(pretrained.class_names)
-    if config.init_head == "keep" and found != num_classes:
-        raise UserError(
-            f"config.init_head=keep: the weights have {found or 'no'} classes, the data set {num_classes};"
-            " expected auto or replace"
-        )
-    if config.init_head != "replace" and found == num_classes:
-        return pretrained.weights
-    head = Network(config, num_classes).init(config.seed).params["head"]
-    return Weights({**pretrained.weights.params, "head": head}, pretrained.weights.batch_stats)
-
-
-def load_pretrained(path: str | PathLike, config: ConfigDict | None = None) -> Classifier:
-    """A classifier with the weights in `path`: a file, a folder of Hugging Face's or timm's, or a run.
-
-    `config` has the image size, crop, precision and settings of prediction (mirror images, temperature) to
-    use instead of those that come with the weights.
+    `changes` are fields of `Preprocessing`, such as `image_size=224` or `crop=0.95`, to use in place of those
+    that come with the weights.
 
     Raises:
         UserError: there is nothing to read, or it is damaged, or no network that this project has.
     """
-    own, weights, class_names, _ = pretrained = read_pretrained(path)
-    if config is None:
-        config = own
-    else:
-        config = adopt(config, pretrained)
-        check_image_size(config.data.image_size)
-    network = Network(config, len(class_names))
-    return Classifier(network, weights, class_names, config.data.image_size, config.data.crop)
+    pretrained = read_pretrained(path)
+    preprocessing = replace(pretrained.preprocessing, **changes)
+    check_image_size(preprocessing.image_size)
+    network = Network(
+        pretrained.architecture,
+        preprocessing,
+        len(pretrained.class_names),
+        compute_dtype=compute_dtype or pretrained.compute_dtype,
+        convolution=convolution or pretrained.convolution,
+    )
+    return Classifier(network, pretrained.weights, pretrained.class_names)

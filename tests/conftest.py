@@ -1,7 +1,9 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures that the tests of several rooms share."""
 
+import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -9,14 +11,22 @@ import jax
 import numpy as np
 import pytest
 
+from tests.command_line import SHORT_TRAINING, Result, Run, run_main
+from tests.runs import seeds_config
+from train import train_and_evaluate
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all workers of pytest have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+def compilation_cache(shared_folder: Path) -> str:
     """Lets the tests, and the programs that they start, share what JAX has compiled."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # which all workers have in common
-    folder = str(folder / "compilation_cache")
+    folder = str(shared_folder / "compilation_cache")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     jax.config.update("jax_compilation_cache_dir", folder)
@@ -24,8 +34,31 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
+@pytest.fixture(scope="session")
+def made_once(shared_folder: Path) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder that is expensive to make once for all workers of pytest.
+
+    It takes a name and a function that fills the folder of that path, and returns the path.
+    """
+
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, finished = shared_folder / name, shared_folder / f"{name}.finished"
+        with (shared_folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                finished.touch()
+        return folder
+
+    return made_once
+
+
+# SIGNS
+
+
 def _write_split(path: Path, prefix: str, size: int, seed: int) -> None:
-    """Noise `[size, 64, 64, 3]` with a bright block whose place tells the class."""
+    """Writes noise [size, 64, 64, 3] with a bright block, whose place shows the class."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(size) % 6)
     images = rng.integers(40, 100, (size, 64, 64, 3), dtype=np.uint8)
@@ -52,15 +85,45 @@ def signs_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_signs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_signs_dir(made_once: Callable[..., Path]) -> Path:
     """The same files as `signs_dir`, for tests that leave them as they are."""
-    return _write_signs(tmp_path_factory.mktemp("shared") / "signs")
+    return made_once("signs", _write_signs)
 
 
-@pytest.fixture(scope="module")
-def restored_environment() -> Iterator[None]:
-    """Undoes what the program puts into the environment for JAX."""
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
+# The command line
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs main.py with the arguments that it is called with, in this process."""
+
+    def run(*arguments: object) -> Result:
+        capfd.readouterr()
+        code = run_main(*arguments)
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+# Trained runs
+
+
+@pytest.fixture(scope="session")
+def trained_run(made_once: Callable[..., Path], shared_signs_dir: Path) -> Path:
+    """The workdir of a short run with a validation split and a report, the same for all workers.
+
+    Tests that write into it take `workdir`.
+    """
+    flags = [f"--config.data.dir={shared_signs_dir}", "--config.data.val_fraction=0.2"]
+
+    def train(workdir: Path) -> None:
+        assert run_main(*SHORT_TRAINING, *flags, f"--workdir={workdir}") == 0
+
+    return made_once("trained_run", train)
+
+
+@pytest.fixture(scope="session")
+def seeds_in_turn(made_once: Callable[..., Path], shared_signs_dir: Path) -> Path:
+    """The workdir of a run of the seeds 4 and 1, one after the other; tests leave it as it is."""
+    config = seeds_config(shared_signs_dir, seeds=(4, 1), seeds_together="no")
+    return made_once("seeds_in_turn", lambda workdir: train_and_evaluate(config, workdir))

@@ -1,6 +1,7 @@
 """Order and batches: what an epoch shows of each image."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,22 +9,28 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import input_pipeline
-from augment import augment
+import datasets
 from configs import default
 from datasets.types import Split
-from errors import UserError
+from devices.mesh import make_mesh
 from input_pipeline import (
     DeviceSplit,
-    check_visible_devices,
     epoch_permutation,
     evaluation_batches,
-    make_mesh,
+    first_training_batch,
     put_on_devices,
     step_keys,
     steps_per_epoch,
     training_batch,
+    training_images,
 )
+from resnet.architecture import Architecture
+from resnet.errors import UserError
+from resnet.network import Weights
+from tests.runs import NO_RESAMPLING, small_config
+from train import init_state, make_run_steps
+from training.augment import augment
+from training.optimizer import learning_rate_schedule, make_optimizer
 
 
 def numbered_split(count: int) -> Split:
@@ -39,9 +46,6 @@ def of_batches(
     config.batch_size, config.data.rendered_share, config.augment.ramp = batch_size, rendered_share, ramp
     config.data.rendered_share_at_start = at_start
     return config
-
-
-# Order and batches
 
 
 def test_permutations_depend_on_seed_and_epoch_alone() -> None:
@@ -120,7 +124,7 @@ def test_added_images_are_augmented_like_the_others() -> None:
     @jax.jit
     def augmented_batch(split: DeviceSplit) -> tuple[jax.Array, jax.Array]:
         batch_key, augment_key = step_keys(0, 0)
-        images, labels = training_batch(split, np.arange(batch_size), 0, batch_key, config, mesh)
+        images, labels = training_batch(split, np.arange(batch_size), 0, batch_key, config=config, mesh=mesh)
         return augment(augment_key, images, config.augment), labels
 
     images, is_own = map(np.asarray, augmented_batch(put_on_devices(split, mesh)))
@@ -144,24 +148,6 @@ def test_steps_per_epoch_needs_a_full_batch() -> None:
         steps_per_epoch(numbered_split(7), 8)
 
 
-def test_mesh_needs_a_batch_that_divides_over_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices() * 3)
-    count = len(jax.local_devices())
-    with pytest.raises(
-        UserError,
-        match=rf"^config\.batch_size={count + 1}: does not divide over {count} devices;"
-        rf" expected a multiple of {count}$",
-    ):
-        make_mesh(count + 1)
-    assert make_mesh(2 * count).shape == {input_pipeline.BATCH_AXIS: count}
-
-
-def test_more_gpus_than_there_are_is_an_error() -> None:
-    check_visible_devices("")
-    with pytest.raises(UserError, match=r"^config\.gpu\.visible_devices=0,1: names 2 GPUs, but JAX sees 0;"):
-        check_visible_devices("0,1")
-
-
 @pytest.mark.parametrize(("count", "shape"), [(7, (3, 3)), (6, (2, 3)), (2, (1, 3)), (0, (0, 3))])
 def test_evaluation_batches_hold_every_image_once(count: int, shape: tuple[int, int]) -> None:
     images = numbered_split(count).images + 1
@@ -171,3 +157,54 @@ def test_evaluation_batches_hold_every_image_once(count: int, shape: tuple[int, 
     flat = batches.reshape(-1, 4, 4, 3)
     np.testing.assert_array_equal(flat[:count], images)
     assert not flat[count:].any()
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_images_are_resized_to_the_size_of_the_config(shared_signs_dir: Path, size: int) -> None:
+    config = small_config(**{"data.dir": str(shared_signs_dir), "data.image_size": size})
+    dataset = datasets.load(config.data)
+    assert dataset.train.images.shape == (60, size, size, 3)
+    assert dataset.test.images.shape == (12, size, size, 3)
+    images = put_on_devices(training_images(dataset.train, config), make_mesh(config.batch_size)).images
+    assert images.shape == (60, size, size, 3)
+    # The bright block that shows the class is still brighter than the noise around it.
+    assert dataset.train.images.max((1, 2, 3)).min() > 160
+    assert dataset.train.images.min() < 100
+
+
+class SpyNetwork:
+    """Stands in for a `Network`, and keeps the images that it is trained on."""
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def init(self, seed: int) -> Weights:
+        return Weights({"head": {"kernel": np.ones((3, 6), np.float32)}}, {})
+
+    def apply(self, weights: Weights, images: jax.Array, train: bool) -> tuple[jax.Array, dict, dict]:
+        jax.debug.callback(lambda pixels: self.seen.append(np.asarray(pixels)), images)
+        return images.mean(axis=(1, 2)) @ weights.params["head"]["kernel"], {}, {}
+
+
+def test_first_training_batch_is_what_the_first_step_sees(shared_signs_dir: Path) -> None:
+    # The draws that are left come from the same key as the resampling.
+    fields = {"seed": 5, "data.dir": str(shared_signs_dir), "augment.cutout": 0.2}
+    config = small_config(batch_size=16, **fields, **NO_RESAMPLING)
+    train = datasets.load(config.data).train
+    images, labels = first_training_batch(train, config)
+
+    network, mesh = SpyNetwork(), make_mesh(config.batch_size)
+    steps = len(train.labels) // 16
+    schedule = learning_rate_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps)
+    optimizer = make_optimizer(config.optimizer, config.finetune, Architecture(), schedule)
+    run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
+    permutation = epoch_permutation(np.uint32(config.seed), 0, len(train.labels))
+    state = init_state(network.init(config.seed), optimizer, with_average=True)
+    jax.block_until_ready(
+        run_steps(state, put_on_devices(train, mesh), permutation, np.uint32(config.seed), 1)
+    )
+    jax.effects_barrier()
+
+    assert len(network.seen) == 1
+    np.testing.assert_allclose(images, network.seen[0], atol=0.51)  # rounded to whole levels
+    np.testing.assert_array_equal(labels, train.labels[np.asarray(permutation[:16])])

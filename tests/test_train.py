@@ -9,94 +9,84 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import h5py
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-import settings
-from configs import default
-from errors import UserError
+from configs import rules
 from resnet.checkpoint import Checkpoints
+from resnet.errors import UserError
+from tests.command_line import ROOT, flags_of, run_program
+from tests.quick_compilation import QUICK_XLA_FLAGS
+from tests.runs import (
+    SMALL,
+    assert_close,
+    assert_same_bits,
+    last_weights,
+    metrics_of,
+    modification_times,
+    names_of_changed_files,
+    saved_steps,
+    small_config,
+    summary_of,
+)
 from train import train_and_evaluate
+from workdir import settings
 
-ROOT = Path(__file__).parent.parent
-# Compiling takes nearly all of these tests' time: little optimisation makes it several times faster.
-QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-SMALL = {
+FIELDS = SMALL | {
     "num_epochs": 3,
     "batch_size": 16,
     "steps_per_call": 2,
-    "model.depth": 18,
-    "model.width": 4,
-    "model.convolution": "lax",  # compiles in a fraction of the time
     "optimizer.warmup_epochs": 0.5,
     "checkpoint.every_epochs": 1.0,
 }
 
 
-def small_config(data_dir: Path, **fields: object):
-    config = default.get_config()
-    config.update_from_flattened_dict(SMALL | {"data.dir": str(data_dir)} | fields)
-    return config
+def config_for(data_dir: Path, **fields: object) -> ConfigDict:
+    """Returns the config that `command` trains."""
+    return small_config(**FIELDS | {"data.dir": str(data_dir)} | fields)
 
 
 def command(data_dir: Path, workdir: Path, **fields: object) -> list[str]:
-    """What trains in `workdir`, without the report, which takes longer to write than such a run."""
+    """Returns the arguments of main.py that train in `workdir`, without a report, which would take longer."""
     page = workdir / "report" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.touch()
     os.utime(page, (2**32, 2**32))  # Later than the end of the run: there is nothing to write anew.
-    fields = SMALL | {"data.dir": data_dir} | fields
-    flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    return [sys.executable, "main.py", "--config=configs/default.py", f"--workdir={workdir}", *flags]
+    flags = flags_of(FIELDS | {"data.dir": data_dir} | fields)
+    return ["--config=configs/default.py", f"--workdir={workdir}", *flags]
 
 
 @pytest.fixture(scope="module")
 def environment(compilation_cache: str) -> dict[str, str]:
-    """That of the programs which this file starts."""
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_COMPILATION}
+    """The environment of the programs that this file starts."""
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_XLA_FLAGS}
 
 
-def run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
-    return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def summary_of(arguments: list[str], environment: dict[str, str], workdir: Path) -> dict[str, Any]:
-    """What a run that ends well sums up."""
-    result = run(arguments, environment)
+def train(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Trains in a process of its own and asserts that it ends well."""
+    result = run_program("main.py", *arguments, environment=environment)
     assert result.returncode == 0, result.stderr
-    return json.loads((workdir / "summary.json").read_text())
+    return result
 
 
 def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """Starts to train in a process of its own."""
+    arguments = [sys.executable, "main.py", *arguments]
     return subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def wait_for_line(process: subprocess.Popen, beginning: str) -> None:
+    """Reads what the process prints, until a line with this beginning comes."""
     for line in process.stdout:
         if line.startswith(beginning):
             return
     pytest.fail(f"no line {beginning!r}; stderr: {process.stderr.read()}")
-
-
-def weights_of(workdir: Path) -> list[np.ndarray]:
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return jax.tree.leaves([checkpoints.restore_weights("last", ema) for ema in (False, True)])
-
-
-def assert_same_bits(a: Path, b: Path) -> None:
-    for x, y in zip(weights_of(a), weights_of(b), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def metrics_of(workdir: Path, split: str) -> list[dict]:
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [line for line in lines if line["split"] == split]
 
 
 @pytest.fixture(scope="module")
@@ -105,23 +95,24 @@ def finished(
 ) -> Path:
     """The workdir of a short run that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    result = run(command(shared_signs_dir, workdir), environment)
-    assert result.returncode == 0, result.stderr
+    train(command(shared_signs_dir, workdir), environment)
     return workdir
 
 
 def test_finished_run_leaves_what_the_readme_names(finished: Path, shared_signs_dir: Path) -> None:
-    summary = json.loads((finished / "summary.json").read_text())
+    summary = summary_of(finished)
     assert {"accuracy", "loss"} == set(summary["test"]) == set(summary["ema"]["train"])
     assert summary["steps"] == 3 * (60 // 16)
-    assert summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(_restored(finished).params))
+    assert summary["parameters"] == sum(
+        leaf.size for leaf in jax.tree.leaves(last_weights(finished)[0].params)
+    )
     assert summary["seconds"] > 0
     assert summary["images_per_second"] > 0
     assert summary["versions"]["jax"] == jax.__version__
 
     config, class_names = settings.load(finished)
     assert class_names == ("0", "1", "2", "3", "4", "5")
-    assert dict(settings.flatten(config)) == dict(settings.flatten(small_config(shared_signs_dir)))
+    assert dict(rules.flatten(config)) == dict(rules.flatten(config_for(shared_signs_dir)))
 
     lines = metrics_of(finished, "train")
     assert [line["step"] for line in lines] == [2, 3, 5, 6, 8, 9]
@@ -129,20 +120,13 @@ def test_finished_run_leaves_what_the_readme_names(finished: Path, shared_signs_
     assert any((finished / "tensorboard").iterdir())
 
 
-def _restored(workdir: Path):
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.restore_weights("last", ema=False)[0]
-
-
 def test_second_start_on_a_finished_run_changes_nothing(
     finished: Path, shared_signs_dir: Path, environment: dict[str, str]
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    result = run(command(shared_signs_dir, finished), environment)
-    assert result.returncode == 0, result.stderr
-    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    assert changed <= {settings.CONFIG_FILE}
+    before = modification_times(finished)
+    train(command(shared_signs_dir, finished), environment)
+    changed = names_of_changed_files(before, modification_times(finished))
+    assert changed <= {"config.json"}
 
 
 def test_killed_five_times_and_resumed_gives_the_same_bits(
@@ -163,8 +147,7 @@ def test_killed_five_times_and_resumed_gives_the_same_bits(
         if (workdir / "summary.json").exists():
             break
     assert kills
-    result = run(arguments, environment)
-    assert result.returncode == 0, result.stderr
+    train(arguments, environment)
     assert_same_bits(finished, workdir)
     steps = [line["step"] for line in metrics_of(workdir, "train")]
     assert steps == sorted(set(steps))
@@ -174,34 +157,19 @@ def test_killed_five_times_and_resumed_gives_the_same_bits(
     "moment",
     [
         "train.init_state",  # when nothing but config.json is there
-        "resnet.checkpoint.Checkpoints._seal_unfinished",  # in the middle of saving
-        "train.summarize",  # between the last checkpoint and the summary
+        "resnet.checkpoint.Checkpoints._write_checksums",  # in the middle of saving
+        "train.Training._summarize",  # between the last checkpoint and the summary
     ],
 )
 def test_killed_at_a_chosen_moment_and_resumed_gives_the_same_bits(
     tmp_path: Path, finished: Path, shared_signs_dir: Path, environment: dict[str, str], moment: str
 ) -> None:
     workdir = tmp_path / "run"
-    arguments = command(shared_signs_dir, workdir)[1:]
-    module, _, name = moment.partition(".") if moment.count(".") == 1 else moment.rpartition(".")
-    program = f"""
-import os, signal, sys
-sys.argv = {arguments!r}
-import main, settings
-values = main.define_flags(sys.argv)
-main.parse_flags(values, sys.argv)
-main.apply_accelerator_settings(values.config, training=True)
-import resnet.checkpoint, train
-def kill(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-{module}.{name} = kill
-main.run(sys.argv)
-"""
-    killed = run([sys.executable, "-c", program], environment)
+    arguments = command(shared_signs_dir, workdir)
+    killed = run_program("-m", "tests.killed_at", moment, "--", *arguments, environment=environment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (workdir / "summary.json").exists()
-    result = run(command(shared_signs_dir, workdir), environment)
-    assert result.returncode == 0, result.stderr
+    result = train(command(shared_signs_dir, workdir), environment)
     assert "damaged" not in result.stderr
     assert_same_bits(finished, workdir)
 
@@ -209,23 +177,23 @@ main.run(sys.argv)
 def test_other_images_under_the_same_settings_are_refused(
     tmp_path: Path, finished: Path, shared_signs_dir: Path
 ) -> None:
-    before = (finished / settings.CONFIG_FILE).read_bytes()
+    before = (finished / "config.json").read_bytes()
     other = tmp_path / "signs"
     shutil.copytree(shared_signs_dir, other)
     with h5py.File(other / "train_signs.h5", "r+") as file:
         file["train_set_x"][0, 0, 0, 0] ^= 1
     with pytest.raises(UserError, match="other training images"):
-        train_and_evaluate(small_config(other), finished)
-    assert (finished / settings.CONFIG_FILE).read_bytes() == before
+        train_and_evaluate(config_for(other), finished)
+    assert (finished / "config.json").read_bytes() == before
 
 
 def test_what_may_change_once_a_run_is_finished(
     tmp_path: Path, finished: Path, shared_signs_dir: Path
 ) -> None:
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
-    before = {name: (workdir / name).read_bytes() for name in (settings.CONFIG_FILE, "summary.json")}
-    summary = json.loads(before["summary.json"])
-    config = small_config(shared_signs_dir)
+    before = {name: (workdir / name).read_bytes() for name in ("config.json", "summary.json")}
+    summary = summary_of(workdir)
+    config = config_for(shared_signs_dir)
     assert train_and_evaluate(config, workdir) == summary
 
     config.optimizer.learning_rate *= 2
@@ -233,10 +201,10 @@ def test_what_may_change_once_a_run_is_finished(
         train_and_evaluate(config, workdir)
     assert {name: (workdir / name).read_bytes() for name in before} == before
 
-    config = small_config(shared_signs_dir)
+    config = config_for(shared_signs_dir)
     config.temperature = 0.5
     sharper = train_and_evaluate(config, workdir)
-    assert sharper == json.loads((workdir / "summary.json").read_text())
+    assert sharper == summary_of(workdir)
     assert sharper["test"]["accuracy"] == summary["test"]["accuracy"]
     assert sharper["test"]["loss"] != summary["test"]["loss"]
 
@@ -245,17 +213,16 @@ def test_finished_run_that_nobody_tested_is_tested_when_asked(
     tmp_path: Path, finished: Path, shared_signs_dir: Path
 ) -> None:
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
-    summary = json.loads((workdir / "summary.json").read_text())
+    summary = summary_of(workdir)
     untested = {name: value for name, value in summary.items() if name != "test"}
     (workdir / "summary.json").write_text(json.dumps(untested))
-    assert train_and_evaluate(small_config(shared_signs_dir), workdir, "never") == untested
-    tested = train_and_evaluate(small_config(shared_signs_dir), workdir)
+    assert train_and_evaluate(config_for(shared_signs_dir), workdir, "never") == untested
+    tested = train_and_evaluate(config_for(shared_signs_dir), workdir)
     assert tested["test"] == pytest.approx(summary["test"])
 
 
 def test_only_the_newest_checkpoints_are_kept_without_validation(finished: Path) -> None:
-    kept = {int(path.name) for path in (finished / "checkpoints").iterdir() if path.name.isdigit()}
-    assert kept == {6, 9}
+    assert saved_steps(finished) == {6, 9}
 
 
 def test_killed_while_saving_falls_back_to_the_last_whole_checkpoint(
@@ -268,8 +235,7 @@ def test_killed_while_saving_falls_back_to_the_last_whole_checkpoint(
     half = workdir / "checkpoints" / "9.orbax-checkpoint-tmp"
     last.rename(half)
     shutil.rmtree(half / "state" / "ocdbt.process_0")
-    result = run(command(shared_signs_dir, workdir), environment)
-    assert result.returncode == 0, result.stderr
+    result = train(command(shared_signs_dir, workdir), environment)
     assert "resuming from" in result.stdout
     assert_same_bits(finished, workdir)
 
@@ -291,26 +257,21 @@ def test_signal_saves_within_a_call_and_the_run_goes_on(
     _, stderr = process.communicate()
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
-    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
-    assert len(saved) == 1
-    assert saved[0] == metrics_of(workdir, "train")[-1]["step"] < 90
+    (saved,) = saved_steps(workdir)
+    assert saved == metrics_of(workdir, "train")[-1]["step"] < 90
 
 
 def test_eight_devices_end_where_one_does(
     tmp_path: Path, finished: Path, shared_signs_dir: Path, environment: dict[str, str]
 ) -> None:
     workdir = tmp_path / "run"
-    flags = f"{QUICK_COMPILATION} --xla_force_host_platform_device_count=8"
+    flags = f"{QUICK_XLA_FLAGS} --xla_force_host_platform_device_count=8"
     eight = environment | {"XLA_FLAGS": flags}
-    result = run(command(shared_signs_dir, workdir), eight)
-    assert result.returncode == 0, result.stderr
-    assert json.loads((workdir / "summary.json").read_text())["device"].startswith("8 x")
+    train(command(shared_signs_dir, workdir), eight)
+    assert summary_of(workdir)["device"].startswith("8 x")
     losses = [[line["loss"] for line in metrics_of(w, "train")] for w in (finished, workdir)]
     np.testing.assert_allclose(*losses, rtol=1e-3)
-    one, other = (np.concatenate([np.ravel(x) for x in weights_of(w)]) for w in (finished, workdir))
-    # Adam divides by the root of tiny second moments: rounding grows, but stays far below one update.
-    assert np.abs(one - other).max() < 1e-3
-    assert np.linalg.norm(one - other) < 1e-3 * np.linalg.norm(one)
+    assert_close(finished, workdir)
 
 
 def test_validation_split_is_measured_and_its_best_checkpoint_kept(
@@ -318,17 +279,18 @@ def test_validation_split_is_measured_and_its_best_checkpoint_kept(
 ) -> None:
     fields = {"data.val_fraction": 0.3, "num_epochs": 4, "checkpoint.keep": 2}
     workdir = tmp_path / "run"
-    summary = summary_of(command(shared_signs_dir, workdir, **fields), environment, workdir)
-    measured = metrics_of(workdir, "val")
-    assert [line["epoch"] for line in measured] == [1, 2, 3, 4]
-    assert summary["ema"]["val"]["accuracy"] == measured[-1]["accuracy"]
+    train(command(shared_signs_dir, workdir, **fields), environment)
+    summary = summary_of(workdir)
+    averaged = metrics_of(workdir, "val")
+    assert [line["epoch"] for line in averaged] == [1, 2, 3, 4]
+    assert summary["ema"]["val"]["accuracy"] == averaged[-1]["accuracy"]
     raw = metrics_of(workdir, "val_raw")
     assert [line["epoch"] for line in raw] == [1, 2, 3, 4]
-    assert summary["val"]["loss"] == raw[-1]["loss"] != measured[-1]["loss"]
-    kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
-    best = max(line["accuracy"] for line in measured)
-    assert kept >= {measured[-1]["step"]}
-    assert any(line["step"] in kept for line in measured if line["accuracy"] == best)
+    assert summary["val"]["loss"] == raw[-1]["loss"] != averaged[-1]["loss"]
+    kept = saved_steps(workdir)
+    best = max(line["accuracy"] for line in averaged)
+    assert kept >= {averaged[-1]["step"]}
+    assert any(line["step"] in kept for line in averaged if line["accuracy"] == best)
     assert len(kept) <= 3
 
 
@@ -345,7 +307,8 @@ def test_learns_signs_that_are_easy(
     workdir = tmp_path / "run"
     # The one run here that is long enough for optimised programs to pay.
     environment = {name: value for name, value in environment.items() if name != "XLA_FLAGS"}
-    summary = summary_of(command(shared_signs_dir, workdir, **fields), environment, workdir)
+    train(command(shared_signs_dir, workdir, **fields), environment)
+    summary = summary_of(workdir)
     assert summary["ema"]["test"]["accuracy"] > 0.9
 
 
@@ -360,7 +323,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
         "checkpoint.every_minutes": 1e-9,
     }
     workdir = tmp_path / "run"
-    result = run(command(shared_signs_dir, workdir, **fields), environment)
+    result = run_program("main.py", *command(shared_signs_dir, workdir, **fields), environment=environment)
     assert result.returncode == 2
     # The warm-up begins at zero: the first step changes nothing, the second explodes, the third sees it.
     assert "error: step 3: loss nan" in result.stderr
@@ -373,10 +336,10 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 def test_another_model_in_the_workdir_is_refused_and_nothing_changes(
     finished: Path, shared_signs_dir: Path
 ) -> None:
-    before = (finished / settings.CONFIG_FILE).read_bytes()
+    before = (finished / "config.json").read_bytes()
     with pytest.raises(UserError, match=r"model\.depth \(there 18, here 34\)"):
-        train_and_evaluate(small_config(shared_signs_dir, **{"model.depth": 34}), finished)
-    assert (finished / settings.CONFIG_FILE).read_bytes() == before
+        train_and_evaluate(config_for(shared_signs_dir, **{"model.depth": 34}), finished)
+    assert (finished / "config.json").read_bytes() == before
 
 
 def test_more_epochs_go_on_from_the_finished_run(
@@ -384,6 +347,7 @@ def test_more_epochs_go_on_from_the_finished_run(
 ) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
-    summary = summary_of(command(shared_signs_dir, workdir, num_epochs=4), environment, workdir)
+    train(command(shared_signs_dir, workdir, num_epochs=4), environment)
+    summary = summary_of(workdir)
     assert summary["steps"] == 12
     assert [line["step"] for line in metrics_of(workdir, "train")] == [2, 3, 5, 6, 8, 9, 11, 12]

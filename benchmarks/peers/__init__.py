@@ -1,4 +1,4 @@
-"""The contestants: what is asked of each, and where each is written."""
+"""The contestants: the task that all of them do, and the module that builds each."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -12,10 +12,11 @@ CLASSES = 6
 
 @dataclass(frozen=True)
 class Case:
-    """What every contestant of a run does: `task` is "train" or "inference", `device` "cpu" or "gpu".
+    """The task of all contestants of a run: `task` is "train" or "inference", `device` "cpu" or "gpu".
 
-    The last two are for ours alone: how many images the data set has that batches come from (0: one
-    batch's), and over how many simulated devices of a CPU a batch is split.
+    The last two fields are for this project alone. `dataset_size` is the number of images from which batches
+    are gathered, 0 for a single batch. `devices` is the number of simulated devices of a CPU that share a
+    batch.
     """
 
     task: str
@@ -29,24 +30,24 @@ class Case:
     devices: int = 1
 
     def images(self, count: int = 0) -> np.ndarray:
-        """Noise, uint8 [N, H, W, 3]: `count` images, a batch by default."""
+        """Returns `count` images of noise, uint8 [N, H, W, 3], or a batch of them by default."""
         shape = (count or self.batch, self.image_size, self.image_size, 3)
         return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def normalized_images(self) -> np.ndarray:
-        """The same batch as float32, normalised as a peer's loader hands it over."""
+        """Returns a batch of the same noise as float32, normalised as by the data loader of a peer."""
         return (self.images().astype(np.float32) / 255 - 0.5) / 0.25
 
     def labels(self, count: int = 0) -> np.ndarray:
-        """Labels int32 [N] of `CLASSES` classes, `count` or a batch of them."""
+        """Returns `count` labels of `CLASSES` classes, int32 [N], or a batch of them by default."""
         return np.arange(count or self.batch, dtype=np.int32) % CLASSES
 
 
 class Contestant(NamedTuple):
-    """A built and loaded contestant.
+    """A contestant that is ready to run.
 
-    `run(n)` makes n steps and returns when their results are there; in inference it waits for each.
-    `peak_device_memory` returns the accelerator's bytes in use at most, None on CPU.
+    `run(n)` makes n steps and returns once their results are there; in inference it waits for each step.
+    `peak_device_memory` returns the most bytes that the accelerator held at once, or None on a CPU.
     """
 
     run: Callable[[int], object]
@@ -57,22 +58,26 @@ class Contestant(NamedTuple):
 
 @dataclass(frozen=True)
 class Peer:
-    """`module` of this package has `make(name, case) -> Contestant`; the rest is what it needs."""
+    """A contestant before it is built: `make(name, case)` in `module` of this package returns it.
+
+    It needs `packages` and the variables of `environment`. It can do `tasks` on `devices`. If it `compiles`,
+    it keeps what it compiled for the next process.
+    """
 
     module: str
     packages: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("train", "inference")
     devices: tuple[str, ...] = ("cpu", "gpu")
-    compiles: bool = False  # and keeps what it compiled for the next process
+    compiles: bool = False
 
     def missing(self) -> list[str]:
-        """The packages that are not installed."""
+        """Returns the packages that are not installed."""
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
 
 JAX = ("jax", "flax", "optax")
-# TensorFlow leaves oneDNN off on CPUs without AVX-512, where it is 2.5 times as fast.
+# TensorFlow does not use oneDNN on CPUs without AVX-512, although it is 2.5 times as fast there.
 ON_TENSORFLOW = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 FREEZING = {"TORCHINDUCTOR_FREEZING": "1"}
 PEERS = {
@@ -86,7 +91,7 @@ PEERS = {
     "keras_tf": Peer("keras_applications", ("keras", "tensorflow"), ON_TENSORFLOW),
     "keras_jax": Peer("keras_applications", ("keras", "jax"), {"KERAS_BACKEND": "jax"}, compiles=True),
 }
-# Matrix products: they give the floor.
+# Matrix products, which give the floor.
 PRODUCTS = {
     "product_jax": Peer("matrix_product", ("jax",)),
     "product_torch": Peer("matrix_product", ("torch",)),

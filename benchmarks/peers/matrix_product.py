@@ -1,4 +1,4 @@
-"""A large matrix product in JAX or PyTorch: what the machine can do."""
+"""A large matrix product in JAX or PyTorch. Its rate is the most that the machine can do."""
 
 from benchmarks.peers import Case, Contestant
 
@@ -6,12 +6,12 @@ SIZE = {"cpu": 2048, "gpu": 8192}
 
 
 def floating_point_operations(case: Case) -> int:
-    """Those of one product, which is one step of `run`; a multiply-add is two."""
+    """Returns the operations of one product, which is one step of `run`; a multiply-add counts as two."""
     return 2 * SIZE[case.device] ** 3
 
 
 def make(name: str, case: Case) -> Contestant:
-    """Builds `product_jax` or `product_torch`: square matrices of the case's dtype."""
+    """Builds `product_jax` or `product_torch`, for square matrices of the dtype of `case`."""
     return {"product_jax": _make_jax, "product_torch": _make_torch}[name](case, SIZE[case.device])
 
 

@@ -1,25 +1,47 @@
-"""This project, as `train.py` and `evaluate.py` run it."""
+"""This project, with the training step of `train.py` and the predictions of `evaluation`."""
+
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from benchmarks.peers import CLASSES, Case, Contestant
 from configs import default
 from datasets.types import Split
-from input_pipeline import make_mesh, put_on_devices, replicated
-from optimizer import learning_rate_schedule, make_optimizer
-from resnet.network import Network
-from train import init_state, make_run_steps
+from devices.mesh import make_mesh, replicated
+from input_pipeline import DeviceSplit, put_on_devices
+from resnet.network import Network, Weights
+from train import TrainState, init_state, make_run_steps
+from training.network import make_network
+from training.optimizer import learning_rate_schedule, make_optimizer
 
 
 def make(name: str, case: Case) -> Contestant:
-    """Builds the contestant: images are uint8 on the device and normalised in the step."""
+    """Builds the contestant: images are uint8 on the device, and normalised in the step."""
+    config = _config(case)
+    mesh = make_mesh(case.batch)
+    network = make_network(config, CLASSES)
+    size = case.dataset_size or case.batch
+    split = put_on_devices(Split(case.images(size), case.labels(size)), mesh)
+    weights = network.init(seed=0)
+    if case.task == "train":
+        run = _training(config, network, weights, split=split, mesh=mesh)
+    else:
+        run = _prediction(network, jax.device_put(weights, replicated(mesh)), split)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+    return Contestant(run, parameters, jax.devices()[0].device_kind, peak_device_memory)
+
+
+def _config(case: Case) -> ConfigDict:
     config = default.get_config()
     config.model.depth = case.depth
     config.compute_dtype = case.dtype
     config.batch_size = case.batch
     config.steps_per_call = case.steps
-    # The peers' training: Adam at a constant rate, cross-entropy, nothing else.
+    config.data.image_size = case.image_size
+    # As the peers train: Adam at a constant rate, cross-entropy, nothing else.
     config.optimizer.name = "adam"
     config.optimizer.schedule = "constant"
     config.optimizer.warmup_epochs = 0.0
@@ -28,43 +50,41 @@ def make(name: str, case: Case) -> Contestant:
     config.ema_decay = 0.0
     for strength in config.augment:
         config.augment[strength] = 0.0
-
-    mesh = make_mesh(case.batch)
-    network = Network(config, CLASSES)
-    size = case.dataset_size or case.batch
-    split = put_on_devices(Split(case.images(size), case.labels(size)), mesh)
-    if case.task == "train":
-        schedule = learning_rate_schedule(config, 1)
-        optimizer = make_optimizer(config, schedule)
-        run_steps = make_run_steps(network, optimizer, schedule, config, mesh)
-        state = jax.device_put(init_state(network, optimizer, config), replicated(mesh))
-        parameters = _count(state.params)
-        order = np.random.default_rng(0).permutation(size).astype(np.int32)
-        permutation = jax.device_put(order, replicated(mesh))
-
-        def run(steps: int) -> None:
-            nonlocal state
-            state, history = run_steps(state, split, permutation, np.uint32(0), steps)
-            jax.block_until_ready((state, history))
-
-    else:
-        weights = jax.device_put(network.init(seed=0), replicated(mesh))
-        parameters = _count(weights.params)
-        arranged = jax.jit(network.arrange, static_argnums=1)(weights, split.images.shape)
-        logits = jax.jit(network.predict)
-
-        def run(steps: int) -> None:
-            for _ in range(steps):
-                logits(weights, arranged, split.images).block_until_ready()
-
-    return Contestant(run, parameters, jax.devices()[0].device_kind, peak_device_memory)
+    return config
 
 
-def _count(params: dict) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+def _training(
+    config: ConfigDict, network: Network, weights: Weights, *, split: DeviceSplit, mesh: Mesh
+) -> Callable[[int], None]:
+    schedule = learning_rate_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=1)
+    optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, schedule)
+    run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
+    state: TrainState = jax.device_put(
+        init_state(weights, optimizer, with_average=config.ema_decay > 0), replicated(mesh)
+    )
+    order = np.random.default_rng(0).permutation(len(split.labels)).astype(np.int32)
+    permutation = jax.device_put(order, replicated(mesh))
+
+    def run(steps: int) -> None:
+        nonlocal state
+        state, history = run_steps(state, split, permutation, np.uint32(0), steps)
+        jax.block_until_ready((state, history))
+
+    return run
+
+
+def _prediction(network: Network, weights: Weights, split: DeviceSplit) -> Callable[[int], None]:
+    arranged = jax.jit(network.arrange, static_argnums=1)(weights, split.images.shape)
+    logits = jax.jit(network.predict)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            logits(weights, arranged, split.images).block_until_ready()
+
+    return run
 
 
 def peak_device_memory() -> int | None:
-    """The most bytes that JAX's first device held at once; None on CPU."""
+    """Returns the most bytes that the first device of JAX held at once, or None on a CPU."""
     statistics = jax.devices()[0].memory_stats()
     return statistics["peak_bytes_in_use"] if statistics else None

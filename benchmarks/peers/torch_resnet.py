@@ -1,4 +1,4 @@
-"""PyTorch: torchvision's ResNet in plain `torch.nn`, channels last: eager, compiled, captured, scripted."""
+"""PyTorch: torchvision's ResNet in plain `torch.nn`, channels last; eager, compiled, captured or traced."""
 
 import os
 from collections.abc import Callable
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """torchvision's `resnet18` ... `resnet152`: its structure and its names."""
+    """The `resnet18` ... `resnet152` of torchvision, with the same structure and names."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class ResNet(nn.Module):
 
 
 def set_up(case: Case) -> torch.device:
-    """PyTorch's best settings for the device of `case`, which is returned."""
+    """Sets what is fastest for the device of `case`, and returns the device."""
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     if case.device == "cpu":
@@ -110,18 +110,18 @@ def set_up(case: Case) -> torch.device:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all that was asked of it."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def device_name(device: torch.device) -> str:
-    """Its name, or "cpu"."""
+    """Returns the name of a GPU, or "cpu"."""
     return torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
 
 
 def make(name: str, case: Case) -> Contestant:
-    """Builds the contestant that `name` stands for."""
+    """Builds the contestant `name`."""
     device = set_up(case)
     model = ResNet(case.depth).to(device, memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -129,7 +129,7 @@ def make(name: str, case: Case) -> Contestant:
     images = images.contiguous(memory_format=torch.channels_last)
     if case.task == "train":
         labels = torch.from_numpy(case.labels()).long().to(device)
-        step = _make_train_step(name, case, model, images, labels)
+        step = _make_train_step(name, case, model=model, images=images, labels=labels)
     else:
         step = _make_prediction(name, case, model, images)
 
@@ -145,7 +145,7 @@ def make(name: str, case: Case) -> Contestant:
 
 
 def _make_train_step(
-    name: str, case: Case, model: nn.Module, images: torch.Tensor, labels: torch.Tensor
+    name: str, case: Case, *, model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> Callable[[], object]:
     device = images.device.type
     graph = name == "torch_cuda_graph"
@@ -165,7 +165,7 @@ def _make_train_step(
 
 
 def _captured(step: Callable[[], object], optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    """The whole step as one CUDA graph, as PyTorch's notes on CUDA graphs do it."""
+    """Returns the whole step as one CUDA graph, captured as in PyTorch's notes on CUDA graphs."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""The table of accuracy over seeds: from a real run of small networks, and rows by hand."""
+"""The table of accuracy over seeds, from a real run of small networks and from rows by hand."""
 
 import json
 import sys
@@ -6,26 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import settings
 from benchmarks import accuracy
 from benchmarks.runs import Measurement, Run, train_all
-from errors import UserError
-from metrics import read_metrics
-
-SMALL = [
-    "--config.num_epochs=2",
-    "--config.batch_size=12",
-    "--config.model.depth=16",
-    "--config.model.width=4",
-    "--config.model.convolution=lax",
-    "--config.augment.rotation=0",
-    "--config.augment.scale=0",
-    "--config.augment.translation=0",
-    "--config.data.name=rendered",
-    "--config.data.image_size=32",
-    "--config.data.train_size=24",
-    "--config.data.test_size=12",
-]
+from resnet.errors import UserError
+from tests.benchmarks.small_runs import SMALL
+from workdir import settings
+from workdir.metrics import read_metrics
 
 
 def test_seeds_are_trained_once_and_tabulated(
@@ -46,11 +32,11 @@ def test_seeds_are_trained_once_and_tabulated(
     report = json.loads(report_file.read_text())
     summary = json.loads((workdir / "summary.json").read_text())
     for seed in ("0", "1"):
-        found, alone = report["seeds"][seed], summary["seeds"][seed]
-        assert found["test"]["accuracy"] == alone["ema"]["test"]["accuracy"]
-        assert found["test"]["loss"] == pytest.approx(alone["ema"]["test"]["loss"], rel=1e-4)
-        assert found["seconds"] == alone["seconds"]
-        assert found["rendered"]["images"] == 12
+        results, seed_summary = report["seeds"][seed], summary["seeds"][seed]
+        assert results["test"]["accuracy"] == seed_summary["ema"]["test"]["accuracy"]
+        assert results["test"]["loss"] == pytest.approx(seed_summary["ema"]["test"]["loss"], rel=1e-4)
+        assert results["seconds"] == seed_summary["seconds"]
+        assert results["rendered"]["images"] == 12
         assert [
             line["epoch"] for line in read_metrics(workdir / f"seed_{seed}") if line["split"] == "test"
         ] == [1, 2]
@@ -67,34 +53,34 @@ def test_seeds_are_trained_once_and_tabulated(
     assert json.loads(report_file.read_text())["seeds"] == report["seeds"]
 
 
-def test_seeds_of_its_own_are_refused_before_any_is_trained(
+def test_other_seeds_are_refused_before_any_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--jobs=2", f"--workdir={tmp_path / 'run'}", "--config.seeds=0,1", *SMALL]
     monkeypatch.setattr(sys, "argv", ["accuracy", "--config=configs/default.py", *flags])
     assert accuracy.main() == 2
-    assert capsys.readouterr().err.startswith("error: --config.seeds=0,1: config.seeds is what these runs")
+    assert capsys.readouterr().err.startswith("error: config.seeds=0,1: the benchmark sets this field itself")
     assert not (tmp_path / "run").exists()
 
 
 def write_summary(workdir: Path, run: Run, **fields: object) -> None:
-    """What a finished run writes, as far as it tells it from others."""
+    """Writes the part of a summary by which a run is recognised as finished."""
     config = run.config()
     summary = {"steps": 99, "epochs": config.num_epochs, "prediction": settings.prediction(config)}
     (workdir / "summary.json").write_text(json.dumps(summary | fields))
 
 
-def test_results_older_than_the_settings_beside_them_are_not_taken(tmp_path: Path) -> None:
-    """As a training leaves them that was killed after it was told to go on."""
+def test_results_older_than_the_settings_beside_them_are_not_used(tmp_path: Path) -> None:
+    """A training that was resumed with more seeds and killed leaves such results."""
     flags = ["--config=configs/default.py", "--config.seeds=0,1,2", "--config.temperature=0.5"]
     run = Run(str(tmp_path), flags, measurements=(Measurement("test"),))
     settings.save(run.config(), ("0",), tmp_path)
     seeds = {"seeds": {"0": {}, "1": {}, "2": {}}}
-    measured = {"step": 99, "weights": "ema", "prediction": settings.prediction(run.config())} | seeds
+    evaluation = {"step": 99, "weights": "ema", "prediction": settings.prediction(run.config())} | seeds
 
-    def is_finished_with(of_summary: dict, of_measured: dict) -> bool:
-        write_summary(tmp_path, run, **seeds | of_summary)
-        (tmp_path / "eval_test.json").write_text(json.dumps(measured | of_measured))
+    def is_finished_with(summary_fields: dict, evaluation_fields: dict) -> bool:
+        write_summary(tmp_path, run, **seeds | summary_fields)
+        (tmp_path / "eval_test.json").write_text(json.dumps(evaluation | evaluation_fields))
         return run.is_finished()
 
     assert is_finished_with({}, {})
@@ -105,7 +91,7 @@ def test_results_older_than_the_settings_beside_them_are_not_taken(tmp_path: Pat
     assert not is_finished_with({"epochs": 20}, {})
 
 
-def test_other_settings_are_not_finished(tmp_path: Path) -> None:
+def test_a_run_of_other_settings_is_not_finished(tmp_path: Path) -> None:
     run = Run(str(tmp_path), ["--config=configs/default.py", "--config.num_epochs=3"])
     assert not run.is_finished()
     settings.save(run.config(), ("0",), tmp_path)
@@ -115,7 +101,7 @@ def test_other_settings_are_not_finished(tmp_path: Path) -> None:
     assert not run._replace(measurements=(Measurement("test"),)).is_finished()
 
 
-def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
+def test_a_measurement_of_something_else_is_not_used(tmp_path: Path) -> None:
     hands = Measurement("test", rendered=60)
     run = Run(str(tmp_path), ["--config=configs/default.py"], measurements=(hands,))
     settings.save(run.config(), ("0",), tmp_path)
@@ -133,13 +119,13 @@ def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_data_that_are_not_there_are_told_in_the_line_of_the_run(
+def test_missing_data_are_reported_in_the_line_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], jobs: int
 ) -> None:
     missing = f"--config.data.dir={tmp_path / 'nowhere'}"
     flags = ["--seeds=1", f"--jobs={jobs}", f"--workdir={tmp_path / 'run'}", missing]
     monkeypatch.setattr(sys, "argv", ["accuracy", "--config=configs/default.py", *flags])
-    # Of a run alone on the terminal nothing is left to tell.
+    # A single run has printed its line already, and only the exit code is left.
     try:
         code = accuracy.main()
     except SystemExit as exit:
@@ -178,15 +164,15 @@ def test_time_to_an_accuracy_counts_steps_until_the_first_epoch_that_had_it() ->
     assert accuracy.time_to(lines[:4], 5, 0.98) is None
 
 
-def test_table_tells_spread_worst_and_target() -> None:
+def test_the_table_shows_spread_worst_seed_and_targets() -> None:
     def seed(value: float, loss: float) -> dict:
         return {"test": {"accuracy": value, "loss": loss, "without_twins": {"images": 0}}, "seconds": 100.0}
 
     rows = accuracy.format_table({"0": seed(1.0, 0.01), "1": seed(0.99, 0.04)}).splitlines()
-    of = {line.split("  ")[0]: line for line in rows}
-    assert "0.9950 ± 0.0071" in of["test accuracy"]
-    assert "mean ≥ 0.996: missed, each ≥ 0.991: missed" in of["test accuracy"]
-    assert of["test accuracy"].split("  ")[-1] == "1.0000 0.9900"
-    assert "mean ≤ 0.03: met" in of["test cross-entropy"]
-    assert "each ≤ 900: met" in of["seconds of training"]
-    assert not any("twins" in name or "corruptions" in name for name in of)
+    row = {line.split("  ")[0]: line for line in rows}
+    assert "0.9950 ± 0.0071" in row["test accuracy"]
+    assert "mean ≥ 0.996: missed, each ≥ 0.991: missed" in row["test accuracy"]
+    assert row["test accuracy"].split("  ")[-1] == "1.0000 0.9900"
+    assert "mean ≤ 0.03: met" in row["test cross-entropy"]
+    assert "each ≤ 900: met" in row["seconds of training"]
+    assert not any("twins" in name or "corruptions" in name for name in row)

@@ -1,4 +1,4 @@
-"""Which runs check the claims, on equal terms, and what is made of them: tables, report, pictures."""
+"""The runs that check the claims compare like with like; their tables, report and pictures."""
 
 import json
 import sys
@@ -10,49 +10,46 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import settings
 from benchmarks import claims, claims_plot
-from benchmarks.claims import PUBLISHED, Case, cases_of, format_group, loss_by_epoch, row_of
-from errors import UserError
-from metrics import read_metrics
-from resnet.network import Network
-from tests.benchmarks.test_accuracy import SMALL
+from benchmarks.claims import PUBLISHED, Case, format_group, loss_by_epoch, make_cases, make_row
+from configs import rules
+from resnet.errors import UserError
+from tests.benchmarks.small_runs import SMALL, differing_fields
+from training.network import make_network
+from workdir.metrics import read_metrics
 
-TAKEN = ("num_epochs", "batch_size", "model.depth", "model.width", "data.train_size")
-SHARED = [flag for flag in SMALL if not flag[len("--config.") :].startswith(TAKEN)]
+RESERVED = ("num_epochs", "batch_size", "model.depth", "model.width", "data.train_size")
+SHARED = [flag for flag in SMALL if not flag[len("--config.") :].startswith(RESERVED)]
 
 
 @pytest.fixture
-def options_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    def options_of(*arguments: str) -> Any:
+def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A function of command-line arguments that returns the options."""
+
+    def parse(*arguments: str) -> Any:
         monkeypatch.setattr(sys, "argv", ["claims", *arguments])
         return claims._parse()[0]
 
-    return options_of
+    return parse
 
 
-def measured(accuracy: float, seconds: float = 10.0) -> dict[str, Any]:
-    """What `read_run` returns, by hand."""
+def make_results(accuracy: float, seconds: float = 10.0) -> dict[str, Any]:
+    """Returns made-up results of a run, as `read_run` does."""
     both = {"train": {"accuracy": 0.9, "loss": 0.3}, "test": {"accuracy": accuracy, "loss": 0.5}}
     return {**both, "steps": 66, "seconds": seconds, "loss_by_epoch": [1.5, 2 - accuracy]}
 
 
-def rows_of(cases: list[Case], seeds: int = 3) -> list[dict[str, Any]]:
+def make_rows(cases: list[Case], seeds: int = 3) -> list[dict[str, Any]]:
     return [
-        row_of(case, [measured(0.6 + 0.04 * i + 0.05 * seed, 9.0 + seed) for seed in range(seeds)])
+        make_row(case, [make_results(0.6 + 0.04 * i + 0.05 * seed, 9.0 + seed) for seed in range(seeds)])
         for i, case in enumerate(cases)
     ]
 
 
-def config_of(case: Case, seed: int = 0) -> Any:
+def make_config(case: Case, seed: int = 0) -> Any:
     config = case.run(seed, "runs", ["--config.data.name=rendered"]).config()
-    settings.check(config)
+    rules.check(config)
     return config
-
-
-def differing(a: Any, b: Any) -> set[str]:
-    fields = dict(settings.flatten(b))
-    return {name for name, value in settings.flatten(a) if value != fields[name]}
 
 
 def test_runs_are_trained_once_and_reported(
@@ -60,20 +57,17 @@ def test_runs_are_trained_once_and_reported(
 ) -> None:
     workdir, report_file = tmp_path / "runs", tmp_path / "claims.json"
     flags = ["--groups=batch", "--batches=32", "--width=4", "--batch_epochs=2", "--seeds=1"]
-
-    monkeypatch.setattr(
-        sys, "argv", ["claims", *flags, f"--workdir={workdir}", f"--json={report_file}",
-                      f"--plots={tmp_path / 'docs'}", *SHARED, "--config.data.train_size=32"]
-    )  # fmt: skip
+    flags += [f"--workdir={workdir}", f"--json={report_file}", f"--plots={tmp_path / 'docs'}"]
+    monkeypatch.setattr(sys, "argv", ["claims", *flags, *SHARED, "--config.data.train_size=32"])
     assert claims.main() == 0, capsys.readouterr().err
     rows = json.loads(report_file.read_text())["groups"]["batch"]
     assert [row["what"] for row in rows] == [{"batch": 32, "rule": "both", "rate": 0.001}]
     folder = workdir / "batch_32_rate_0.001_2_epochs" / "seed_0"
-    summary, found = json.loads((folder / "summary.json").read_text()), rows[0]["seeds"]["0"]
-    assert (found["train"], found["test"]) == (summary["train"], summary["test"])
-    assert found["seconds"] == pytest.approx(2 * 32 / summary["images_per_second"])
+    summary, results = json.loads((folder / "summary.json").read_text()), rows[0]["seeds"]["0"]
+    assert (results["train"], results["test"]) == (summary["train"], summary["test"])
+    assert results["seconds"] == pytest.approx(2 * 32 / summary["images_per_second"])
     lines = read_metrics(folder)
-    assert found["loss_by_epoch"] == pytest.approx([line["loss"] for line in lines])
+    assert results["loss_by_epoch"] == pytest.approx([line["loss"] for line in lines])
     assert {line["split"] for line in lines} == {"train"}
     assert len([path for path in (folder / "checkpoints").iterdir() if path.is_dir()]) == 1
     assert not (folder / "report").exists()
@@ -86,30 +80,30 @@ def test_runs_are_trained_once_and_reported(
     assert json.loads(report_file.read_text())["groups"]["batch"] == rows
 
 
-def test_plain_and_residual_networks_differ_in_their_shortcuts_alone(options_of: Callable[..., Any]) -> None:
-    cases = cases_of(options_of("--groups=plain", "--depths=18,34"), [])["plain"]
-    configs = {(case.what["network"], case.what["depth"]): config_of(case) for case in cases}
+def test_plain_and_residual_networks_differ_in_their_shortcuts_alone(parse: Callable[..., Any]) -> None:
+    cases = make_cases(parse("--groups=plain", "--depths=18,34"), [])["plain"]
+    configs = {(case.what["network"], case.what["depth"]): make_config(case) for case in cases}
     assert {(config.model.residual, config.model.depth) for config in configs.values()} == {
         (residual, depth) for residual in (False, True) for depth in (18, 34)
     }
     for depth in (18, 34):
-        assert differing(configs["plain", depth], configs["residual", depth]) == {"model.residual"}
-    assert differing(configs["plain", 18], configs["plain", 34]) == {"model.depth"}
+        assert differing_fields(configs["plain", depth], configs["residual", depth]) == {"model.residual"}
+    assert differing_fields(configs["plain", 18], configs["plain", 34]) == {"model.depth"}
 
 
-def test_every_block_of_a_plain_network_passes_something_on(options_of: Callable[..., Any]) -> None:
-    case, _ = cases_of(options_of("--groups=plain", "--depths=18"), [])["plain"]
-    config = config_of(case)
+def test_no_block_of_a_plain_network_starts_as_zero(parse: Callable[..., Any]) -> None:
+    case, _ = make_cases(parse("--groups=plain", "--depths=18"), [])["plain"]
+    config = make_config(case)
     config.model.width = 4
-    params = Network(config, 6).init(0).params
+    params = make_network(config, 6).init(0).params
     for stage in (1, 2, 3, 4):
         for block in params[f"stage{stage}"].values():
             assert np.all(np.asarray(block["norm2"]["scale"]) == 1)
 
 
-def test_batch_sizes_have_one_learning_rate_or_one_in_proportion(options_of: Callable[..., Any]) -> None:
-    cases = cases_of(options_of("--groups=batch", "--batches=8,32,256"), [])["batch"]
-    configs = [config_of(case) for case in cases]
+def test_batch_sizes_have_one_learning_rate_or_one_in_proportion(parse: Callable[..., Any]) -> None:
+    cases = make_cases(parse("--groups=batch", "--batches=8,32,256"), [])["batch"]
+    configs = [make_config(case) for case in cases]
     assert [
         (case.what["rule"], config.batch_size, config.optimizer.learning_rate)
         for case, config in zip(cases, configs, strict=True)
@@ -121,36 +115,41 @@ def test_batch_sizes_have_one_learning_rate_or_one_in_proportion(options_of: Cal
         ("scaled", 256, 8e-3),
     ]
     for config in configs:
-        assert differing(config, configs[0]) <= {"batch_size", "optimizer.learning_rate"}
+        assert differing_fields(config, configs[0]) <= {"batch_size", "optimizer.learning_rate"}
         assert config.optimizer.warmup_epochs < config.num_epochs / 2
 
 
-def test_every_run_has_its_seed_and_its_folder(options_of: Callable[..., Any]) -> None:
-    options = options_of()
-    cases = cases_of(options, [])
-    runs = [case.run(seed, "W", []) for of in cases.values() for case in of for seed in range(options.seeds)]
+def test_every_run_has_its_seed_and_its_folder(parse: Callable[..., Any]) -> None:
+    options = parse()
+    cases = make_cases(options, [])
+    all_cases = [case for group_cases in cases.values() for case in group_cases]
+    runs = [case.run(seed, "W", []) for case in all_cases for seed in range(options.seeds)]
     assert len(runs) == len({run.workdir for run in runs}) == 3 * (1 + 6 + 11)
     assert all(run.test == "last" for run in runs)
-    keras = [config_of(cases["keras"][0], seed) for seed in range(2)]
-    assert differing(*keras) == {"seed"}
+    keras = [make_config(cases["keras"][0], seed) for seed in range(2)]
+    assert differing_fields(*keras) == {"seed"}
     assert (keras[0].optimizer.l2_stem_and_head, keras[0].ema_decay) == (0.01, 0.0)
-    longer = cases_of(options_of("--batch_epochs=7"), [])["batch"][0]
-    assert longer.name != cases["batch"][0].name  # A schedule that ended is not to go on as a longer one.
+    longer = make_cases(parse("--batch_epochs=7"), [])["batch"][0]
+    assert longer.name != cases["batch"][0].name  # A finished schedule cannot be continued as a longer one.
 
 
 @pytest.mark.parametrize(
     ("flags", "shared", "message"),
     [
-        (["--groups=keras,wide"], [], "found 'wide'; expected some of keras, plain, batch"),
-        (["--groups=plain"], ["--config.model.residual=True"], "config.model.residual is what these runs"),
-        (["--groups=keras"], ["--config.seed=7"], "config.seed is what these runs"),
+        (["--groups=keras,wide"], [], "--groups=wide: no such group; expected some of keras, plain, batch"),
+        (
+            ["--groups=plain"],
+            ["--config.model.residual=True"],
+            "^config.model.residual=True: the benchmark sets this",
+        ),
+        (["--groups=keras"], ["--config.seed=7"], "^config.seed=7: the benchmark sets this"),
     ],
 )
-def test_what_cannot_be_checked_is_refused(
-    options_of: Callable[..., Any], flags: list[str], shared: list[str], message: str
+def test_invalid_groups_and_settings_are_refused(
+    parse: Callable[..., Any], flags: list[str], shared: list[str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        cases_of(options_of(*flags), shared)
+        make_cases(parse(*flags), shared)
 
 
 def test_losses_are_means_over_the_steps_of_an_epoch() -> None:
@@ -164,10 +163,10 @@ def test_losses_are_means_over_the_steps_of_an_epoch() -> None:
     assert loss_by_epoch(lines, steps=8, epochs=2) == pytest.approx([1.5, 0.4])
 
 
-def test_keras_table_tells_where_the_published_accuracy_falls(options_of: Callable[..., Any]) -> None:
-    (case,) = cases_of(options_of("--groups=keras"), [])["keras"]
+def test_keras_table_shows_where_the_published_accuracy_lies(parse: Callable[..., Any]) -> None:
+    (case,) = make_cases(parse("--groups=keras"), [])["keras"]
     # 104 of 120 images is what was published as 0.866: not below it.
-    row = row_of(case, [measured(accuracy) for accuracy in (0.8, 104 / 120, 0.9)])
+    row = make_row(case, [make_results(accuracy) for accuracy in (0.8, 104 / 120, 0.9)])
     assert (row["published"], row["share_below_published"]) == (PUBLISHED, pytest.approx(1 / 3))
     assert row["std"]["test"]["accuracy"] == pytest.approx(np.std([0.8, 104 / 120, 0.9], ddof=1))
     lines = format_group("keras", [row]).splitlines()
@@ -177,9 +176,9 @@ def test_keras_table_tells_where_the_published_accuracy_falls(options_of: Callab
     assert lines[-1] == "Below the published 0.866: 1 of 3 seeds"
 
 
-def test_table_has_a_row_a_case(options_of: Callable[..., Any]) -> None:
-    cases = cases_of(options_of("--batches=8,32"), [])
-    _, _, shared, _, *table = format_group("batch", rows_of(cases["batch"])).splitlines()
+def test_the_table_has_a_row_for_each_case(parse: Callable[..., Any]) -> None:
+    cases = make_cases(parse("--batches=8,32"), [])
+    _, _, shared, _, *table = format_group("batch", make_rows(cases["batch"])).splitlines()
     assert "model.width=32" in shared
     assert "learning_rate" not in shared
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
@@ -190,13 +189,13 @@ def test_table_has_a_row_a_case(options_of: Callable[..., Any]) -> None:
         ["32", "both", "0.001", "66"],
     ]
     assert cells[3][4:] == ["0.900 ± 0.000", "0.300 ± 0.000", "0.690 ± 0.050", "0.640 to 0.740", "10 ± 1"]
-    assert "0.650" in format_group("plain", rows_of(cases["plain"], seeds=2))
+    assert "0.650" in format_group("plain", make_rows(cases["plain"], seeds=2))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_a_picture_of_each_group(options_of: Callable[..., Any], tmp_path: Path, seeds: int) -> None:
-    cases = cases_of(options_of(), [])
-    report = {"groups": {group: rows_of(of, seeds) for group, of in cases.items()}}
+def test_a_picture_of_each_group(parse: Callable[..., Any], tmp_path: Path, seeds: int) -> None:
+    cases = make_cases(parse(), [])
+    report = {"groups": {group: make_rows(group_cases, seeds) for group, group_cases in cases.items()}}
     claims_plot.plot(json.loads(json.dumps(report)), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f"claims_{group}.png" for group in cases}
     for path in tmp_path.iterdir():

@@ -1,4 +1,4 @@
-"""Cross-validation of recipes: real folds of small networks, no look at the test split, what is refused."""
+"""Cross-validation of recipes: real folds of small networks, without a look at the test split."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import settings
 from benchmarks import cross_validation
 from benchmarks.cross_validation import Variant, parse_variants
-from errors import UserError
-from tests.benchmarks.test_accuracy import SMALL
+from resnet.errors import UserError
+from tests.benchmarks.small_runs import SMALL
+from tests.command_line import ROOT
+from workdir import settings
 
-ALLOWED = ("config.json", "eval_rendered_test.json")  # where "test" is not the test split of the data
-ROOT = Path(__file__).parent.parent.parent
+ALLOWED = ("config.json", "eval_rendered_test.json")  # "test" means something else in them.
 
 
 def test_variants_are_compared_on_folds_and_the_test_split_stays_unseen(
@@ -62,7 +62,7 @@ def test_variants_are_compared_on_folds_and_the_test_split_stays_unseen(
     assert table.splitlines()[2].startswith("| short")
 
 
-def test_stopped_benchmark_stops_its_runs_and_they_save(tmp_path: Path) -> None:
+def test_a_stopped_benchmark_stops_its_runs_and_they_save(tmp_path: Path) -> None:
     flags = ["--folds=2", f"--workdir={tmp_path}", *SMALL, "--config.num_epochs=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.cross_validation", "--config=configs/default.py", *flags],
@@ -96,11 +96,11 @@ def test_variants_are_read_as_written() -> None:
     [
         (["base"], "expected a name"),
         (["../up: --config.seed=1"], "expected a name"),
-        (["a:", "a:"], "named twice"),
+        (["a:", "a:"], "defined twice"),
         (["a: --workdir=x"], "found --workdir=x"),
         (["a: --config.data.fold=1"], "found --config.data.fold=1"),
     ],
 )
-def test_variants_that_cannot_be_are_refused(lines: list[str], message: str) -> None:
+def test_invalid_variants_are_refused(lines: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_variants(lines)

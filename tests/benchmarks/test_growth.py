@@ -13,16 +13,16 @@ from benchmarks.growth import cases, format_report
 from benchmarks.growth_plot import plot
 from benchmarks.peers import Case
 from benchmarks.rounds import Failed
-from errors import UserError
+from resnet.errors import UserError
 
 
-def options_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+def parse(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     monkeypatch.setattr(sys, "argv", ["growth", *arguments])
     return growth._parse()
 
 
 def test_one_axis_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = options_of(
+    options = parse(
         monkeypatch,
         "--batch=8,16,4",
         "--image_size=32",
@@ -45,22 +45,22 @@ def test_one_axis_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("argument", "line"),
     [
-        ("--depth=50,20", "--depth: found 20; expected some of 18, 34"),
-        ("--batch=32,2000", "--dataset_size: found 1080 beside a batch of 2000"),
-        ("--devices=1,3", "--devices: found 3 beside a batch of 32"),
+        ("--depth=50,20", "--depth=20: expected some of 18, 34"),
+        ("--batch=32,2000", "--dataset_size=1080: fewer images than a batch of 2000"),
+        ("--devices=1,3", "--devices=3: does not divide a batch of 32"),
     ],
 )
-def test_what_is_refused_before_anything_is_measured(
+def test_impossible_cases_are_refused_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, argument: str, line: str
 ) -> None:
     monkeypatch.setattr(growth, "start", None)
     with pytest.raises(UserError) as raised:
-        growth._run(options_of(monkeypatch, argument))
+        growth._run(parse(monkeypatch, argument))
     assert str(raised.value).startswith(line)
 
 
 class FakeWorker:
-    """A step takes a millisecond an image of the batch; the process grows with it."""
+    """A worker whose steps take a millisecond an image, and whose memory grows with the batch."""
 
     running = 0
 
@@ -72,7 +72,7 @@ class FakeWorker:
         FakeWorker.running += 1
 
     def run(self, steps: int) -> dict[str, Any]:
-        assert FakeWorker.running == 1  # not disturbed by another point
+        assert FakeWorker.running == 1  # No other point disturbs it.
         return {
             "seconds": steps * self.case.batch / 1000,
             "peak_memory": 10**9 + 10**7 * self.case.batch,
@@ -89,7 +89,7 @@ def test_report_and_picture(
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(growth, "start", FakeWorker)
     picture = tmp_path / "docs" / "growth.png"
-    growth._run(options_of(monkeypatch, "--batch=32,64", "--depth=50,101", f"--plot={picture}"))
+    growth._run(parse(monkeypatch, "--batch=32,64", "--depth=50,101", f"--plot={picture}"))
     lines = capsys.readouterr().out.splitlines()
     assert ["batch", "64", "0.064", "0.064-0.064", "1000.0", "1640", "3000"] in [s.split() for s in lines]
     assert lines[-1] == "depth 101: ended with exit code -9"

@@ -1,12 +1,12 @@
-"""The peers are the same network as ours, and each says what it lacks."""
+"""The peers build the same network as we do, and report missing packages."""
 
 import jax
 import pytest
 from flax import nnx
 
-from benchmarks.contest import _chosen_peers
+from benchmarks.contest import _select_peers
 from benchmarks.peers import PEERS, Case, Peer
-from errors import UserError
+from resnet.errors import UserError
 
 PARAMETERS = {18: 11_179_590, 50: 23_520_326}
 
@@ -30,17 +30,19 @@ def test_torch_has_our_parameters(depth: int) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[depth]
 
 
-def test_a_peer_names_the_packages_it_lacks() -> None:
+def test_a_peer_lists_the_packages_that_are_missing() -> None:
     assert Peer("module", ("json", "no_such_package")).missing() == ["no_such_package"]
     assert PEERS["ours"].missing() == []
 
 
-def test_ours_always_takes_part() -> None:
-    assert list(_chosen_peers("train", "cpu", ["flax"])) == ["ours", "flax"]
-    assert "torch_jit" in _chosen_peers("inference", "cpu", None)
-    assert "torch_cuda_graph" not in _chosen_peers("train", "cpu", None)
+def test_this_project_always_takes_part() -> None:
+    assert list(_select_peers("train", "cpu", ["flax"])) == ["ours", "flax"]
+    assert "torch_jit" in _select_peers("inference", "cpu", None)
+    assert "torch_cuda_graph" not in _select_peers("train", "cpu", None)
 
 
-def test_an_unknown_peer_is_told_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"--peers: found 'tourch'; .* expected some of flax, torch_eager"):
-        _chosen_peers("train", "cpu", ["tourch"])
+def test_an_unknown_peer_is_reported_in_one_line() -> None:
+    with pytest.raises(
+        UserError, match=r"--peers=tourch: no such peer .* expected some of flax, torch_eager"
+    ):
+        _select_peers("train", "cpu", ["tourch"])

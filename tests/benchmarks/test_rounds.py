@@ -1,4 +1,6 @@
-"""Rounds alternate, ratios are taken round by round, failures are told."""
+"""Rounds alternate, ratios compare neighbours within a round, failures are reported."""
+
+from collections.abc import Callable
 
 import pytest
 
@@ -17,16 +19,16 @@ from benchmarks.rounds import (
 def test_contestants_take_turns() -> None:
     order: list[str] = []
 
-    def contestant(name: str):
+    def contestant(name: str) -> Callable[[], float]:
         return lambda: order.append(name) or float(len(order))
 
-    measured, failed = alternate({name: contestant(name) for name in "abc"}, rounds=3)
+    results, failed = alternate({name: contestant(name) for name in "abc"}, rounds=3)
     assert "".join(order) == "abcabcabc"
-    assert measured == {"a": [1, 4, 7], "b": [2, 5, 8], "c": [3, 6, 9]}
+    assert results == {"a": [1, 4, 7], "b": [2, 5, 8], "c": [3, 6, 9]}
     assert failed == {}
 
 
-def test_one_that_breaks_down_leaves_and_the_others_go_on() -> None:
+def test_a_contestant_that_fails_leaves_and_the_others_continue() -> None:
     calls = []
 
     def breaks_in_second_round() -> float:
@@ -35,8 +37,8 @@ def test_one_that_breaks_down_leaves_and_the_others_go_on() -> None:
             raise Failed("out of memory")
         return 1.0
 
-    measured, failed = alternate({"good": lambda: 2.0, "bad": breaks_in_second_round}, rounds=4)
-    assert measured == {"good": [2.0] * 4}
+    results, failed = alternate({"good": lambda: 2.0, "bad": breaks_in_second_round}, rounds=4)
+    assert results == {"good": [2.0] * 4}
     assert failed == {"bad": "out of memory"}
     assert len(calls) == 2
 
@@ -75,7 +77,7 @@ def test_fastest_peer_is_by_median_and_never_ours() -> None:
     assert fastest_peer(rows[:1]) is None
 
 
-def test_table_has_every_row_and_whoever_is_left_out() -> None:
+def test_the_table_has_every_row_and_those_left_out() -> None:
     rows = summarize({"ours": [60.0, 62.0], "peer": [30.0, 31.0]}, floor_rate=100.0)
     rows[0] |= {"peak_memory": 1_234_000_000, "compiling": {"peak_memory": 2_345_000_000}}
     table = format_table(rows, {"keras_tf": "not installed: tensorflow"})

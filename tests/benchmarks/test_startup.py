@@ -1,4 +1,4 @@
-"""The time to the first step: what ends it, how it is split, and that the second start finds the cache."""
+"""The time to the first step: where it ends, its phases, and the cache that a second start finds."""
 
 import os
 import sys
@@ -12,16 +12,17 @@ from benchmarks import startup
 from benchmarks.rounds import Failed
 from benchmarks.startup import (
     Start,
-    environment_of,
     first_step,
     format_report,
     import_seconds,
     phase_seconds,
+    start_environment,
     write_dataset,
 )
 from benchmarks.startup import _spreads as spreads
 from benchmarks.startup_phases import PHASES, Span, listen, self_seconds
 from datasets import signs
+from tests.quick_compilation import QUICK_XLA_FLAGS
 
 TRAINS = """
 import sys, time
@@ -41,13 +42,13 @@ def test_a_start_ends_with_the_first_line_of_the_metrics(tmp_path: Path) -> None
     assert start.messages == "to stderr\n"
 
 
-def test_a_training_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:
+def test_a_training_that_fails_is_reported_with_its_last_line(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('error: the seed is odd')"]
     with pytest.raises(Failed, match="exit code 1: error: the seed is odd"):
         first_step(command, tmp_path, dict(os.environ))
 
 
-def test_spans_count_without_those_inside_them() -> None:
+def test_of_nested_spans_the_innermost_counts() -> None:
     spans = [
         Span("compile", 4.0, 7.0),
         Span("rest", 0.0, 10.0),
@@ -67,7 +68,7 @@ def test_spans_count_without_those_inside_them() -> None:
     }
 
 
-def test_imports_count_for_whoever_asked_for_them() -> None:
+def test_modules_count_for_the_package_that_imports_them() -> None:
     messages = """\
 import time: self [us] | cumulative | imported package
 import time:      1000 |       1000 | absl
@@ -86,7 +87,7 @@ import time:    512000 |     512000 | jaxtyping
     assert seconds == pytest.approx({"jax": 0.030, "flax": 0.096, "orbax": 0.384, "rest": 0.513})
 
 
-def test_the_data_set_is_one_that_trains(tmp_path: Path) -> None:
+def test_the_made_up_data_set_can_be_loaded(tmp_path: Path) -> None:
     write_dataset(tmp_path, images=20, image_size=40)
     dataset = signs.load(str(tmp_path))
     assert dataset.train.images.shape == (20, 40, 40, 3)
@@ -103,13 +104,13 @@ def test_phases_of_a_start(tmp_path: Path) -> None:
         "steps_per_call": 1,
         "model.depth": 18,
         "model.width": 4,
-        "model.convolution": "lax",  # compiles in a fraction of the time
+        "model.convolution": "lax",  # It compiles in a fraction of the time.
     }
     settings = [f"--config.{name}={value}" for name, value in fields.items()]
     arguments = ["--config=configs/signs.py", f"--workdir={tmp_path}/run", *settings]
     started = time.time()
-    environment = environment_of("cpu", str(tmp_path / "cache"))
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # likewise
+    environment = start_environment("cpu", str(tmp_path / "cache"))
+    environment["XLA_FLAGS"] = QUICK_XLA_FLAGS
     seconds = phase_seconds(arguments, environment)
     assert tuple(seconds) == PHASES
     for name in ("imports", "data", "initial weights", "trace and lower", "compile", "first step"):
@@ -118,7 +119,7 @@ def test_phases_of_a_start(tmp_path: Path) -> None:
     assert sum(seconds.values()) <= time.time() - started
 
 
-def test_what_jax_loads_is_told_from_what_it_compiles(compilation_cache: str) -> None:
+def test_loading_a_program_is_not_counted_as_compiling(compilation_cache: str) -> None:
     spans: list[Span] = []
     listener = listen(spans)
     before = jax.config.jax_persistent_cache_min_compile_time_secs
@@ -156,18 +157,18 @@ def test_a_round_starts_four_times_on_one_cache(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(startup, "first_step", first_step)
     monkeypatch.setattr(startup, "phase_seconds", phase_seconds)
-    measured = [startup.measure(["--config.seed=1"], "cpu") for _ in range(2)]
+    rounds = [startup.measure_round(["--config.seed=1"], "cpu") for _ in range(2)]
     assert starts == ["first", "warm", "imports"] * 2
     assert len(caches) == 2
-    assert measured[0]["first"] == {"seconds": 1.0, "peak_memory": 10**6}
+    assert rounds[0]["first"] == {"seconds": 1.0, "peak_memory": 10**6}
     case = {"depth": 18, "batch": 4, "image_size": 32, "device": "cpu", "settings": []}
-    lines = format_report({"case": case, "results": spreads(measured)}).splitlines()
+    lines = format_report({"case": case, "results": spreads(rounds)}).splitlines()
     assert ["warm", "compilation", "cache", "3.50", "2.00-5.00", "4"] in [line.split() for line in lines]
     assert ["all", "0.75", "0.75-0.75"] in [line.split() for line in lines]
 
 
-def test_the_cache_is_the_rounds_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_round_has_a_cache_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/of/the/user")
-    environment = environment_of("cpu", "/of/the/round")
+    environment = start_environment("cpu", "/of/the/round")
     assert "JAX_COMPILATION_CACHE_DIR" not in environment
     assert environment["XDG_CACHE_HOME"] == "/of/the/round"

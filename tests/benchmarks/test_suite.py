@@ -1,4 +1,4 @@
-"""The suite's rows are commands that run, each with its own report."""
+"""The rows of the suite are commands that run, each with its own report."""
 
 import subprocess
 import sys
@@ -8,13 +8,13 @@ import pytest
 
 from benchmarks import contest, growth, startup, suite
 from benchmarks.suite import ROWS, Row, command
-from errors import UserError
+from resnet.errors import UserError
 
 
 @pytest.mark.parametrize(
     ("device", "row"), [(device, row) for device, rows in ROWS.items() for row in rows], ids=str
 )
-def test_a_row_is_a_command_that_its_benchmark_takes(
+def test_a_row_is_a_command_that_its_benchmark_accepts(
     monkeypatch: pytest.MonkeyPatch, device: str, row: Row
 ) -> None:
     arguments = command(row, device)
@@ -30,7 +30,7 @@ def test_a_row_is_a_command_that_its_benchmark_takes(
                 growth._check(case)
         case task:
             options = contest._parse("", [1], 1)
-            peers = contest._chosen_peers(
+            peers = contest._select_peers(
                 {"train_step": "train", "inference": "inference"}[task], device, options.peers
             )
             assert {"ours", "flax", "torch_eager"} <= set(peers)
@@ -54,7 +54,7 @@ def test_rows_can_be_measured_alone_and_in_other_rounds(monkeypatch: pytest.Monk
     assert all([o for o in command if "--rounds" in o][-1] == "--rounds=2" for command in commands)
 
 
-def test_a_row_that_fails_is_told_when_the_others_have_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_fails_is_reported_after_the_others_have_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
     def run(command: list[str], cwd: object) -> SimpleNamespace:
@@ -67,6 +67,6 @@ def test_a_row_that_fails_is_told_when_the_others_have_run(monkeypatch: pytest.M
     assert ran == ["benchmarks.startup", "benchmarks.growth"]
 
 
-def test_an_unknown_row_is_told_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"--only: found 'growht'; expected some of train_64_b32, "):
+def test_an_unknown_row_is_reported_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"--only=growht: no such row; expected some of train_64_b32, "):
         suite._run("cpu", ["growht"], None, only_list=False)

@@ -1,6 +1,7 @@
-"""The README's table says what is in benchmarks/results."""
+"""The tables of docs/benchmarks.md, and the numbers of the README, are those of benchmarks/results."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,8 @@ from benchmarks import table
 from benchmarks.rounds import summarize
 from benchmarks.suite import RESULTS
 from benchmarks.table import BEGIN, END, contest_table, format_reports, read_reports, replaced
-from errors import UserError
-
-ROOT = Path(__file__).parent.parent.parent
+from resnet.errors import UserError
+from tests.command_line import ROOT
 
 
 def result(rates: dict[str, list[float]], memory: dict[str, float], **case: Any) -> dict[str, Any]:
@@ -83,10 +83,10 @@ def test_startup_and_growth() -> None:
     assert "Seconds of the second start: data 2.00. Of the imports: jax 0.99." in text
     assert ["second, warm compilation cache", "2.0 (1.5–2.5)", "1200"] in cells(text)  # noqa: RUF001
     assert ["dataset size 99,999", "2.000", "2.0", "2000"] in cells(text)
-    assert "](docs/growth.png)" in text
+    assert "](growth.png)" in text
 
 
-def test_machines_are_told_apart() -> None:
+def test_every_machine_has_tables_of_its_own() -> None:
     reports = [report("train", cpu, results=[result({"ours": [5.0]}, {"ours": 1e9})]) for cpu in "BAB"]
     text = format_reports(reports)
     before, after = text.split("B, 2 cores")
@@ -101,12 +101,12 @@ def test_only_what_is_between_the_markers_changes() -> None:
 
 
 @pytest.mark.parametrize("text", ["neither", BEGIN, f"{END} {BEGIN}"])
-def test_missing_markers_are_told(text: str) -> None:
-    with pytest.raises(UserError, match=r"README\.md: no "):
+def test_missing_markers_are_reported(text: str) -> None:
+    with pytest.raises(UserError, match=r"docs/benchmarks\.md: no "):
         replaced(text, "new")
 
 
-def test_reports_that_are_not_there_or_damaged(tmp_path: Path) -> None:
+def test_missing_and_damaged_reports_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no reports there; .* python -m benchmarks\.suite"):
         read_reports(tmp_path)
     (tmp_path / "startup.json").write_text("{")
@@ -114,23 +114,41 @@ def test_reports_that_are_not_there_or_damaged(tmp_path: Path) -> None:
         read_reports(tmp_path)
 
 
-def test_reports_come_in_the_suites_order(tmp_path: Path) -> None:
+def test_reports_come_in_the_order_of_the_suite(tmp_path: Path) -> None:
     for name in ("startup", "train_224_b32", "train_64_b32", "no_row"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"name": name}))
-    assert [each["name"] for each in read_reports(tmp_path)] == ["train_64_b32", "train_224_b32", "startup"]
+    assert [report["name"] for report in read_reports(tmp_path)] == [
+        "train_64_b32",
+        "train_224_b32",
+        "startup",
+    ]
 
 
-def test_the_readme_is_written_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(f"Title\n{BEGIN}\n{END}\nEnd\n")
+def test_the_page_keeps_what_is_around_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "benchmarks.md"
+    page.parent.mkdir()
+    page.write_text(f"Title\n{BEGIN}\n{END}\nEnd\n")
     monkeypatch.setattr(table, "ROOT", tmp_path)
     monkeypatch.setattr(table, "read_reports", lambda _: [report("train", results=[])])
     table._run(only_print=True)
-    assert (tmp_path / "README.md").read_text() == f"Title\n{BEGIN}\n{END}\nEnd\n"
+    assert page.read_text() == f"Title\n{BEGIN}\n{END}\nEnd\n"
     table._run(only_print=False)
     heading = "a CPU, 2 cores, Linux; jax 1.2:"
-    assert (tmp_path / "README.md").read_text() == f"Title\n{BEGIN}\n{heading}\n{END}\nEnd\n"
+    assert page.read_text() == f"Title\n{BEGIN}\n{heading}\n{END}\nEnd\n"
 
 
-def test_the_readme_of_the_project_says_what_was_measured() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert replaced(readme, format_reports(read_reports(RESULTS))) == readme
+def test_the_page_of_the_project_has_the_tables_of_the_reports() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert replaced(page, format_reports(read_reports(RESULTS))) == page
+
+
+def test_the_numbers_in_the_readme_are_those_of_the_page() -> None:
+    page_rows = cells((ROOT / "docs" / "benchmarks.md").read_text())
+    readme_rows = cells((ROOT / "README.md").read_text())
+    speeds = [row for row in readme_rows if re.match(r"(training|inference), \d+ of ", row[0])]
+    assert speeds
+    for label, *numbers in speeds:
+        task, case = label.replace("training", "train").split(", ")
+        (page_row,) = (row for row in page_rows if row[0] == f"{task}, ResNet-50, {case}")
+        for number in numbers:
+            assert number.partition(",")[0] in [cell.strip("*") for cell in page_row]

@@ -1,4 +1,4 @@
-"""Which runs are compared, on equal terms, and what is made of their accuracies."""
+"""Fine-tuning and training from scratch are compared on equal terms; the report and its picture."""
 
 import json
 import sys
@@ -11,60 +11,64 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-import settings
 import train
 from benchmarks import transfer
-from benchmarks.transfer import Run, cells_of, config_of, pretraining_config, runs_of
+from benchmarks.transfer import Run, list_runs, make_config, pretraining_config, summarize_cells
+from configs import rules
 from resnet import Classifier
+from tests.benchmarks.small_runs import differing_fields
 
-# Accuracies of the runs of each seed.
+# The accuracies of the seeds, by start and number of epochs.
 ACCURACIES = {("scratch", 2): [0.2, 0.4], ("rendered", 2): [0.8, 0.9], ("scratch", 3): [0.5, 0.5]}
 
 
 @pytest.fixture
-def options_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    def options_of(*arguments: str) -> Any:
+def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """A function of command-line arguments that returns the options."""
+
+    def parse(*arguments: str) -> Any:
         monkeypatch.setattr(sys, "argv", ["transfer", f"--workdir={tmp_path / 'runs'}", *arguments])
         return transfer._parse()
 
-    return options_of
+    return parse
 
 
-def test_every_seed_and_number_of_epochs_from_both_starts(options_of: Callable[..., Any]) -> None:
-    runs = list(runs_of(options_of("--epochs=2,5", "--seeds=3")))
+def test_there_is_a_run_for_each_start_seed_and_number_of_epochs(parse: Callable[..., Any]) -> None:
+    runs = list(list_runs(parse("--epochs=2,5", "--seeds=3")))
     assert len(runs) == len({run.name for run in runs}) == 12
     assert set(runs) == {Run(s, e, i) for s in ("scratch", "rendered") for e in (2, 5) for i in (0, 1, 2)}
 
 
-def test_both_starts_differ_in_start_and_recipe_alone(options_of: Callable[..., Any]) -> None:
-    options = options_of("--width=8", "--depth=34", "--signs_dir=there")
-    scratch, tuned = (config_of(Run(start, 2, 1), options) for start in ("scratch", "rendered"))
+def test_the_two_starts_differ_in_start_and_recipe_alone(parse: Callable[..., Any]) -> None:
+    options = parse("--width=8", "--depth=34", "--signs_dir=there")
+    scratch, tuned = (make_config(Run(start, 2, 1), options) for start in ("scratch", "rendered"))
     for config in (scratch, tuned, pretraining_config(options)):
-        settings.check(config)
+        rules.check(config)
         assert (config.model.depth, config.model.width) == (34, 8)
     assert tuned.init_from == str(options.workdir / "pretrained_10_epochs")
-    fields = dict(settings.flatten(tuned))
-    assert {name for name, value in settings.flatten(scratch) if value != fields[name]} == {
+    assert differing_fields(scratch, tuned) == {
         "init_from",
         "optimizer.learning_rate",
         "finetune.layer_decay",
     }
     assert (scratch.seed, scratch.num_epochs, scratch.data.dir) == (1, 2, "there")
-    assert scratch.data.rendered_size == 0  # It would have seen rendered hands too.
+    assert scratch.data.rendered_size == 0  # Otherwise it would see rendered hands, too.
     assert (scratch.data.name, pretraining_config(options).data.name) == ("signs", "rendered")
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(2, 0.5), (3, 0.75), (10, 1.0)])
-def test_warm_up_is_a_quarter_at_most(options_of: Callable[..., Any], epochs: int, warmup: float) -> None:
+def test_the_warm_up_is_at_most_a_quarter_of_a_run(
+    parse: Callable[..., Any], epochs: int, warmup: float
+) -> None:
     for start in transfer.STARTS:
-        config = config_of(Run(start, epochs, 0), options_of())
+        config = make_config(Run(start, epochs, 0), parse())
         assert config.optimizer.warmup_epochs == warmup
 
 
-def test_cells_are_means_and_deviations_of_samples() -> None:
+def test_cells_have_the_mean_and_the_deviation_of_a_sample() -> None:
     values = [0.7, 0.8, 0.95]
     runs = [{"start": "scratch", "epochs": 2, "seed": i, "accuracy": v} for i, v in enumerate(values)]
-    [cell, single] = cells_of([*runs, {"start": "rendered", "epochs": 2, "seed": 0, "accuracy": 1.0}])
+    [cell, single] = summarize_cells([*runs, {"start": "rendered", "epochs": 2, "seed": 0, "accuracy": 1.0}])
     assert cell["mean"] == pytest.approx(sum(values) / 3)
     assert cell["std"] == pytest.approx((sum((v - cell["mean"]) ** 2 for v in values) / 2) ** 0.5)
     assert (single["mean"], single["std"], single["seeds"]) == (1.0, None, 1)
@@ -72,7 +76,7 @@ def test_cells_are_means_and_deviations_of_samples() -> None:
 
 def test_report_and_picture(
     monkeypatch: pytest.MonkeyPatch,
-    options_of: Callable[..., Any],
+    parse: Callable[..., Any],
     tmp_path: Path,
     shared_signs_dir: Path,
     capsys: pytest.CaptureFixture[str],
@@ -84,20 +88,20 @@ def test_report_and_picture(
         started.append(workdir.name)
         start = "rendered" if config.init_from else "scratch"
         accuracy = ACCURACIES.get((start, config.num_epochs), [0.99, 0.97])[config.seed]
-        measured = {"test": {"accuracy": accuracy, "loss": 1.0}}
-        return {**measured, "ema": measured, "parameters": 7, "seconds": 1.5}
+        scores = {"test": {"accuracy": accuracy, "loss": 1.0}}
+        return {**scores, "ema": scores, "parameters": 7, "seconds": 1.5}
 
-    class SaysTwo:
+    class AlwaysTwo:
         def probabilities(self, images: np.ndarray) -> np.ndarray:
             return np.tile(np.eye(6)[2], (len(images), 1))
 
     monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
-    monkeypatch.setattr(Classifier, "load", lambda workdir: SaysTwo())
-    monkeypatch.setattr(transfer.program, "apply_accelerator_settings", lambda config, training: None)
+    monkeypatch.setattr(Classifier, "load", lambda workdir: AlwaysTwo())
+    monkeypatch.setattr(transfer.environment, "prepare", lambda gpu, **options: None)
     monkeypatch.setattr(transfer, "CPU_ONLY", {})
     picture, report = tmp_path / "docs" / "transfer.png", tmp_path / "transfer.json"
     flags = [f"--signs_dir={shared_signs_dir}", f"--json={report}", f"--plot={picture}"]
-    transfer._run(options_of("--epochs=2,3", "--seeds=2", *flags))
+    transfer._run(parse("--epochs=2,3", "--seeds=2", *flags))
     assert started[0] == "pretrained_10_epochs"
     assert len(started) == 9
     lines = capsys.readouterr().out.splitlines()
@@ -111,12 +115,12 @@ def test_report_and_picture(
         assert image.width > image.height > 400
 
 
-def test_missing_signs_are_told_before_anything_is_trained(
-    monkeypatch: pytest.MonkeyPatch, options_of: Callable[..., Any], tmp_path: Path
+def test_a_missing_data_set_is_reported_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, parse: Callable[..., Any], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(train, "train_and_evaluate", None)
-    monkeypatch.setattr(transfer.program, "apply_accelerator_settings", lambda config, training: None)
+    monkeypatch.setattr(transfer.environment, "prepare", lambda gpu, **options: None)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "train_signs.h5").write_text("no HDF5")
-    options_of("--device=gpu", f"--signs_dir={tmp_path / 'empty'}")
+    parse("--device=gpu", f"--signs_dir={tmp_path / 'empty'}")
     assert transfer.main() == 2

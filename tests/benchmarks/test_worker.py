@@ -1,4 +1,4 @@
-"""A contestant runs in a process of its own; one that compiles has done so in another before."""
+"""A contestant runs in a process of its own, after another process has compiled its programs."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ def test_a_round_of_a_process(tmp_path: Path) -> None:
     assert reply["peak_memory"] >= product.hello["peak_memory"] > 1e6
 
 
-def test_a_contestant_that_cannot_be_built_says_why(tmp_path: Path) -> None:
+def test_a_contestant_that_cannot_be_built_gives_the_reason(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="does not divide over 3 devices"):
         Worker("ours", Case("train", 18, 2, 32, "float32", "cpu", 1, devices=3), tmp_path)
 
 
 class FakeWorker:
-    """Notes in which order processes start and stop, and on which folder."""
+    """Records the order in which processes start and stop, and the folder of their caches."""
 
     log: list[Any]
 
@@ -43,18 +43,20 @@ class FakeWorker:
         self.log.append("stop")
 
 
-def test_one_that_compiles_is_measured_in_its_second_process(
+def test_a_contestant_that_compiles_is_measured_in_its_second_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(worker, "Worker", FakeWorker)
     FakeWorker.log = []
-    measured = start("ours", CASE, tmp_path)
+    second = start("ours", CASE, tmp_path)
     assert FakeWorker.log == [("start", "ours", tmp_path), "stop", ("start", "ours", tmp_path)]
-    assert measured.hello["compiling"] == {"warm_up_seconds": 40.0, "peak_memory": 2e9}
-    assert measured.hello["peak_memory"] < 2e9
+    assert second.hello["compiling"] == {"warm_up_seconds": 40.0, "peak_memory": 2e9}
+    assert second.hello["peak_memory"] < 2e9
 
 
-def test_one_that_does_not_compile_starts_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_contestant_that_does_not_compile_starts_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(worker, "Worker", FakeWorker)
     FakeWorker.log = []
     assert start("torch_eager", CASE, tmp_path).hello["compiling"] is None

@@ -9,7 +9,9 @@ SKINS = ([224, 172, 140], [190, 130, 100], [110, 70, 52])
 
 
 def before_a_wall(skin: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """A forearm and a disc of `skin` before an unevenly lit, warm wall with a shadow: uint8, and where."""
+    """Returns a picture of a forearm and a hand before an unevenly lit, warm wall with a shadow, and where
+    the hand is, bool.
+    """
     rows, columns = np.indices((64, 64)) / 63
     light = 1 - 0.25 * rows - 0.15 * columns
     light[20:30, 30:60] *= 0.6
@@ -24,7 +26,7 @@ def before_a_wall(skin: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("skin", SKINS)
-def test_the_hand_is_told_from_its_wall_and_shadow(skin: list[int]) -> None:
+def test_the_hand_is_separated_from_its_wall_and_shadow(skin: list[int]) -> None:
     image, hand = before_a_wall(skin)
     matte = skin_mattes(image[None])
     assert matte.dtype == np.uint8

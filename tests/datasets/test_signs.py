@@ -1,4 +1,4 @@
-"""SIGNS: what is read from the files, what bad files are told, and the download."""
+"""SIGNS: what is read from the files, the messages about bad files, and the download."""
 
 import contextlib
 import os
@@ -6,33 +6,19 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-import datasets
-from configs import default
 from datasets import signs
-from errors import UserError
+from tests.datasets.errors import error_line
 
 TRAIN, TEST = "train_signs.h5", "test_signs.h5"
 # Absolute, and read before the tests clear the variable and change the folder.
 REAL_DIR = os.environ.get("SIGNS_DIR") and str(Path(os.environ["SIGNS_DIR"]).resolve())
-
-
-def error_line(call: Callable[[], object], *words: str) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
-    return message
 
 
 # Reading
@@ -73,39 +59,25 @@ def test_config_dir_goes_before_environment_before_default(signs_dir, monkeypatc
     assert len(signs.load("").train.labels) == 60
 
 
-def load_by_name(folder: Path, **fields: int) -> datasets.Dataset:
-    config = default.get_config().data
-    config.update(dir=str(folder), **fields)
-    return datasets.load(config)
+def test_class_names_are_those_in_the_file(signs_dir):
+    replace(signs_dir / TRAIN, "list_classes", np.array([3, 1]))
+    assert signs.class_names(str(signs_dir)) == ("3", "1")
 
 
-def test_load_by_name(signs_dir):
-    assert len(load_by_name(signs_dir).test.labels) == 12
+def test_without_files_class_names_are_those_of_the_original(tmp_path, monkeypatch):
+    assert signs.class_names() == ("0", "1", "2", "3", "4", "5")
+    assert signs.class_names(str(tmp_path / "nowhere")) == ("0", "1", "2", "3", "4", "5")
+    monkeypatch.setenv("SIGNS_DIR", str(tmp_path / "nowhere"))
+    assert signs.class_names("") == ("0", "1", "2", "3", "4", "5")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_image_size_that_the_images_do_not_have(signs_dir):
-    with pytest.raises(UserError, match=r"data\.image_size: found 128, but signs has images of 64x64"):
-        load_by_name(signs_dir, image_size=128)
-
-
-@pytest.mark.parametrize("classes", [[5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6]])
-def test_rendered_hands_are_not_added_to_other_classes(signs_dir, classes):
-    for name in (TRAIN, TEST):
-        replace(signs_dir / name, "list_classes", np.array(classes))
-    assert len(load_by_name(signs_dir).class_names) == len(classes)
-    listed = ", ".join(map(str, classes))
-    error_line(
-        lambda: load_by_name(signs_dir, rendered_size=9),
-        "data.rendered_size=9: adds hands that show 0, 1, 2, 3, 4, 5,",
-        f"but the classes of signs are {listed}; set it to 0",
-    )
-
-
-def test_unknown_name_is_told_the_nearest():
-    for name in ("sings", "SIGNS2"):
-        error_line(lambda name=name: datasets.load(ConfigDict({"name": name})), "data.name", name)
-    error_line(lambda: datasets.load(ConfigDict({"name": "sings"})), "did you mean 'signs'")
-    error_line(lambda: datasets.load(ConfigDict({"name": "xyz"})), "'signs' or 'rendered'")
+def test_class_names_in_a_damaged_file(signs_dir, monkeypatch):
+    monkeypatch.setenv("SIGNS_DIR", str(signs_dir))
+    replace(signs_dir / TRAIN, "list_classes", np.zeros((2, 3), int))
+    error_line(lambda: signs.class_names(), f"{signs_dir / TRAIN}: list_classes", "[C]")
+    (signs_dir / TRAIN).write_bytes(b"not a file of arrays")
+    error_line(lambda: signs.class_names(), str(signs_dir / TRAIN), "not an HDF5 file")
 
 
 @pytest.mark.skipif(not REAL_DIR, reason="SIGNS_DIR is not set")
@@ -258,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests[self.path] += 1
         status, content, length = self.server.answers.get(self.path, (404, b"", 0))
         if self.path in self.server.stalled_paths:
-            # So long that only a client without the time-out still listens.
+            # So long that only a client without a time-out would wait.
             self.server.closing.wait(5)
         self.send_response(status)
         self.send_header("Content-Length", str(length))
@@ -270,7 +242,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.closing.wait()
 
     def handle(self) -> None:
-        # A client that hung up is the point of some tests, and no news.
+        # Some tests make the client hang up.
         with contextlib.suppress(ConnectionError):
             super().handle()
 
@@ -307,7 +279,7 @@ def cache(tmp_path) -> Path:
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:
-    """Every file under `folder`, hidden ones too, and what is in it."""
+    """Returns the contents of all files under `folder`, hidden ones too."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
         for path in folder.rglob("*")

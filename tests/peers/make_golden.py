@@ -1,6 +1,6 @@
-"""Writes the golden files of tests/resnet/foreign: narrow networks, saved by the frameworks themselves.
+"""Writes the golden files of tests/resnet/formats: narrow networks, saved by the frameworks themselves.
 
-`python -m tests.peers.make_golden`, with the packages of requirements-peers.txt.
+`python -m tests.peers.make_golden`, with the packages of the extra `peers`.
 """
 
 import gzip
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.peers import keras_networks, torch_networks
-from tests.resnet.foreign.test_golden import FOLDER, golden_images, summarized
+from tests.resnet.formats.test_golden import FOLDER, golden_images, summarized
 
 CLASSES = 5
 NETWORKS = {

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from errors import UserError
+from resnet.errors import UserError
 from resnet.pretrained import read_pretrained
-from tests.resnet.foreign.test_reading import Code
+from tests.resnet.formats.test_reading import Code
 
 
 def state_dict() -> dict[str, torch.Tensor]:

@@ -12,12 +12,12 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from configs import default
-from resnet.export import export
+from resnet.formats.export import export
 from resnet.network import Network, Weights
 from resnet.pretrained import read_pretrained
 from tests.peers import keras_networks, torch_networks
-from tests.resnet.foreign.test_golden import relative_errors, run
+from tests.resnet.formats.test_golden import relative_errors, run
+from tests.resnet.networks import make_network
 
 PEERS: dict[str, tuple[Callable, str]] = {
     "torchvision resnet18": (lambda: torch_networks.torchvision_peer("resnet18"), "weights.pth"),
@@ -59,12 +59,10 @@ def test_logits_and_stages(name: str, tmp_path: Path, table: list[dict[str, obje
         assert max(errors.values()) <= 1e-4, errors
 
 
-def random_network(images: np.ndarray, **model: object) -> tuple[Network, object, Weights]:
-    """A network of six classes that tells `images` apart, whose norms are nowhere 0 or 1."""
-    config = default.get_config()
-    config.compute_dtype = "float32"
-    config.model.update(model)
-    network, rng = Network(config, 6), np.random.default_rng(0)
+def random_network(images: np.ndarray, **model: object) -> tuple[Network, Weights]:
+    """Returns a network of six classes that tells `images` apart, whose norms are nowhere 0 or 1."""
+    network = make_network(6, **{"depth": 50, "width": 64} | model)
+    rng = np.random.default_rng(0)
     bounds = {"scale": (0.5, 1.5), "bias": (-0.5, 0.5), "mean": (-0.5, 0.5), "var": (0.5, 2.0)}
     named = {
         name: leaf
@@ -78,7 +76,7 @@ def random_network(images: np.ndarray, **model: object) -> tuple[Network, object
     # others a deep network of random weights gives the same answer to every image.
     moved = jax.jit(lambda w, x: network.apply(w, x, train=True)[2])(weights, images)
     own = jax.tree.map(lambda new, old: np.asarray(10 * new - 9 * old), moved, weights.batch_stats)
-    return network, config, Weights(weights.params, own)
+    return network, Weights(weights.params, own)
 
 
 def load_in_torchvision(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -124,9 +122,9 @@ def test_exports_are_loaded_and_predict_the_same(
     # Each of its own colour: the network tells them apart.
     rng = np.random.default_rng(1)
     images = (rng.uniform(0, 255, (64, 64, 64, 3)) * rng.uniform(0, 1, (64, 1, 1, 3))).astype(np.uint8)
-    network, config, weights = random_network(images, **model)
+    network, weights = random_network(images, **model)
     expected = np.asarray(jax.jit(lambda w, x: network.apply(w, x, train=False)[0])(weights, images))
-    path = export(config, weights, tuple("abcdef"), format, tmp_path)
+    path = export(network, weights, tuple("abcdef"), format=format, folder=tmp_path)
     found = load(path)(((images / 255 - 0.5) / 0.25).astype(np.float32))
     error = float(abs(found - expected).max() / abs(expected).max())
     changes = ", ".join(f"{name}={value}" for name, value in model.items())

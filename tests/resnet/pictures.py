@@ -1,4 +1,4 @@
-"""A picture, written and read, for the tests of image files."""
+"""Pictures, encoded and decoded, for the tests of image files."""
 
 import io
 
@@ -7,17 +7,17 @@ from PIL import Image, ImageCms
 
 from resnet.images import read_image
 
-ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION = 0x0112  # The EXIF tag.
 
 
 def photograph(height: int = 24, width: int = 32) -> np.ndarray:
-    """A smooth image in which no two orientations, rows or columns are alike."""
+    """Returns a smooth image, uint8 [H, W, 3], that differs in all orientations, rows and columns."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 7, y * 9, 255 - (x + 2 * y) * 3], axis=-1).astype(np.uint8)
 
 
 def encode(image: Image.Image | np.ndarray, file_format: str, **options) -> bytes:
-    """`image` as a file of `file_format`, by Pillow with `options`."""
+    """Encodes `image` in `file_format` by Pillow with `options`."""
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
@@ -25,12 +25,12 @@ def encode(image: Image.Image | np.ndarray, file_format: str, **options) -> byte
 
 
 def decode(data: bytes, **options) -> np.ndarray:
-    """What `read_image` makes of the bytes of a file."""
+    """Decodes the bytes of a file by `read_image`."""
     return read_image(io.BytesIO(data), **options)
 
 
 def as_camera_stores(upright: np.ndarray, orientation: int) -> tuple[np.ndarray, Image.Exif]:
-    """The pixels of a camera that was held so that EXIF tells of `orientation`, 1 to 8, and that EXIF."""
+    """Returns the pixels and the EXIF that a camera stores when it is held in `orientation`, 1 to 8."""
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -47,6 +47,6 @@ def as_camera_stores(upright: np.ndarray, orientation: int) -> tuple[np.ndarray,
 
 
 def red_blue_swapped_profile() -> bytes:
-    """An ICC profile by which red is blue."""
+    """Returns an ICC profile that exchanges red and blue."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return profile.replace(b"rXYZ", b"tmp_").replace(b"bXYZ", b"rXYZ").replace(b"tmp_", b"bXYZ")

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import settings
-from configs import default
-from errors import UserError
-from resnet.architecture import STAGES, Architecture
+from resnet.architecture import BOTTLENECK_DEPTHS, CHOICES, STAGES, Architecture
+from resnet.errors import UserError
 from resnet.model import Block, ResNet, Shortcut, SqueezeExcitation
-from resnet.pooling import average_pool_2x2, max_pool_3x3
+from resnet.ops.pooling import average_pool_2x2, max_pool_3x3
 
 KERAS_V2 = {
     "variant": "v2",
@@ -77,28 +75,27 @@ def parameters(depth: int, options: dict, classes: int) -> int:
 
 
 def test_every_depth_is_among_the_choices() -> None:
-    assert settings.CHOICES["model.depth"] == tuple(sorted(STAGES))
+    assert CHOICES["depth"] == tuple(sorted(STAGES))
     bottlenecks = tuple(depth for depth in sorted(STAGES) if Architecture(depth).bottleneck)
-    assert bottlenecks == settings.BOTTLENECK_DEPTHS
-    model = default.get_config().model
-    assert Architecture.from_config(model) == Architecture(zero_init_last=True)
+    assert bottlenecks == BOTTLENECK_DEPTHS
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"depth": 42}, "depth=42: expected one of 16, 18, 20"),
+        ({"width": 0}, "width=0: out of range, expected at least 1"),
+        ({"width": "64"}, "width='64': expected a whole number"),
         ({"depth": 18, "groups": 4}, "groups=4: needs blocks of three convolutions"),
         ({"depth": 34, "widen": 2}, "widen=2: needs blocks of three convolutions"),
-        ({"groups": 48}, "groups=48: does not divide model.width x model.widen = 64"),
+        ({"groups": 48}, "groups=48: does not divide width x widen = 64"),
         ({"stride_in": "last_block"}, "is the layout of pre-activation"),
         ({"stem": "5x5"}, "expected one of 7x7, deep, 3x3"),
     ],
 )
 def test_networks_that_there_cannot_be(changes: dict, message: str) -> None:
-    config = default.get_config()
-    config.model.update(changes)
     with pytest.raises(UserError, match=message):
-        settings.check(config)
+        Architecture(**changes)
 
 
 @pytest.mark.parametrize(

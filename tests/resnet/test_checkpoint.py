@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, whatever happened to the files."""
+"""Checkpoints: what is restored is what was saved, whatever happened to the files."""
 
 from functools import partial
 from pathlib import Path
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from errors import UserError
 from resnet.checkpoint import Checkpoints
+from resnet.errors import UserError
 
 
-def state_of(step: int) -> dict:
+def make_state(step: int) -> dict:
     params = {"head": {"kernel": jnp.full((64, 32), step, jnp.float32)}}
     batch_stats = {"norm": {"mean": jnp.full(32, step + 0.5)}}
     average = jax.tree.map(lambda leaf: -leaf, {"params": params, "batch_stats": batch_stats})
@@ -21,10 +21,10 @@ def state_of(step: int) -> dict:
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    """Holds checkpoints 1, 2 and 3, the first one the best by validation."""
+    """Has checkpoints of steps 1, 2 and 3, of which step 1 has the best validation accuracy."""
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step, accuracy in [(0, 0.1), (1, 0.9), (2, 0.5), (3, None)]:
-            checkpoints.save(step, state_of(step), {"seconds": float(step)}, accuracy)
+            checkpoints.save(step, make_state(step), {"seconds": float(step)}, accuracy)
     return tmp_path
 
 
@@ -34,7 +34,7 @@ def saved_steps(workdir: Path) -> set[int]:
 
 def restore(workdir: Path):
     with Checkpoints(workdir, keep=2) as checkpoints:
-        return checkpoints.restore_newest(jax.eval_shape(partial(state_of, 0)))
+        return checkpoints.restore_newest(jax.eval_shape(partial(make_state, 0)))
 
 
 def flip_a_bit(folder: Path) -> None:
@@ -58,9 +58,9 @@ def test_restores_the_newest(workdir: Path) -> None:
 @pytest.mark.parametrize("ema", [False, True])
 def test_weights_of_the_best_and_the_last(workdir: Path, which: str, step: int, ema: bool) -> None:
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        weights, found = checkpoints.restore_weights(which, ema)
+        weights, restored_step = checkpoints.restore_weights(which, ema)
     sign = -1 if ema else 1
-    assert found == step
+    assert restored_step == step
     np.testing.assert_array_equal(weights.params["head"]["kernel"], sign * step)
     np.testing.assert_array_equal(weights.batch_stats["norm"]["mean"], sign * (step + 0.5))
 
@@ -81,7 +81,7 @@ def test_saving_in_the_background_is_not_disturbed_by_the_next_steps(tmp_path: P
     np.testing.assert_array_equal(restored["params"]["kernel"], np.arange(4e6, dtype=np.float32))
 
 
-def test_flipped_bit_is_noticed_and_an_older_one_taken(
+def test_flipped_bit_is_noticed_and_an_older_checkpoint_used(
     workdir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flip_a_bit(workdir / "checkpoints" / "3")
@@ -102,8 +102,8 @@ def test_flipped_bit_is_noticed_and_an_older_one_taken(
 def test_training_can_save_the_step_of_a_damaged_checkpoint_again(workdir: Path) -> None:
     flip_a_bit(workdir / "checkpoints" / "3")
     with Checkpoints(workdir, keep=2) as checkpoints:
-        checkpoints.restore_newest(jax.eval_shape(partial(state_of, 0)))
-        checkpoints.save(3, state_of(30), {"seconds": 0.0}, None)
+        checkpoints.restore_newest(jax.eval_shape(partial(make_state, 0)))
+        checkpoints.save(3, make_state(30), {"seconds": 0.0}, None)
     state, _ = restore(workdir)
     np.testing.assert_array_equal(state["params"]["head"]["kernel"], 30.0)
 

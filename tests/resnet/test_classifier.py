@@ -7,23 +7,28 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
-import settings
 from configs import default
-from errors import UserError
 from resnet import Classifier
 from resnet.checkpoint import Checkpoints
 from resnet.classifier import BATCH_SIZE
+from resnet.errors import UserError
 from resnet.images import read_image, resize_and_crop
-from resnet.network import Network, Weights
+from resnet.network import Weights
+from tests.resnet.networks import make_network
+from workdir import settings
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = ("fist", "palm", "point")
 SIZE = 48
 
 
-def make_config(ema_decay: float = 0.99):
+NETWORK = make_network(len(CLASSES), image_size=SIZE, convolution="lax")
+
+
+def make_config(ema_decay: float = 0.99) -> ConfigDict:
     config = default.get_config()
     config.update_from_flattened_dict(
         {
@@ -39,7 +44,7 @@ def make_config(ema_decay: float = 0.99):
 
 def weights_of(seed: int) -> Weights:
     """Weights that tell classes apart: a fresh network's head is nearly zero."""
-    weights = Network(make_config(), len(CLASSES)).init(seed)
+    weights = NETWORK.init(seed)
     weights.params["head"]["kernel"] = weights.params["head"]["kernel"] * 30
     return weights
 
@@ -57,8 +62,7 @@ def save_run(workdir: Path, accuracies: tuple[float | None, ...], ema: bool = Tr
 
 def expected_probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
     """The softmax in NumPy of each image's own forward pass."""
-    network = Network(make_config(), len(CLASSES))
-    logits = np.concatenate([network.apply(weights, image[None], train=False)[0] for image in images])
+    logits = np.concatenate([NETWORK.apply(weights, image[None], train=False)[0] for image in images])
     shares = np.exp(logits - logits.max(-1, keepdims=True))
     return shares / shares.sum(-1, keepdims=True)
 
@@ -184,7 +188,7 @@ def test_reading_images_needs_no_jax() -> None:
 
 
 def test_features_are_those_of_the_network(classifier: Classifier, images: np.ndarray) -> None:
-    _, expected, _ = Network(make_config(), len(CLASSES)).apply(weights_of(1), images, train=False)
+    _, expected, _ = NETWORK.apply(weights_of(1), images, train=False)
     assert set(classifier.layers) == expected.keys()
     for layer in ("stage3", "stage2.block1"):
         full = np.asarray(expected[layer])

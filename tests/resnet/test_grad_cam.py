@@ -1,21 +1,17 @@
-"""Grad-CAM against its closed form, and against a picture whose answer is known."""
+"""Grad-CAM against its closed form and against finite differences."""
 
 import jax
 import numpy as np
 import pytest
 
-from configs import default
 from resnet.grad_cam import BATCH_SIZE, grad_cam
 from resnet.network import Network, Weights
+from tests.resnet.networks import make_network
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    config = default.get_config()
-    config.update_from_flattened_dict(
-        {"model.depth": 18, "model.width": 4, "model.convolution": "lax", "model.zero_init_last": False}
-    )
-    return Network(config, 6)
+    return make_network(6, convolution="lax", zero_init_last=False)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +20,8 @@ def weights(network: Network) -> Weights:
 
 
 def test_last_stage_is_the_class_activation_map(network: Network, weights: Weights) -> None:
-    # Under a global average pool and a linear head the gradient is the head's column over the number of
-    # pixels (Selvaraju et al. 2017, section 3.1).
+    # With a global average pool and a linear head, the gradient is the column of the head divided by the
+    # number of pixels (Selvaraju et al. 2017, section 3.1).
     rng = np.random.default_rng(0)
     count = BATCH_SIZE + 1
     images = rng.integers(0, 256, (count, 96, 64, 3), dtype=np.uint8)
@@ -44,7 +40,7 @@ def test_earlier_stage_agrees_with_finite_differences(network: Network, weights:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     classes = np.array([3, 0])
-    maps = grad_cam(network, weights, images, classes, ("stage2", "stage3"))["stage3"]
+    maps = grad_cam(network, weights, images, classes, stages=("stage2", "stage3"))["stage3"]
     features = network.apply(weights, images, train=False)[1]["stage3"]
 
     def scores(features: jax.Array) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Finding image files, and what becomes of those that are no images."""
+"""Finding image files, and the errors for files that are no images."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from errors import UserError
+from resnet.errors import UserError
 from resnet.images import MAX_PIXELS, find_images, read_image
 from tests.resnet.pictures import decode, encode, photograph
 
@@ -23,7 +23,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG file that announces a size and holds hardly any pixels."""
+    """Returns a PNG file with a size in its header and hardly any pixels."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = png_chunk(b"IDAT", zlib.compress(bytes(64)))
     return b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")
@@ -56,11 +56,11 @@ def names(files: list[Path], root: Path) -> list[str]:
 
 
 def test_folder_is_walked_sorted_without_hidden_and_other_files(album):
-    found = find_images([str(album)])
-    assert names(found, album) == ["a.PNG", "b.jpg", "sub/c.mpo", "sub/deep/e.tiff"]
+    images = find_images([str(album)])
+    assert names(images, album) == ["a.PNG", "b.jpg", "sub/c.mpo", "sub/deep/e.tiff"]
 
 
-def test_files_are_taken_as_given_in_order_and_once(album):
+def test_files_are_listed_as_given_in_order_and_once(album):
     paths = [
         album / "notes.txt",
         album / "sub",
@@ -140,7 +140,7 @@ def test_bad_file_is_one_line_with_its_path(tmp_path, content, expected):
     assert expected in error_line(path)
 
 
-def test_missing_folder_and_pipe_are_told_apart(tmp_path):
+def test_missing_file_folder_and_pipe_have_different_errors(tmp_path):
     assert "no such file" in error_line(tmp_path / "missing.png")
     assert "is a folder" in error_line(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
@@ -170,7 +170,7 @@ def test_pixel_limit_is_exact_and_holds_inside_containers():
     np.testing.assert_array_equal(decode(data, max_pixels=100), photograph(10, 10))
     with pytest.raises(UserError, match="more than 99 pixels"):
         decode(data, max_pixels=99)
-    # An icon whose directory says 16 x 16 and whose picture is 40 x 40.
+    # The directory of this icon says 16 x 16, but its picture is 40 x 40.
     picture = encode(photograph(40, 40), "PNG")
     icon = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(picture), 22) + picture
     assert decode(icon).shape == (40, 40, 3)

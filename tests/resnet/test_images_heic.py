@@ -1,4 +1,4 @@
-"""Photographs as iPhones save them: HEIC, turned by the container, of which EXIF tells once more."""
+"""HEIC photographs of iPhones. The container turns them, and EXIF has the orientation once more."""
 
 import io
 from pathlib import Path
@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from errors import UserError
+from resnet.errors import UserError
 from resnet.images import find_images, read_image
 from tests.resnet.pictures import as_camera_stores, decode, photograph, red_blue_swapped_profile
 from tests.resnet.test_images_files import FUZZ, assert_image_or_one_line, decode_or_complain
 
 
 def heic(image: np.ndarray, **options) -> bytes:
-    """`image` uint8 [H, W, 3] as a file, without Pillow's having learned of the format."""
+    """Encodes `image`, uint8 [H, W, 3], without registering the format in Pillow."""
     height, width, _ = image.shape
     buffer = io.BytesIO()
     pillow_heif.encode("RGB", (width, height), image.tobytes(), buffer, quality=95, chroma=444, **options)
@@ -30,15 +30,15 @@ def test_photograph_is_upright_whichever_way_the_phone_was_held(tmp_path: Path, 
     stored, exif = as_camera_stores(upright, orientation)
     (tmp_path / "IMG_0001.HEIC").write_bytes(heic(stored, exif=exif.tobytes()))
     (file,) = find_images([tmp_path])
-    found = read_image(file)
-    assert found.shape == upright.shape
-    assert np.abs(found.astype(int) - upright).mean() < 2
+    image = read_image(file)
+    assert image.shape == upright.shape
+    assert np.abs(image.astype(int) - upright).mean() < 2
 
 
 def test_colours_of_the_camera_become_srgb() -> None:
     red = np.full((16, 16, 3), (255, 0, 0), np.uint8)
-    found = decode(heic(red, icc_profile=red_blue_swapped_profile()))
-    np.testing.assert_allclose(found.astype(int), np.broadcast_to((0, 0, 255), found.shape), atol=6)
+    image = decode(heic(red, icc_profile=red_blue_swapped_profile()))
+    np.testing.assert_allclose(image.astype(int), np.broadcast_to((0, 0, 255), image.shape), atol=6)
 
 
 def test_pixel_limit_is_known_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

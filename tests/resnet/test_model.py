@@ -1,34 +1,28 @@
-"""The networks against counts from the literature and a forward pass written in NumPy, in float64."""
+"""The networks against counts from the literature and against a forward pass in NumPy, in float64."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
-from configs import default
-from errors import UserError
 from resnet.architecture import STAGES, Architecture
+from resnet.errors import UserError
 from resnet.model import BatchNorm, Block, ResNet
-from resnet.network import Network, Tree, Weights, check_image_size, compute_dtype
-
-# Compiling takes nearly all of these tests' time: little optimisation makes it several times faster.
-quick_jit = partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-)
+from resnet.network import Network, Tree, Weights, check_image_size, compute_dtype_here
+from resnet.preprocessing import Preprocessing
+from tests.quick_compilation import quick_jit
+from tests.resnet.networks import make_network
 
 
-def config_of(**model: object) -> ConfigDict:
-    config = default.get_config()
-    config.compute_dtype = "float32"
-    config.model.width = 4
-    config.model.convolution = "lax"  # The quicker one to compile.
-    config.model.update(model)
-    return config
+def network_of(**changes: Any) -> Network:
+    """Returns a narrow ResNet-50 for six classes; `changes` are as for `make_network`."""
+    # XLA's convolution compiles faster.
+    return make_network(6, **{"depth": 50, "convolution": "lax"} | changes)
 
 
 def random_images(n: int, h: int, w: int, seed: int = 0) -> np.ndarray:
@@ -36,7 +30,7 @@ def random_images(n: int, h: int, w: int, seed: int = 0) -> np.ndarray:
 
 
 def random_weights(network: Network, seed: int = 0) -> Weights:
-    """Initial kernels, and scales, biases and statistics that are nowhere 0 or 1."""
+    """Returns initial kernels with scales, biases and statistics that differ from 0 and 1."""
     rng = np.random.default_rng(seed)
     kinds = {"scale": (0.5, 1.5), "bias": (-0.5, 0.5), "mean": (-0.5, 0.5), "var": (0.5, 2.0)}
 
@@ -56,14 +50,14 @@ def run(
 # The same network in NumPy, from the paper
 
 
-def windows(x: np.ndarray, k: int, stride: int, padding: int, fill: float = 0.0) -> np.ndarray:
+def windows(x: np.ndarray, k: int, stride: int, padding: int, *, fill: float = 0.0) -> np.ndarray:
     padded = np.pad(x, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), constant_values=fill)
     return np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))[:, ::stride, ::stride]
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
-    seen = windows(x, len(kernel), stride, (len(kernel) - 1) // 2)
-    return np.einsum("nhwcij,ijco->nhwo", seen, kernel.astype(np.float64), optimize=True)
+    pixels = windows(x, len(kernel), stride, (len(kernel) - 1) // 2)
+    return np.einsum("nhwcij,ijco->nhwo", pixels, kernel.astype(np.float64), optimize=True)
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -75,7 +69,7 @@ def normalize(x: np.ndarray, params: Tree, stats: Tree) -> np.ndarray:
 
 
 def forward(weights: Weights, images: np.ndarray, depth: int, variant: str) -> dict[str, np.ndarray]:
-    """Every stage's output and the logits, with pixels normalised by mean 0.5 and deviation 0.25."""
+    """Returns the outputs of all stages and the logits; mean 0.5 and deviation 0.25 normalise the pixels."""
     blocks, kind = STAGES[depth]
 
     def convolve_and_normalize(x: np.ndarray, conv: str, norm: str, stride: int) -> np.ndarray:
@@ -95,8 +89,8 @@ def forward(weights: Weights, images: np.ndarray, depth: int, variant: str) -> d
             else:
                 strides = [stride, 1, 1] if variant == "v1" else [1, stride, 1]
             y = x
-            for i, each in enumerate(strides, start=1):
-                y = convolve_and_normalize(y, f"conv{i}", f"norm{i}", each)
+            for i, conv_stride in enumerate(strides, start=1):
+                y = convolve_and_normalize(y, f"conv{i}", f"norm{i}", conv_stride)
                 y = y if i == len(strides) else relu(y)
             if "shortcut" in p:
                 p, s = p["shortcut"], s["shortcut"]
@@ -121,7 +115,7 @@ def forward(weights: Weights, images: np.ndarray, depth: int, variant: str) -> d
     ],
 )
 def test_evaluation_equals_numpy(depth: int, variant: str, convolution: str, size: tuple[int, int]) -> None:
-    network = Network(config_of(depth=depth, variant=variant, convolution=convolution), 6)
+    network = network_of(depth=depth, variant=variant, convolution=convolution)
     weights = random_weights(network)
     images = random_images(2, *size)
     logits, features, _ = run(network, weights, images)
@@ -133,24 +127,28 @@ def test_evaluation_equals_numpy(depth: int, variant: str, convolution: str, siz
     for stage, count in enumerate(STAGES[depth][0], start=1):
         np.testing.assert_array_equal(features[f"stage{stage}.block{count}"], features[f"stage{stage}"])
     for name in expected:
-        found = logits if name == "logits" else features[name]
-        assert found.shape == expected[name].shape
-        assert abs(found - expected[name]).max() < 1e-4 * abs(expected[name]).max(), name
+        output = logits if name == "logits" else features[name]
+        assert output.shape == expected[name].shape
+        assert abs(output - expected[name]).max() < 1e-4 * abs(expected[name]).max(), name
 
 
 def test_v1_and_v1_5_are_the_same_for_basic_blocks() -> None:
-    networks = [Network(config_of(depth=18, variant=variant), 6) for variant in ("v1", "v1.5")]
+    networks = [network_of(depth=18, variant=variant) for variant in ("v1", "v1.5")]
     weights = random_weights(networks[0])
     images = random_images(1, 64, 64)
-    programs = [str(jax.make_jaxpr(partial(each.apply, train=False))(weights, images)) for each in networks]
+    programs = [
+        str(jax.make_jaxpr(partial(network.apply, train=False))(weights, images)) for network in networks
+    ]
     assert programs[0] == programs[1]
 
 
 def test_full_size_resnet_50_has_one_result_for_both_lowerings() -> None:
     images = random_images(2, 64, 64)
-    networks = [Network(config_of(width=64, convolution=name), 1000) for name in ("matmul", "lax")]
+    networks = [make_network(1000, depth=50, width=64, convolution=name) for name in ("matmul", "lax")]
     weights = random_weights(networks[0])
-    (logits, features, _), (lax_logits, lax_features, _) = (run(each, weights, images) for each in networks)
+    (logits, features, _), (lax_logits, lax_features, _) = (
+        run(network, weights, images) for network in networks
+    )
     assert features["stage4"].shape == (2, 2, 2, 2048)
     assert abs(logits - lax_logits).max() < 1e-4 * abs(lax_logits).max()
     for name, expected in lax_features.items():
@@ -162,7 +160,7 @@ def test_full_size_resnet_50_has_one_result_for_both_lowerings() -> None:
 
 @pytest.mark.parametrize(
     ("depth", "count"),
-    # Those of torchvision's networks, counted by it.
+    # The counts of torchvision's networks.
     [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)],
 )
 def test_parameter_counts(depth: int, count: int) -> None:
@@ -184,8 +182,8 @@ def test_shapes_of_the_features(depth: int, expansion: int, size: tuple[int, int
     channels = [64, *(64 * expansion * 2**i for i in range(4))]
     names = ["stem", "stage1", "stage2", "stage3", "stage4"]
     expected = {name: (3, *side, c) for name, side, c in zip(names, sides, channels, strict=True)}
-    found = {name: leaf.shape for name, leaf in features.items() if "block" not in name}
-    assert found == expected | {"pooled": (3, channels[-1])}
+    shapes = {name: leaf.shape for name, leaf in features.items() if "block" not in name}
+    assert shapes == expected | {"pooled": (3, channels[-1])}
     assert logits.shape == (3, 6)
 
 
@@ -202,14 +200,14 @@ def test_where_bottlenecks_stride() -> None:
 
 @pytest.mark.parametrize("variant", ["v1.5", "v2"])
 def test_plain_network_lets_signals_through_from_the_start(variant: str) -> None:
-    network = Network(config_of(depth=18, residual=False, variant=variant), 6)
+    network = network_of(depth=18, residual=False, variant=variant)
     logits, _, _ = run(network, network.init(0), random_images(4, 32, 32), train=True)
     assert np.ptp(logits, axis=0).min() > 1e-3
 
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_plain_network_has_no_shortcuts(depth: int) -> None:
-    networks = [Network(config_of(depth=depth, residual=residual), 6) for residual in (True, False)]
+    networks = [network_of(depth=depth, residual=residual) for residual in (True, False)]
     residual, plain = (network.init(0) for network in networks)
     removed = 0
     for stage in range(1, 5):
@@ -252,18 +250,18 @@ def test_batch_norm_and_its_running_statistics() -> None:
     mean, var = np.zeros(5), np.ones(5)
     for _ in range(3):
         x = (3 * rng.standard_normal((4, 3, 2, 5)) + np.arange(5)).astype(np.float32)
-        found = norm(x, train=True)
+        output = norm(x, train=True)
         pixels = x.reshape(-1, 5).astype(np.float64)
         expected = (x - pixels.mean(0)) / np.sqrt(pixels.var(0) + 1e-3) * params["scale"] + params["bias"]
-        np.testing.assert_allclose(found, expected, atol=2e-5)
+        np.testing.assert_allclose(output, expected, atol=2e-5)
         mean = 0.8 * mean + 0.2 * pixels.mean(0)
         var = 0.8 * var + 0.2 * pixels.var(0, ddof=1)
     np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
     np.testing.assert_allclose(norm.var[...], var, rtol=1e-5)
 
-    found = norm(x, train=False)
+    output = norm(x, train=False)
     np.testing.assert_allclose(
-        found, (x - mean) / np.sqrt(var + 1e-3) * params["scale"] + params["bias"], atol=2e-5
+        output, (x - mean) / np.sqrt(var + 1e-3) * params["scale"] + params["bias"], atol=2e-5
     )
     np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
 
@@ -279,7 +277,7 @@ def test_batch_norm_of_a_single_value() -> None:
 
 
 def test_apply_is_pure_and_only_training_moves_the_statistics() -> None:
-    network = Network(config_of(depth=18, zero_init_last=False), 6)
+    network = network_of(depth=18, zero_init_last=False)
     weights, images = random_weights(network), random_images(4, 32, 32)
     before = jax.tree.map(np.copy, weights)
     evaluated, _, still = run(network, weights, images)
@@ -304,27 +302,23 @@ def test_apply_is_pure_and_only_training_moves_the_statistics() -> None:
 
 
 def predictor(network: Network) -> Callable[[Weights, np.ndarray], jax.Array]:
-    """`network.predict` by weights that it arranges itself."""
+    """Returns `network.predict` as a function of weights, which it prepares itself, and images."""
     return quick_jit(lambda w, x: network.predict(w, network.arrange(w, x.shape), x))
 
 
 def test_predictions_are_means_over_the_image_and_its_mirror_image() -> None:
-    config = config_of(depth=18)
-    config.test_time_flip = True
-    network = Network(config, 6)
+    network = network_of(depth=18, test_time_flip=True)
     weights, images = random_weights(network), random_images(3, 32, 32)
     predict = predictor(network)
-    found = predict(weights, images)
+    logits = predict(weights, images)
     one, mirrored = (run(network, weights, x)[0] for x in (images, images[:, :, ::-1]))
-    np.testing.assert_allclose(found, (one + mirrored) / 2, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, (one + mirrored) / 2, rtol=1e-4, atol=1e-5)
     assert np.abs(one - mirrored).min() > 1e-3
-    np.testing.assert_allclose(predict(weights, images[:, :, ::-1].copy()), found, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predict(weights, images[:, :, ::-1].copy()), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_temperature_divides_the_logits_of_predictions_alone() -> None:
-    config = config_of(depth=18)
-    config.temperature = 0.5
-    network = Network(config, 6)
+    network = network_of(depth=18, temperature=0.5)
     weights, images = random_weights(network), random_images(3, 32, 32)
     predicted = predictor(network)(weights, images)
     np.testing.assert_allclose(predicted, 2 * run(network, weights, images)[0], rtol=1e-4, atol=1e-5)
@@ -333,34 +327,33 @@ def test_the_temperature_divides_the_logits_of_predictions_alone() -> None:
 @pytest.mark.parametrize(("depth", "convolution"), [(18, "matmul"), (50, "matmul"), (18, "lax")])
 @pytest.mark.parametrize("batch", [1, 9])
 def test_predict_gives_the_logits_of_apply(depth: int, convolution: str, batch: int) -> None:
-    network = Network(config_of(depth=depth, convolution=convolution), 6)
+    network = network_of(depth=depth, convolution=convolution)
     weights, images = random_weights(network), random_images(batch, 40, 48)
     expected, _, _ = run(network, weights, images)
     arranged = quick_jit(partial(network.arrange, batch_shape=images.shape))(weights)
-    found = quick_jit(network.predict)(weights, arranged, images)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    logits = quick_jit(network.predict)(weights, arranged, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_apply_takes_integers_and_floats_alike() -> None:
-    network = Network(config_of(depth=18), 6)
+    network = network_of(depth=18)
     weights, images = random_weights(network), random_images(2, 32, 32)
     a, b = (run(network, weights, x)[0] for x in (images, images.astype(np.float32)))
     np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_normalization_comes_from_the_config() -> None:
-    config = config_of(depth=18)
-    config.data.mean, config.data.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    network, reference = Network(config, 6), Network(config_of(depth=18), 6)
+def test_normalization_comes_from_the_preprocessing() -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    network, reference = network_of(depth=18, mean=mean, std=std), network_of(depth=18)
     weights, images = random_weights(network), random_images(2, 32, 32)
-    same_input = ((images / 255.0 - config.data.mean) / config.data.std * 0.25 + 0.5) * 255
+    same_input = ((images / 255.0 - mean) / std * 0.25 + 0.5) * 255
     np.testing.assert_allclose(
         run(network, weights, images)[0], run(reference, weights, same_input.astype(np.float32))[0], atol=1e-5
     )
 
 
-def test_initial_weights_are_those_of_the_seed() -> None:
-    network = Network(config_of(depth=50, width=16), 6)
+def test_initial_weights_follow_from_the_seed() -> None:
+    network = network_of(depth=50, width=16)
     first, second, other = network.init(3), network.init(3), network.init(4)
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert not np.array_equal(first.params["stem_conv"]["kernel"], other.params["stem_conv"]["kernel"])
@@ -369,21 +362,19 @@ def test_initial_weights_are_those_of_the_seed() -> None:
 
 @pytest.mark.parametrize(("standardize", "axes"), [("image", (1, 2, 3)), ("channel", (1, 2))])
 def test_images_are_standardized_by_their_own_moments(standardize: str, axes: tuple[int, ...]) -> None:
-    config = config_of(depth=18)
-    config.data.update(standardize=standardize, channel_order="bgr", mean=(9.0,) * 3)
-    network = Network(config, 6)
+    network = network_of(depth=18, standardize=standardize, channel_order="bgr", mean=(9.0,) * 3)
     images = random_images(3, 32, 32) // 2
-    found = np.asarray(network.normalize(jnp.asarray(images)))
+    normalized = np.asarray(network.normalize(jnp.asarray(images)))
     x = images.astype(np.float64)
     expected = (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
-    np.testing.assert_allclose(found, expected[..., ::-1], atol=1e-5)
-    np.testing.assert_allclose(network.normalize(jnp.asarray(images * 2.0 + 3)), found, atol=1e-5)
+    np.testing.assert_allclose(normalized, expected[..., ::-1], atol=1e-5)
+    np.testing.assert_allclose(network.normalize(jnp.asarray(images * 2.0 + 3)), normalized, atol=1e-5)
     np.testing.assert_array_equal(network.normalize(jnp.full((1, 32, 32, 3), 7, jnp.uint8)), 0)
 
 
 @pytest.mark.parametrize("zero_init_last", [True, False])
 def test_initial_weights_are_he_normal(zero_init_last: bool) -> None:
-    weights = Network(config_of(depth=50, width=16, zero_init_last=zero_init_last), 6).init(0)
+    weights = network_of(depth=50, width=16, zero_init_last=zero_init_last).init(0)
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights.params):
         names = [key.key for key in path]
         if names[-1] == "kernel":
@@ -399,9 +390,8 @@ def test_initial_weights_are_he_normal(zero_init_last: bool) -> None:
 
 
 def test_bfloat16_keeps_logits_and_statistics_in_float32() -> None:
-    config = config_of(depth=18)
-    config.compute_dtype = "bfloat16"
-    network, reference = Network(config, 6), Network(config_of(depth=18), 6)
+    reference = network_of(depth=18)
+    network = Network(reference.architecture, Preprocessing(), 6, compute_dtype="bfloat16", convolution="lax")
     weights, images = random_weights(network), random_images(4, 32, 32)
     logits, features, stats = run(network, weights, images, train=True)
     expected, _, expected_stats = run(reference, weights, images, train=True)
@@ -416,8 +406,8 @@ def test_bfloat16_keeps_logits_and_statistics_in_float32() -> None:
 def test_auto_computes_in_float32_on_cpu_and_bfloat16_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for backend, dtype in {"cpu": "float32", "gpu": "bfloat16", "tpu": "bfloat16"}.items():
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert compute_dtype("auto") == jnp.dtype(dtype)
-        assert compute_dtype("float32") == jnp.float32
+        assert compute_dtype_here("auto") == jnp.dtype(dtype)
+        assert compute_dtype_here("float32") == jnp.float32
 
 
 def test_smallest_image() -> None:

@@ -1,0 +1,263 @@
+"""What the fields of a config may be: their types, choices and bounds, and the rules between them."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import default
+from resnet import architecture, preprocessing
+from resnet.architecture import Architecture
+from resnet.errors import UserError
+from resnet.fields import Bounds, check_field, check_three_numbers, expected_type
+from resnet.preprocessing import PREDICTION, Preprocessing
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "seeds_together": ("auto", "yes", "no"),
+    "compute_dtype": ("auto", "float32", "bfloat16"),
+    "data.name": ("signs", "rendered"),
+    "init_head": ("auto", "keep", "replace"),
+    "model.convolution": ("auto", "lax", "matmul"),
+    "optimizer.name": ("sgd", "adam", "adamw"),
+    "optimizer.schedule": ("cosine", "constant"),
+    "gpu.matmul_precision": ("default", "high", "highest"),
+    **{f"model.{name}": choices for name, choices in architecture.CHOICES.items()},
+    **{f"data.{name}": choices for name, choices in preprocessing.CHOICES.items()},
+}
+BOUNDS: dict[str, Bounds] = {
+    "seed": (0, 2**32 - 1),
+    "num_epochs": (1, None),
+    "batch_size": (1, None),
+    "steps_per_call": (1, None),
+    "data.rendered_size": (0, None),
+    "data.rendered_share": (0, 1),
+    "data.rendered_share_at_start": (0, 1),
+    "data.train_size": (1, None),
+    "data.test_size": (1, None),
+    "data.seed": (0, None),
+    "data.variety": (0, 1),
+    "data.split_seed": (0, None),
+    "augment.flip": (0, 1),
+    "augment.rotation": (0, 180),
+    "augment.scale": (0, 0.9),
+    "augment.translation": (0, 1),
+    "augment.brightness": (0, 1),
+    "augment.contrast": (0, 1),
+    "augment.channel_gain": (0, 1),
+    "augment.appearance": (0, 1),
+    "augment.ramp": (0, 1),
+    "augment.perspective": (0, 0.4),
+    "augment.background": (0, 1),
+    "augment.veil": (0, 1),
+    "augment.saturation": (0, 1),
+    "augment.levels": (0, 1),
+    "augment.noise": (0, 1),
+    "augment.cutout": (0, 1),
+    "optimizer.learning_rate": (0, None),
+    "optimizer.warmup_epochs": (0, None),
+    "optimizer.momentum": (0, 1),
+    "optimizer.b1": (0, 0.999999),
+    "optimizer.b2": (0, 0.999999),
+    "optimizer.epsilon": (0, None),
+    "optimizer.weight_decay": (0, None),
+    "optimizer.clip_norm": (0, None),
+    "optimizer.l2_stem_and_head": (0, None),
+    "finetune.frozen": (0, 5),
+    "finetune.layer_decay": (0.01, 1),
+    "label_smoothing": (0, 0.999),
+    "temperature": preprocessing.BOUNDS["temperature"],
+    "ema_decay": (0, 0.999999),
+    "checkpoint.every_epochs": (0, None),
+    "checkpoint.every_minutes": (0, None),
+    "checkpoint.keep": (2, None),  # The newest may turn out to be the one that diverged.
+    "gpu.memory_fraction": (0.01, 1),
+    **{f"model.{name}": bounds for name, bounds in architecture.BOUNDS.items()},
+    **{f"data.{name}": preprocessing.BOUNDS[name] for name in ("image_size", "crop")},
+}
+# Other names by which people know a field, or a part of one; they are looked for in the last part of a name.
+ALIASES = {
+    "lr": "optimizer.learning_rate",
+    "base_lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "decay": "optimizer.weight_decay",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "epochs": "num_epochs",
+    "max_epochs": "num_epochs",
+    "warmup": "optimizer.warmup_epochs",
+    "scheduler": "optimizer.schedule",
+    "opt": "optimizer.name",
+    "optim": "optimizer.name",
+    "optimizer": "optimizer.name",
+    "beta1": "optimizer.b1",
+    "beta2": "optimizer.b2",
+    "eps": "optimizer.epsilon",
+    "grad_clip": "optimizer.clip_norm",
+    "clip_grad": "optimizer.clip_norm",
+    "max_grad_norm": "optimizer.clip_norm",
+    "smoothing": "label_smoothing",
+    "ema": "ema_decay",
+    "dtype": "compute_dtype",
+    "precision": "compute_dtype",
+    "amp": "compute_dtype",
+    "fp16": "compute_dtype",
+    "bf16": "compute_dtype",
+    "img_size": "data.image_size",
+    "input_size": "data.image_size",
+    "resolution": "data.image_size",
+    "size": "data.image_size",
+    "dataset": "data.name",
+    "data": "data.name",
+    "data_path": "data.dir",
+    "data_dir": "data.dir",
+    "hflip": "augment.flip",
+    "val_split": "data.val_fraction",
+    "arch": "model.depth",
+    "layers": "model.depth",
+    "model": "model.depth",
+    "pretrained": "init_from",
+    "finetune": "init_from",
+    "checkpoint": "init_from",
+    "freeze": "finetune.frozen",
+    "gpus": "gpu.visible_devices",
+    "devices": "gpu.visible_devices",
+    "cuda": "gpu.visible_devices",
+    "random_seed": "seed",
+    "tta": "test_time_flip",
+}
+CLOSE = 0.75  # of `difflib`: names less alike are not suggested
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, value) for every field of `config`."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@cache
+def default_fields() -> Mapping[str, Any]:
+    """Returns the dotted name and the default of every field that there is."""
+    return dict(flatten(default.get_config()))
+
+
+def suggest_field(name: str) -> str | None:
+    """Returns the field that somebody who typed `name` probably means, or None if none is near."""
+    known = default_fields()
+    name = name.lower().replace("-", "_").removeprefix("config.")
+    last = name.rpartition(".")[2]
+    if last in ALIASES:
+        return ALIASES[last]
+    by_last = {field.rpartition(".")[2]: field for field in reversed(known)}
+    for word, candidates in ((last, by_last), (name, dict(zip(known, known, strict=True)))):
+        if nearest := difflib.get_close_matches(word, candidates, n=1, cutoff=CLOSE):
+            return candidates[nearest[0]]
+    return None
+
+
+def check_is_field(name: str) -> None:
+    """Checks that there is a field of this dotted name.
+
+    Raises:
+        UserError: there is none; the message suggests the nearest field, if one is near.
+    """
+    if name not in default_fields():
+        nearest = suggest_field(name)
+        hint = f"did you mean config.{nearest}?" if nearest else "configs/default.py lists all fields"
+        raise UserError(f"config.{name}: no such field; {hint}")
+
+
+def expected_type_of(name: str) -> str:
+    """Returns in words what a value of the field `name` is."""
+    return expected_type(default_fields()[name])
+
+
+def architecture_of(model: ConfigDict) -> Architecture:
+    """Returns the architecture of `config.model`, whose other field says how convolutions are computed.
+
+    Raises:
+        UserError: a field is out of range, or does not go with another one.
+    """
+    try:
+        return Architecture(**{name: value for name, value in model.items() if name != "convolution"})
+    except UserError as error:
+        raise UserError(f"config.model.{error}") from None
+
+
+def preprocessing_of(config: ConfigDict) -> Preprocessing:
+    """Returns the preprocessing of `config.data`, with the prediction settings of `config`.
+
+    Raises:
+        UserError: a field is out of range.
+    """
+    names = [field.name for field in fields(Preprocessing) if field.name not in PREDICTION]
+    try:
+        return Preprocessing(
+            **{name: config.data[name] for name in names}, **{name: config[name] for name in PREDICTION}
+        )
+    except UserError as error:
+        raise UserError(f"config.data.{error}") from None
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything that can be known without looking at the data and the devices.
+
+    Raises:
+        UserError: a field is unknown, missing, of the wrong type, out of range or not among its choices.
+    """
+    values, defaults = dict(flatten(config)), default_fields()
+    for name in values:
+        check_is_field(name)
+    for name, example in defaults.items():
+        if name not in values:
+            raise UserError(f"config.{name}: missing; start the config from configs/default.py")
+        check_field(
+            f"config.{name}",
+            values[name],
+            example,
+            choices=CHOICES.get(name),
+            bounds=BOUNDS.get(name, (None, None)),
+        )
+    for name in ("data.mean", "data.std"):
+        check_three_numbers(f"config.{name}", values[name], defaults[name])
+    _check_seeds(config.seeds)
+    _check_rendered_hands(config)
+    preprocessing_of(config)
+    architecture_of(config.model)
+    if config.gpu.visible_devices.strip(", 0123456789"):
+        raise UserError(
+            f"config.gpu.visible_devices={config.gpu.visible_devices}: expected indices such as 0,1"
+        )
+
+
+def _check_seeds(seeds: tuple[Any, ...]) -> None:
+    low, high = BOUNDS["seed"]
+    all_in_range = all(type(seed) is int and low <= seed <= high for seed in seeds)
+    if len(set(seeds)) < len(seeds) or not all_in_range:
+        raise UserError(
+            f"config.seeds={seeds!r}: expected different whole numbers, {low} to {high}, such as (0, 1, 2)"
+        )
+
+
+def _check_rendered_hands(config: ConfigDict) -> None:
+    """Checks that rendered hands are added to other images, and that some of them are trained on."""
+    data = config.data
+    if not data.rendered_size:
+        return
+    if data.name == "rendered":
+        raise UserError(
+            f"config.data.rendered_size={data.rendered_size}: adds rendered hands to photographs, but"
+            " data.name is rendered already; expected 0, and their number in data.train_size"
+        )
+    share_at_start = data.rendered_share_at_start if config.augment.ramp else 0
+    if not (data.rendered_share or share_at_start):
+        raise UserError(
+            f"config.data.rendered_size={data.rendered_size}: none of them would be trained on, as"
+            " data.rendered_share is 0, and data.rendered_share_at_start is 0 or has no augment.ramp to last"
+            " for; expected a share of each batch"
+        )

@@ -1,0 +1,93 @@
+"""Evaluation on a folder of labelled images: top-1 and top-5, with one crop and with ten."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet import imagenet
+from resnet.classifier import Classifier
+from resnet.errors import UserError
+from resnet.images import find_images, image_extensions
+
+TOP = (1, 5)
+NAMES_SHOWN = 3
+
+
+def labelled_images(folder: Path, class_names: tuple[str, ...]) -> dict[Path, int]:
+    """Returns the image files in `folder`, which has a folder for each class, with their labels.
+
+    The folder of a class has the name of the class or, for a class of ImageNet, its WordNet id, such as
+    n01440764. Not every class needs a folder. Hidden files and folders are skipped.
+
+    Raises:
+        UserError: there is no such folder, it cannot be listed, or it holds something else: folders that are
+            no class, a class without images, images outside of the folders of the classes.
+    """
+    labels, examples = _labels_by_folder_name(class_names)
+    expected = f"expected one for each class, named as {' or '.join(examples)}"
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be listed ({error.strerror}); expected a folder with a folder for each class"
+        ) from None
+    folders = [path for path in entries if path.is_dir()]
+    if not folders:
+        raise UserError(f"{folder}: has no folders in it; {expected}, with its images")
+    if unknown := [path.name for path in folders if path.name not in labels]:
+        more = f" and {len(unknown) - NAMES_SHOWN} more" if len(unknown) > NAMES_SHOWN else ""
+        raise UserError(
+            f"{folder}: has folders that are no class of these weights:"
+            f" {', '.join(unknown[:NAMES_SHOWN])}{more}; {expected}"
+        )
+    if loose := [
+        path.name for path in entries if path.suffix.lower() in image_extensions() and path.is_file()
+    ]:
+        raise UserError(
+            f"{folder}: has {len(loose)} images outside of the classes' folders, such as {loose[0]}; expected"
+            " none: move them"
+        )
+    return {file: labels[path.name] for path in folders for file in find_images([path])}
+
+
+def _labels_by_folder_name(class_names: tuple[str, ...]) -> tuple[dict[str, int], Sequence[str]]:
+    """Returns the label for every name that a folder may have, and examples of such names."""
+    labels = {name: label for label, name in enumerate(class_names)}
+    if synsets := imagenet.synsets_of(class_names):
+        for label, names in enumerate(imagenet.classes().items()):
+            labels = dict.fromkeys(names, label) | labels
+        return labels, (synsets[0], imagenet.classes()[synsets[0]])
+    return labels, class_names[:NAMES_SHOWN]
+
+
+def evaluate_crops(
+    classifier: Classifier, batches: Iterable[tuple[list[Path], np.ndarray]], labels: dict[Path, int]
+) -> dict[str, Any]:
+    """Counts how often the right class is the most probable one, or among the five most probable ones.
+
+    `batches` yields files and their crops, uint8 [N, crops, S, S, 3], the central crop first. `1-crop` uses
+    that crop alone. If there are ten, `10-crop` uses the mean of their probabilities (He et al. 2015,
+    arXiv:1512.03385, section 3.4). Only one batch is held at a time.
+
+    Returns the number of `images`, and for both of them `top1_accuracy`, `top1_error`, `top5_accuracy` and
+    `top5_error`, as shares. Among equally probable classes, the first counts as the more probable.
+    """
+    hits: Counter[tuple[str, int]] = Counter()
+    images = 0
+    for files, squares in batches:
+        count, crops = squares.shape[:2]
+        flat = classifier.probabilities(squares.reshape(-1, *squares.shape[2:]))
+        probabilities = flat.reshape(count, crops, -1)
+        truth = np.array([[labels[file]] for file in files])
+        for name, scores in {"1-crop": probabilities[:, 0], f"{crops}-crop": probabilities.mean(1)}.items():
+            is_right = np.argsort(-scores, axis=-1, kind="stable") == truth
+            hits.update({(name, k): int(is_right[:, :k].sum()) for k in TOP})
+        images += count
+    result: dict[str, Any] = {"images": images}
+    for (name, k), right in hits.items():
+        shares = {f"top{k}_accuracy": right / images, f"top{k}_error": (images - right) / images}
+        result[name] = result.get(name, {}) | shares
+    return result

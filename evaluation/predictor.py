@@ -1,0 +1,53 @@
+"""Predictions of a network on a split: one jitted pass, every image counted once."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from datasets.types import Split
+from devices.mesh import by_batch, replicated
+from evaluation.scores import accuracy_and_loss
+from input_pipeline import evaluation_batches
+from resnet.network import Arranged, Network, Weights
+
+Predictor = Callable[[Weights, np.ndarray], np.ndarray]
+
+
+def make_predictor(network: Network, batch_size: int, mesh: Mesh) -> Predictor:
+    """Returns a function of weights and images uint8 [N, H, W, 3] that gives logits float32 [N, classes].
+
+    All batches have one size, so that it compiles once. Their rows are split over `mesh`.
+    """
+    rows = by_batch(mesh)
+
+    @partial(jax.jit, static_argnums=1, out_shardings=replicated(mesh))
+    def arrange(weights: Weights, batch_shape: tuple[int, ...]) -> Arranged:
+        return network.arrange(weights, batch_shape)
+
+    @jax.jit
+    def logits_of_batch(weights: Weights, arranged: Arranged, images: jax.Array) -> jax.Array:
+        images = jax.lax.with_sharding_constraint(images, rows)
+        return network.predict(weights, arranged, images)
+
+    def predict(weights: Weights, images: np.ndarray) -> np.ndarray:
+        arranged = arrange(weights, (batch_size, *images.shape[1:]))
+        batches = evaluation_batches(images, batch_size)
+        logits = [np.asarray(logits_of_batch(weights, arranged, batch)) for batch in batches]
+        return np.concatenate(logits)[: len(images)]
+
+    return predict
+
+
+def evaluate(predict: Predictor, weights: Weights, split: Split) -> dict[str, float]:
+    """Returns `accuracy` (top-1, a share) and `loss` (mean cross-entropy, nats) of `weights` on `split`."""
+    return accuracy_and_loss(predict(weights, split.images), split.labels)
+
+
+def evaluate_seeds(
+    predict: Predictor, weights_by_seed: Sequence[Weights], split: Split
+) -> list[dict[str, float]]:
+    """Returns `evaluate` on `split` for the weights of every seed."""
+    return [evaluate(predict, weights, split) for weights in weights_by_seed]

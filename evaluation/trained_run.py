@@ -1,0 +1,188 @@
+"""A trained run read back, with its data, to be evaluated."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import datasets
+from datasets.duplicates import has_twin
+from datasets.types import Dataset, Split
+from devices.mesh import make_mesh, replicated
+from evaluation.predictor import make_predictor
+from evaluation.scores import ensemble_logits, full_report
+from resnet.checkpoint import Which
+from resnet.classifier import Trained, load_trained
+from resnet.errors import UserError
+from resnet.network import Network, Weights
+from workdir import settings
+from workdir.statistics import by_seed
+
+
+class TrainedRun(NamedTuple):
+    """A trained run with its data.
+
+    `splits` by name are those of its data: train (as trained on), val if it held one out, and test. With
+    `on_other_data` they are those of a data set that it was not trained on. `predict` takes images uint8
+    [N, H, W, 3] to logits float32 [N, classes]. `kind` of weights is `raw` or `ema`. `batch_size` is a
+    multiple of the number of devices here.
+    """
+
+    config: ConfigDict
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    network: Network
+    weights: Weights
+    step: int
+    kind: str
+    batch_size: int
+    predict: Callable[[np.ndarray], np.ndarray]
+    on_other_data: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What distinguishes results of this run from those of other weights or other ways to predict."""
+        return {"step": self.step, "weights": self.kind, "prediction": settings.prediction(self.config)}
+
+    def split(self, name: str) -> Split:
+        """Returns the split of that name.
+
+        Raises:
+            UserError: the run held out no validation images, and `name` is val.
+        """
+        if name not in self.splits:
+            raise UserError(
+                f"--split={name}: the run held out no validation images (config.data.val_fraction and"
+                " config.data.folds are 0); expected --split=train or --split=test"
+            )
+        return self.splits[name]
+
+    def report(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """Returns logits float32 [N, classes] on the split `name`, and their `full_report`."""
+        split = self.split(name)
+        logits = self.predict(split.images)
+        return logits, full_report(logits, split.labels, self.class_names, self.twins(name))
+
+    def twins(self, name: str) -> np.ndarray | None:
+        """Returns which images of the split `name` have a near duplicate in training, bool [N].
+
+        None for the training images themselves, and for a data set that the run was not trained on.
+        """
+        if name == "train" or self.on_other_data:
+            return None
+        return has_twin(self.split(name).images, self.splits["train"].images)
+
+
+def load_runs(
+    workdir: Path, checkpoint: Which, raw: bool, other_data: ConfigDict | None = None
+) -> list[TrainedRun]:
+    """Loads the run in `workdir` with its data: one `TrainedRun` per seed, or one for a run of a single seed.
+
+    `other_data`, the `data` part of a config, takes the place of the data that it was trained on.
+
+    Raises:
+        UserError: there is no trained run, or its seeds stand at different steps. Or the data cannot be read,
+            are not those that it was trained on, or have other classes or another image size.
+    """
+    config, class_names = settings.load(workdir)
+    _check_image_size(config, other_data)
+    trained = load_trained(workdir, checkpoint, raw)
+    data = config.data if other_data is None else other_data
+    dataset = datasets.load(data)
+    _check_dataset(dataset, data.name, class_names)
+    if other_data is None:
+        _check_trained_on(dataset, data.name, workdir)
+    _check_same_step(trained, config, workdir, checkpoint)
+    train, val = datasets.train_val_split(dataset.train, data)
+    splits = {"train": train} | ({} if val is None else {"val": val}) | {"test": dataset.test}
+    return _with_data(trained, config, class_names, splits, on_other_data=other_data is not None)
+
+
+def _with_data(
+    trained: Sequence[Trained],
+    config: ConfigDict,
+    class_names: tuple[str, ...],
+    splits: dict[str, Split],
+    *,
+    on_other_data: bool,
+) -> list[TrainedRun]:
+    """Returns the runs of the `trained` seeds on `splits`, which share one compiled program."""
+    devices = jax.local_device_count()
+    batch_size = -(-config.batch_size // devices) * devices  # The run may have had other devices.
+    mesh = make_mesh(batch_size)
+    network = trained[0].classifier.network
+    predictor = make_predictor(network, batch_size, mesh)
+
+    def run_of(seed: Trained) -> TrainedRun:
+        weights = jax.device_put(seed.classifier.weights, replicated(mesh))
+        return TrainedRun(
+            config=config,
+            class_names=class_names,
+            splits=splits,
+            network=network,
+            weights=weights,
+            step=seed.step,
+            kind=seed.kind,
+            batch_size=batch_size,
+            predict=partial(predictor, weights),
+            on_other_data=on_other_data,
+        )
+
+    return [run_of(seed) for seed in trained]
+
+
+def _check_image_size(config: ConfigDict, other_data: ConfigDict | None) -> None:
+    if other_data is not None and other_data.image_size != config.data.image_size:
+        raise UserError(
+            f"config.data.image_size={other_data.image_size}: the run was trained on images of"
+            f" {config.data.image_size} pixels; set it to that"
+        )
+
+
+def _check_dataset(dataset: Dataset, name: str, class_names: tuple[str, ...]) -> None:
+    if dataset.class_names != class_names:
+        raise UserError(
+            f"data set {name}: its classes are {', '.join(dataset.class_names)}, but the run was"
+            f" trained on {', '.join(class_names)}; expected a data set of the same classes"
+        )
+
+
+def _check_trained_on(dataset: Dataset, name: str, workdir: Path) -> None:
+    if settings.trained_on(workdir) not in ("", dataset.train.digest()):
+        raise UserError(
+            f"data set {name}: its training images are not those that the run in {workdir} was trained"
+            " on, so that nothing tells what it has seen; name those, for SIGNS by SIGNS_DIR, or measure"
+            " these as another data set, with --config"
+        )
+
+
+def _check_same_step(
+    trained: Sequence[Trained], config: ConfigDict, workdir: Path, checkpoint: Which
+) -> None:
+    """Checks that the seeds stand at the same step, unless each of them has a best step of its own."""
+    has_best = config.data.folds or config.data.val_fraction  # Otherwise the newest one is the best.
+    if len({seed.step for seed in trained}) > 1 and (not has_best or checkpoint == "last"):
+        steps = ", ".join(
+            f"{number}: {seed.step}" for number, seed in zip(config.seeds, trained, strict=True)
+        )
+        raise UserError(
+            f"{workdir}: its seeds stand at different steps ({steps}), and have no mean; train on to the end,"
+            f" or name the folder of one, such as {settings.seed_workdirs(config, workdir)[0]}"
+        )
+
+
+def report_seeds(runs: Sequence[TrainedRun], split_name: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns logits float64 [N, classes] of the ensemble on a split, and the report on all of `runs`.
+
+    The report holds the `full_report` of every seed under `seeds`, their `mean` and `std`, and the
+    `full_report` of the `ensemble`.
+    """
+    logits_by_seed, reports = zip(*(run.report(split_name) for run in runs), strict=True)
+    run, logits = runs[0], ensemble_logits(logits_by_seed)
+    labels, twins = run.split(split_name).labels, run.twins(split_name)
+    ensemble = full_report(logits, labels, run.class_names, twins)
+    return logits, {**by_seed(run.config.seeds, reports), "ensemble": ensemble}

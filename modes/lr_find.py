@@ -1,0 +1,161 @@
+"""`--mode=lr_find`: trains while the learning rate grows, to see where the loss falls and where it diverges.
+
+The learning rate range test of Smith 2017 (arXiv:1506.01186), section 3.3, with a rate that grows by a
+constant factor at each step.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from modes.flags import Command, Mode, require_workdir
+
+STEPS = 120
+LOWEST, HIGHEST = 1e-5, 10.0  # learning rates
+SMOOTHING = 0.9  # of the moving average of losses: about ten steps
+DIVERGED = 4.0  # times the lowest smoothed loss
+LEAST_FALL = 0.02  # share of the first smoothed loss that the loss must fall by for a suggestion
+
+
+def run(command: Command) -> int:
+    """Writes the curve of the test to `lr_find.json` and `.png` and prints a suggestion."""
+    from evaluation.report import figures
+    from resnet.files import write_json, write_result
+
+    workdir = command.run_folder
+    result = find_learning_rate(command.settings())
+    rates, losses = np.array(result["learning_rates"]), np.array(result["losses"])
+    marks = {name: result[name] for name in ("suggestion", "lowest") if result[name]}
+    write_json(workdir / "lr_find.json", result)
+    if len(losses):
+        figure = figures.range_test(rates, losses, smooth(losses), marks)
+        write_result(workdir / "lr_find.png", figures.encode_figure(figure))
+    else:
+        (workdir / "lr_find.png").unlink(missing_ok=True)
+    if marks:
+        print(
+            f"suggestion: --config.optimizer.learning_rate={marks['suggestion']:.2g}"
+            f" (the loss is lowest at {marks['lowest']:.2g})"
+        )
+    else:
+        print("no suggestion: the loss did not fall at any learning rate")
+    print(f"written: {workdir / 'lr_find.json'}{' and .png' if len(losses) else ''}")
+    return 0
+
+
+def find_learning_rate(config: ConfigDict, steps: int = STEPS) -> dict[str, Any]:
+    """Trains the network of `config` for `steps`; returns `learning_rates`, `losses` and what they suggest.
+
+    It starts as a training would: fresh, or from `config.init_from`. Both lists have a number for every step.
+    The test ends early if the loss diverges. Validation images, if there are any, are left out, and the test
+    split is not used.
+
+    Raises:
+        UserError: `config` or the data cannot be used.
+    """
+    import optax
+    from tqdm import tqdm
+
+    schedule = optax.exponential_decay(LOWEST, steps - 1, HIGHEST / LOWEST)
+    training = _Training(config, schedule)
+    rates: list[float] = []
+    losses: list[float] = []
+    with tqdm(total=steps, unit="step", disable=None, leave=False) as bar:
+        while len(losses) < steps and not _has_diverged(losses):
+            new_rates, new_losses = training.call(len(losses), steps - len(losses))
+            rates += new_rates
+            losses += new_losses
+            bar.update(len(new_losses))
+    end = next((i for i in range(len(losses)) if _has_diverged(losses[: i + 1])), len(losses))
+    rates, losses = rates[:end], losses[:end]
+    return {"learning_rates": rates, "losses": losses, **suggest(np.array(rates), np.array(losses))}
+
+
+class _Training:
+    """A training that records nothing, for its learning rates and losses alone."""
+
+    def __init__(self, config: ConfigDict, schedule: Any) -> None:
+        import jax
+
+        import datasets
+        from devices.mesh import make_mesh, replicated
+        from input_pipeline import epoch_permutation, put_on_devices, steps_per_epoch, training_images
+        from resnet.pretrained import read_pretrained
+        from train import init_state, make_run_steps
+        from training.network import adopt, initial_weights, make_network
+        from training.optimizer import make_optimizer
+
+        pretrained = read_pretrained(config.init_from) if config.init_from else None
+        config = adopt(config, pretrained) if pretrained else config.copy_and_resolve_references()
+        mesh = make_mesh(config.batch_size)
+        dataset = datasets.load(config.data)
+        train, _ = datasets.train_val_split(dataset.train, config.data)
+        network = make_network(config, len(dataset.class_names))
+        optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, schedule)
+        if pretrained:
+            weights = initial_weights(network, pretrained, init_head=config.init_head, seed=config.seed)
+        else:
+            weights = network.init(config.seed)
+        state = init_state(weights, optimizer, with_average=False)  # An average would change no loss.
+        config.ema_decay = 0.0
+        self._config, self._seed = config, np.uint32(config.seed)
+        self._per_epoch = steps_per_epoch(train, config.batch_size)
+        self._run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
+        self._permute = jax.jit(
+            partial(epoch_permutation, size=len(train.labels)), out_shardings=replicated(mesh)
+        )
+        self._images = put_on_devices(training_images(train, config), mesh)
+        self._state = jax.device_put(state, replicated(mesh))
+
+    def call(self, step: int, most: int) -> tuple[list[float], list[float]]:
+        """Makes a call of at most `most` steps after `step`; returns their learning rates and losses."""
+        count = min(self._config.steps_per_call, self._per_epoch - step % self._per_epoch, most)
+        permutation = self._permute(self._seed, step // self._per_epoch)
+        self._state, history = self._run_steps(self._state, self._images, permutation, self._seed, count)
+        rates, losses = (np.asarray(history[name])[:count].tolist() for name in ("learning_rate", "loss"))
+        return rates, losses
+
+
+def suggest(rates: np.ndarray, losses: np.ndarray) -> dict[str, float | None]:
+    """Returns what a range test suggests for `losses` [steps] at the ascending learning `rates` [steps].
+
+    `lowest` is the rate at which the smoothed loss is lowest; at higher rates training becomes ragged or
+    diverges. Rates from a tenth of it up to it are usual for the peak of a schedule; `suggestion` is in their
+    middle, half a decade below. Both are None if the loss hardly falls.
+    """
+    nothing: dict[str, float | None] = {"suggestion": None, "lowest": None}
+    if not len(losses):
+        return nothing
+    smoothed = smooth(losses)
+    lowest = int(smoothed.argmin())
+    if smoothed[lowest] > (1 - LEAST_FALL) * smoothed[0]:
+        return nothing
+    return {"suggestion": float(rates[lowest] / 10**0.5), "lowest": float(rates[lowest])}
+
+
+def smooth(losses: np.ndarray) -> np.ndarray:
+    """Returns the moving average of `losses` [steps], its first values corrected for their bias to zero."""
+    average, smoothed = 0.0, []
+    for i, loss in enumerate(losses, start=1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        smoothed.append(average / (1 - SMOOTHING**i))
+    return np.array(smoothed)
+
+
+def _has_diverged(losses: list[float]) -> bool:
+    if not losses:
+        return False
+    smoothed = smooth(np.array(losses))
+    return not np.isfinite(losses).all() or bool(smoothed[-1] > DIVERGED * smoothed.min())
+
+
+MODE = Mode(
+    help="Try learning rates in a short training and suggest one.",
+    usage=("--mode=lr_find --config=configs/signs.py --workdir=runs/lr",),
+    flags=(),
+    check=require_workdir,
+    run=run,
+    trains=True,
+)

@@ -1,1 +1,0 @@
-"""Weights of other frameworks: a file for each format, with its table of names and transforms."""

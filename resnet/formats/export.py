@@ -1,0 +1,178 @@
+"""A network's weights in the formats of other frameworks, which read them without this project."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from resnet.architecture import Architecture
+from resnet.errors import UserError
+from resnet.files import write_result
+from resnet.formats import EXPORT_FORMATS, huggingface, torchvision
+from resnet.formats.containers import write_safetensors
+from resnet.formats.keras_model import keras_archive
+from resnet.formats.names import Arrays, Format
+from resnet.formats.reading import OWN
+from resnet.network import Network, Weights
+from resnet.preprocessing import Preprocessing
+
+# Fields of `Architecture` that say how weights are first drawn, not what they are.
+INITIAL_ONLY = ("zero_init_last",)
+# The fields of `Architecture` that the networks of PyTorch leave free; the others have one value there.
+TORCHVISION_FREE = ("depth", "width", "stem_width", "groups", "widen")
+HUGGINGFACE_FREE = ("depth", "width", "stem_width", "variant")
+TORCH_EPSILON = 1e-5
+HEAD = {"head.kernel", "head.bias"}
+
+
+class Exported(NamedTuple):
+    """A network that is about to be written: its arrays by our names, and what describes it."""
+
+    named: Arrays
+    architecture: Architecture
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+
+    def description(self, **architecture_changes: Any) -> dict[str, Any]:
+        """Returns what the metadata of a file says of the network, for `read_pretrained`."""
+        model = asdict(self.architecture) | architecture_changes
+        data = asdict(self.preprocessing)
+        del data["temperature"]  # It is in the head.
+        test_time_flip = data.pop("test_time_flip")
+        return {
+            "model": {name: value for name, value in model.items() if name not in INITIAL_ONLY},
+            "data": data,
+            "class_names": self.class_names,
+            "test_time_flip": test_time_flip,
+        }
+
+
+def _safetensors_files(network: Exported) -> dict[str, bytes]:
+    content = write_safetensors(network.named, {**network.description(), "format": OWN.name})
+    return {"resnet.safetensors": content}
+
+
+def _keras_files(network: Exported) -> dict[str, bytes]:
+    return {"model.keras": keras_archive(network.named, network.architecture, network.description())}
+
+
+def _torchvision_files(network: Exported) -> dict[str, bytes]:
+    _check_expressible(network.architecture, "torchvision", TORCHVISION_FREE)
+    arrays = _torch_arrays(network.named, network.architecture, torchvision.FORMAT)
+    description = network.description(norm_epsilon=TORCH_EPSILON)
+    return {"torchvision.safetensors": write_safetensors(arrays, description)}
+
+
+def _huggingface_files(network: Exported) -> dict[str, bytes]:
+    _check_expressible(network.architecture, "huggingface", HUGGINGFACE_FREE)
+    arrays = _torch_arrays(network.named, network.architecture, huggingface.FORMAT)
+    description = network.description(norm_epsilon=TORCH_EPSILON)
+    config = huggingface.config_json(network.architecture, network.class_names)
+    files = {
+        "huggingface/model.safetensors": write_safetensors(arrays, description),
+        "huggingface/config.json": _json(config),
+    }
+    if network.preprocessing.standardize == "none":  # Their preprocessor has no other normalisation.
+        preprocessor = huggingface.preprocessor_json(description["data"])
+        files["huggingface/preprocessor_config.json"] = _json(preprocessor)
+    return files
+
+
+class Exporter(NamedTuple):
+    """A format: what is loaded there, relative to the folder, and the files to write by relative path."""
+
+    path: str
+    files: Callable[[Exported], dict[str, bytes]]
+    channels_first: bool = False
+
+
+EXPORTERS = {
+    "torchvision": Exporter("torchvision.safetensors", _torchvision_files, channels_first=True),
+    "huggingface": Exporter("huggingface", _huggingface_files, channels_first=True),
+    "keras": Exporter("model.keras", _keras_files),
+    "safetensors": Exporter("resnet.safetensors", _safetensors_files),
+}
+
+
+def export(
+    network: Network, weights: Weights, class_names: tuple[str, ...], *, format: str, folder: Path
+) -> Path:
+    """Writes `weights` in `format` into `folder` and returns the path that the other framework loads.
+
+    `torchvision` (for timm too) and `safetensors` (with the names of this project) are one file, `keras` is a
+    model with its graph, `huggingface` a folder for `from_pretrained`. Normalisation and class names are in
+    the metadata of the file. Running variances absorb the difference to the epsilon that the other code adds.
+    The head absorbs the temperature, so that the softmax of its logits is the answer of this project.
+
+    Raises:
+        UserError: there is no such format, it has no such network, or `folder` cannot be written.
+    """
+    if format not in EXPORTERS:
+        raise UserError(f"format {format}: no such format; expected one of {', '.join(EXPORT_FORMATS)}")
+    named = weights.named()
+    for name in HEAD & named.keys():
+        named[name] = named[name] / np.float32(network.preprocessing.temperature)
+    exporter = EXPORTERS[format]
+    files = exporter.files(Exported(named, network.architecture, network.preprocessing, class_names))
+    for name, content in files.items():
+        write_result(folder / name, content)
+    return folder / exporter.path
+
+
+def describe_input(preprocessing: Preprocessing, format: str) -> str:
+    """Describes the input of the network in `format`: shape, channel order, normalisation and views."""
+    side = preprocessing.image_size
+    shape = [3, side, side] if EXPORTERS[format].channels_first else [side, side, 3]
+    mean, std = list(preprocessing.mean), list(preprocessing.std)
+    normalized = {
+        "none": f"(pixels / 255 - {mean}) / {std} of red, green and blue",
+        "image": "pixels less their mean, over their standard deviation, of each image",
+        "channel": "pixels less their mean, over their standard deviation, of each channel of each image",
+    }[preprocessing.standardize]
+    views = "; as an image and as its mirror image, of whose logits the mean is taken"
+    return (
+        f"float32 [N, {', '.join(map(str, shape))}], {preprocessing.channel_order.upper()}; {normalized}"
+        f"{views if preprocessing.test_time_flip else ''}"
+    )
+
+
+def _check_expressible(architecture: Architecture, format: str, free: tuple[str, ...]) -> None:
+    standard = asdict(Architecture())
+    differing = [
+        f"config.model.{name}={value}"
+        for name, value in asdict(architecture).items()
+        if name not in (*free, "zero_init_last", "norm_epsilon") and value != standard[name]
+        # Networks of basic blocks are the same in v1 and v1.5.
+        if not (name == "variant" and value == "v1" and not architecture.bottleneck)
+    ]
+    if "variant" in free and architecture.preactivation:
+        differing.append("config.model.variant=v2")
+    if len(architecture.blocks) != 4:
+        differing.append(f"config.model.depth={architecture.depth}")
+    if differing:
+        raise UserError(
+            f"--format={format}: has no network with {', '.join(differing)}; expected what is common to"
+            " both, or another format: keras takes nearly all, safetensors all"
+        )
+
+
+def _torch_arrays(named: Arrays, architecture: Architecture, format: Format) -> Arrays:
+    """Returns the state dict of a PyTorch network, whose norms add 1e-5 to the variance and count batches."""
+    arrays: Arrays = {}
+    for name, array in named.items():
+        translated = format.foreign_name(name)
+        assert translated is not None  # `_check_expressible` has seen to it.
+        foreign, transform = translated
+        if name.endswith(".var"):
+            arrays[foreign.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+            if (excess := architecture.norm_epsilon - TORCH_EPSILON) != 0:
+                array = (array.astype(np.float64) + excess).astype(np.float32)
+        arrays[foreign] = transform.to_foreign(array)
+    return arrays
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

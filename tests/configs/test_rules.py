@@ -1,0 +1,186 @@
+"""Which configs are refused and with which line, and which field a wrong name suggests."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default, finetune, imagenet, rules
+from resnet.architecture import Architecture
+from resnet.errors import UserError
+from resnet.preprocessing import Preprocessing
+from tests.runs import config_with, small_config
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def refusal(config: ConfigDict) -> str:
+    with pytest.raises(UserError) as caught:
+        rules.check(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+CONFIG_NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py") if path.stem != "rules")
+
+
+@pytest.mark.parametrize("name", CONFIG_NAMES)
+def test_configs_of_the_project_pass(name: str) -> None:
+    rules.check(importlib.import_module(f"configs.{name}").get_config())
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"bach_size": 8}, "config.bach_size: no such field; did you mean config.batch_size?"),
+        ({"model__detph": 8}, "config.model.detph: no such field; did you mean config.model.depth?"),
+        ({"batch_size": 8.0}, "config.batch_size=8.0: expected a whole number"),
+        ({"batch_size": "8"}, "config.batch_size='8': expected a whole number"),
+        ({"batch_size": True}, "config.batch_size=True: expected a whole number"),
+        ({"optimizer__learning_rate": "1e-3"}, "config.optimizer.learning_rate='1e-3': expected a number"),
+        ({"optimizer__learning_rate": True}, "config.optimizer.learning_rate=True: expected a number"),
+        ({"ema_decay": None}, "config.ema_decay=None: expected a number"),
+        ({"model__residual": 1}, "config.model.residual=1: expected true or false"),
+        ({"data__dir": 3}, "config.data.dir=3: expected text"),
+        ({"data__mean": 0.5}, "config.data.mean=0.5: expected a tuple"),
+        ({"batch_size": 0}, "config.batch_size=0: out of range, expected at least 1"),
+        ({"num_epochs": -1}, "config.num_epochs=-1: out of range, expected at least 1"),
+        ({"seed": 2**32}, f"config.seed={2**32}: out of range, expected 0 to {2**32 - 1}"),
+        ({"augment__flip": 1.5}, "config.augment.flip=1.5: out of range, expected 0 to 1"),
+        ({"label_smoothing": 1.0}, "config.label_smoothing=1.0: out of range, expected 0 to 0.999"),
+        ({"ema_decay": float("nan")}, "config.ema_decay=nan: expected a finite number"),
+        ({"data__val_fraction": float("nan")}, "config.data.val_fraction=nan: expected a finite number"),
+        ({"optimizer__epsilon": float("inf")}, "config.optimizer.epsilon=inf: expected a finite number"),
+        ({"model__variant": "v3"}, "config.model.variant='v3': expected one of v1, v1.5, v2"),
+        ({"optimizer__name": "lion"}, "config.optimizer.name='lion': expected one of sgd, adam, adamw"),
+        ({"data__mean": (0.5, 1)}, "config.data.mean=(0.5, 1): expected 3 numbers, such as (0.5, 0.5, 0.5)"),
+        ({"data__std": ("1",) * 3},
+         "config.data.std=('1', '1', '1'): expected 3 numbers, such as (0.25, 0.25, 0.25)"),
+        ({"data__std": (1.0, 0.0, 1.0)}, "config.data.std=(1.0, 0.0, 1.0): expected numbers above 0"),
+        ({"data__mean": (0.5, float("nan"), 0.5)},
+         "config.data.mean=(0.5, nan, 0.5): expected 3 numbers, such as (0.5, 0.5, 0.5)"),
+        ({"data__name": "rendered", "data__rendered_size": 9},
+         "config.data.rendered_size=9: adds rendered hands to photographs, but data.name is rendered already;"
+         " expected 0, and their number in data.train_size"),
+        ({"data__rendered_size": 9},
+         "config.data.rendered_size=9: none of them would be trained on, as data.rendered_share is 0, and"
+         " data.rendered_share_at_start is 0 or has no augment.ramp to last for; expected a share of each"
+         " batch"),
+        ({"data__rendered_size": 9, "data__rendered_share_at_start": 0.5},
+         "config.data.rendered_size=9: none of them would be trained on, as data.rendered_share is 0, and"
+         " data.rendered_share_at_start is 0 or has no augment.ramp to last for; expected a share of each"
+         " batch"),
+        ({"gpu__visible_devices": "gpu0"}, "config.gpu.visible_devices=gpu0: expected indices such as 0,1"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(fields: dict[str, object], line: str) -> None:
+    assert refusal(config_with(**fields)) == line
+
+
+def test_a_missing_field_is_refused() -> None:
+    config = default.get_config()
+    del config.optimizer.momentum
+    assert refusal(config).startswith("config.optimizer.momentum: missing;")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"optimizer__learning_rate": 1},  # a whole number where a number is expected
+        {"label_smoothing": 0.999, "augment__flip": 1.0, "augment__rotation": 180.0},
+        {"gpu__visible_devices": "0, 1"},
+        {"data__mean": (0, 0, 0)},
+    ],
+)
+def test_what_passes(fields: dict[str, object]) -> None:
+    rules.check(config_with(**fields))
+
+
+def test_every_choice_and_bound_is_of_a_field_whose_default_meets_it() -> None:
+    fields = dict(rules.flatten(default.get_config()))
+    assert rules.CHOICES.keys() | rules.BOUNDS.keys() <= fields.keys()
+    for name, (low, high) in rules.BOUNDS.items():
+        for bound in (low, high):
+            if bound is not None:
+                rules.check(config_with(**{name.replace(".", "__"): type(fields[name])(bound)}))
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (0.5,), (-1, 2), (True, 2), ("1",)])
+def test_seeds_that_are_none_are_refused(seeds: tuple) -> None:
+    with pytest.raises(UserError, match=r"config\.seeds=.* expected different whole numbers"):
+        rules.check(small_config(seeds=seeds))
+
+
+def test_config_of_imagenet_is_valid_and_follows_the_published_protocol() -> None:
+    config = imagenet.get_config()
+    rules.check(config)
+    assert (config.data.image_size, config.data.image_size / config.data.crop) == (224, 256)
+
+
+def test_config_of_finetuning_is_valid() -> None:
+    rules.check(finetune.get_config())
+
+
+DEFAULTS = dict(rules.flatten(default.get_config()))
+OTHER_RULES = {
+    "data__std": (1.0, 0.0, 1.0),
+    "model__groups": 3,
+    "model__stride_in": "last_block",
+    "gpu__visible_devices": "gpu0",
+    "seeds": (1, 1),
+    "data__rendered_size": 9,
+}
+WRONG_VALUES = [
+    *((name, 3 if isinstance(value, str) else "wrong") for name, value in DEFAULTS.items()),
+    *((name, low - 1) for name, (low, _) in rules.BOUNDS.items() if low is not None),
+    *((name, high + 1) for name, (_, high) in rules.BOUNDS.items() if high is not None),
+    *((name, "none of them") for name in rules.CHOICES if isinstance(DEFAULTS[name], str)),
+    *((name.replace("__", "."), value) for name, value in OTHER_RULES.items()),
+]
+
+
+def test_every_refusal_begins_with_the_field_as_it_can_be_typed() -> None:
+    for name, value in WRONG_VALUES:
+        line = refusal(config_with(**{name.replace(".", "__"): value}))
+        assert line.startswith((f"config.{name}={value!r}: ", f"config.{name}={value}: ")), line
+
+
+# Suggestions
+
+
+def test_other_names_lead_to_fields_that_there_are() -> None:
+    assert set(rules.ALIASES.values()) <= DEFAULTS.keys()
+    for name, field in rules.ALIASES.items():
+        assert rules.suggest_field(name) == rules.suggest_field(f"config.optimizer.{name}") == field
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("lr", "optimizer.learning_rate"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("learning-rate", "optimizer.learning_rate"),
+        ("wd", "optimizer.weight_decay"),
+        ("batch-size", "batch_size"),
+        ("model.detph", "model.depth"),
+        ("depth", "model.depth"),
+        ("mixup", None),
+        ("nonsense", None),
+    ],
+)
+def test_a_wrong_name_suggests_the_field_that_is_meant(name: str, field: str | None) -> None:
+    assert rules.suggest_field(name) == field
+
+
+# The library's own defaults
+
+
+def test_the_library_and_the_config_have_the_same_defaults() -> None:
+    config = default.get_config()
+    assert rules.preprocessing_of(config) == Preprocessing()
+    # A fresh network of the config starts as the identity; how the weights of others started is not known.
+    assert config.model.zero_init_last
+    config.model.zero_init_last = False
+    assert rules.architecture_of(config.model) == Architecture()

@@ -1,0 +1,26 @@
+"""The page of the report: what it shows beside the run's own scores."""
+
+from pathlib import Path
+
+from configs import default
+from evaluation.report import page
+from evaluation.trained_run import TrainedRun
+from resnet.files import write_json
+from workdir import settings
+
+
+def test_corruptions_of_other_seeds_and_predictions_are_not_shown(tmp_path: Path) -> None:
+    config = default.get_config()
+    config.seeds = (0, 1)
+    # Its network is not asked.
+    run = TrainedRun(config, ("0", "1"), {}, None, None, step=9, kind="ema", batch_size=32, predict=None)
+    mean = {"mean": 0.5, "clean": 0.9, "by_severity": [0.5] * 5, "corruptions": {"fog": [0.5] * 5}}
+    identity = {"step": 9, "weights": "ema", "prediction": settings.prediction(config)}
+    result = {**identity, "mean": mean, "seeds": {"0": mean, "1": mean}}
+    write_json(tmp_path / "eval_test_standard_corruptions.json", result)
+    (section,) = page._corruptions(run, tmp_path, "test")
+    assert "0.5000 in the mean, 0.9000 on clean images" in section.text
+    config.test_time_flip = True
+    assert page._corruptions(run, tmp_path, "test") == []
+    config.update(test_time_flip=False, seeds=(0, 1, 2))
+    assert page._corruptions(run, tmp_path, "test") == []

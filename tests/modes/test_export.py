@@ -1,0 +1,36 @@
+"""`--mode=export`: every format is read again and predicts the same."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet import Classifier, load_pretrained
+from resnet.formats import EXPORT_FORMATS
+from tests.command_line import Run
+from tests.runs import save_untrained_run, small_config
+
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that never trained, with settings of predictions that are not the default."""
+    workdir = tmp_path_factory.mktemp("weights") / "run"
+    config = small_config(test_time_flip=True, temperature=0.5, compilation_cache=False)
+    return save_untrained_run(workdir, config, CLASSES)
+
+
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
+def test_export_is_read_again(format: str, run: Run, workdir: Path) -> None:
+    result = run("--mode=export", f"--workdir={workdir}", f"--format={format}")
+    assert result.code == 0
+    written, takes = result.out.splitlines()
+    path = written.removeprefix("written: ")
+    shape = "[N, 64, 64, 3]" if format in ("keras", "safetensors") else "[N, 3, 64, 64]"
+    assert takes.startswith(f"its input: float32 {shape}, RGB; ")
+    assert takes.endswith("; as an image and as its mirror image, of whose logits the mean is taken")
+    again, original = load_pretrained(path), Classifier.load(workdir)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    assert again.class_names == CLASSES
+    np.testing.assert_allclose(again.probabilities(images), original.probabilities(images), atol=1e-6)

@@ -1,0 +1,122 @@
+"""`--mode=predict`: labels of pictures, by a run, by several seeds, and by a file of weights."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet import Classifier, imagenet, load_pretrained
+from tests.command_line import Run, assert_refused, assert_succeeded
+from tests.pictures import random_pictures, sort_into
+from tests.weights import random_weights, save_in_torchvision
+
+NAMES, SYNSETS = tuple(imagenet.classes().values()), tuple(imagenet.classes())
+
+
+def test_predict_prints_a_table_in_the_order_of_the_files(run: Run, workdir: Path, pictures: Path) -> None:
+    result = run("--mode=predict", f"--workdir={workdir}", pictures / "03.png", pictures)
+    assert_succeeded(result)
+    header, _, *rows = result.out.splitlines()
+    assert header.split() == ["path", "label", *"012345"]
+    expected = Classifier.load(workdir).predict([pictures / "03.png", *sorted(pictures.iterdir())])
+    assert len(rows) == 12
+    for row, prediction in zip(rows, expected, strict=True):
+        path, label, *probabilities = row.split()
+        assert (path, label) == (prediction.path, prediction.label)
+        assert probabilities == [f"{p:.4f}" for p in prediction.probabilities.values()]
+
+
+def test_predict_json_gives_an_object_a_line(run: Run, workdir: Path, pictures: Path) -> None:
+    result = run("--mode=predict", "--json", f"--workdir={workdir}", pictures)
+    assert_succeeded(result)
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    expected = Classifier.load(workdir).predict(sorted(pictures.iterdir()))
+    assert [line["path"] for line in lines] == [prediction.path for prediction in expected]
+    for line, prediction in zip(lines, expected, strict=True):
+        assert list(line) == ["path", "label", "probability", "probabilities"]
+        assert line["label"] == prediction.label
+        assert line["probability"] == max(line["probabilities"].values())
+        assert line["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_predict_answers_the_others_where_one_is_bad(
+    run: Run, workdir: Path, pictures: Path, tmp_path: Path, json_flag: list[str]
+) -> None:
+    (pictures / "05.png").write_text("not an image")
+    (pictures / "07.png").write_bytes(b"")
+    missing = tmp_path / "missing.jpg"
+    result = run("--mode=predict", f"--workdir={workdir}", *json_flag, missing, pictures)
+    assert result.code == 2
+    errors = result.err.splitlines()
+    assert len(errors) == 3
+    for line, name in zip(errors, ("missing.jpg", "05.png", "07.png"), strict=True):
+        assert line.startswith("error: ")
+        assert name in line
+    assert [f"{i:02d}.png" in result.out for i in range(11)] == [i not in (5, 7) for i in range(11)]
+
+
+def test_predict_with_nothing_to_answer(run: Run, workdir: Path, tmp_path: Path) -> None:
+    result = run("--mode=predict", f"--workdir={workdir}", tmp_path / "missing.jpg")
+    assert_refused(result, "missing.jpg", "no such file")
+
+
+def test_predict_takes_a_name_that_is_not_text(run: Run, workdir: Path, pictures: Path) -> None:
+    odd = os.fsdecode(os.fsencode(pictures) + b"/\xff.png")
+    shutil.copy(pictures / "00.png", odd)
+    result = run("--mode=predict", f"--workdir={workdir}", odd)
+    assert_succeeded(result)
+
+
+def test_run_whose_checkpoints_are_gone(run: Run, workdir: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
+    assert_refused(run("--mode=predict", f"--workdir={tmp_path}", "a.jpg"), "no checkpoints")
+
+
+def test_predict_answers_as_the_ensemble(run: Run, seeds_workdir: Path, pictures: Path) -> None:
+    shares = []
+    for folder in (seeds_workdir, seeds_workdir / "seed_7", seeds_workdir / "seed_2"):
+        result = run("--mode=predict", f"--workdir={folder}", "--json", pictures / "03.png")
+        assert_succeeded(result)
+        shares.append(list(json.loads(result.out)["probabilities"].values()))
+    np.testing.assert_allclose(shares[0], np.mean(shares[1:], axis=0), rtol=1e-4)
+
+
+# By a file of weights
+
+
+def test_predict_with_weights_prints_the_five_likeliest(run: Run, weights_file: Path, tmp_path: Path) -> None:
+    folder = sort_into(tmp_path, random_pictures(2), ["photos"] * 2) / "photos"
+    expected = load_pretrained(weights_file).predict(sorted(folder.iterdir()))
+    result = run("--mode=predict", f"--weights={weights_file}", folder)
+    assert_succeeded(result)
+    header, _, *rows = result.out.splitlines()
+    assert header.split() == ["path", "synset", "label", "probability"]
+    assert [rows[0].split()[0], rows[5].split()[0]] == [prediction.path for prediction in expected]
+    assert len(rows) == 10
+    for i, prediction in enumerate(expected):
+        values = np.array(list(prediction.probabilities.values()))
+        order = np.argsort(-values)[:5]
+        assert [(g.synset, g.label, g.probability) for g in prediction.top()] == [
+            (SYNSETS[j], NAMES[j], values[j]) for j in order
+        ]
+        for row, j in zip(rows[5 * i :], order, strict=False):
+            assert row.split()[-1] == f"{values[j]:.4f}"
+            assert f" {SYNSETS[j]}  {NAMES[j]} " in row
+    result = run("--mode=predict", f"--weights={weights_file}", "--json", folder)
+    assert_succeeded(result)
+    line = json.loads(result.out.splitlines()[0])
+    assert list(line) == ["path", "label", "probability", "probabilities", "top"]
+    assert [guess["label"] for guess in line["top"]] == [guess.label for guess in expected[0].top()]
+
+
+def test_weights_without_a_head_know_no_classes(run: Run, tmp_path: Path) -> None:
+    file = save_in_torchvision(random_weights(3), tmp_path / "w.safetensors", with_head=False)
+    folder = sort_into(tmp_path / "val", random_pictures(1), ["fist"])
+    for mode in ("eval", "predict"):
+        result = run(f"--mode={mode}", f"--weights={file}", folder)
+        assert (result.code, result.out) == (2, "")
+        assert "these weights have no head" in result.err

@@ -1,0 +1,135 @@
+"""Out and in again gives the same bits, the same settings and the same classes."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet.errors import UserError
+from resnet.formats import EXPORT_FORMATS
+from resnet.formats.export import EXPORTERS, INITIAL_ONLY, describe_input, export
+from resnet.network import Network, Weights
+from resnet.preprocessing import Preprocessing
+from resnet.pretrained import read_pretrained
+from tests.resnet.networks import make_network
+
+CLASSES = ("zero", "one", "two")
+KERAS_V2 = {"variant": "v2", "max_pool": "zero_padded", "stride_in": "last_block", "conv_bias": True}
+
+
+PREPROCESSING = {
+    "mean": (0.1, 0.2, 0.3),
+    "std": (0.4, 0.5, 0.6),
+    "channel_order": "bgr",
+    "crop": 0.9,
+    "image_size": 96,
+}
+
+
+def random_network(**changes: object) -> tuple[Network, Weights]:
+    network = make_network(**{"depth": 50, **PREPROCESSING, **changes})
+    rng = np.random.default_rng(0)
+    named = network.init(0).named()
+    named = {n: rng.uniform(0.1, 1, x.shape).astype(np.float32) for n, x in named.items()}
+    return network, Weights.from_named(named)
+
+
+def test_every_format_has_an_exporter() -> None:
+    assert tuple(EXPORTERS) == EXPORT_FORMATS
+
+
+@pytest.mark.parametrize(
+    ("format", "model"),
+    [
+        *((format, {"depth": depth}) for format in EXPORT_FORMATS for depth in (18, 50)),
+        ("torchvision", {"groups": 4, "widen": 2}),
+        ("huggingface", {"variant": "v1"}),
+        ("keras", {"variant": "v1", "norm_epsilon": 1.001e-5}),
+        ("keras", KERAS_V2),
+        ("keras", {"depth": 20, "stem": "3x3", "max_pool": "none"}),
+        ("keras", {"stem": "deep", "shortcut": "average_pool", "squeeze": 4}),
+        ("safetensors", {"variant": "v2", "stem": "deep", "squeeze": 4}),
+        ("safetensors", {"depth": 20, "shortcut": "zero_pad", "residual": True}),
+    ],
+)
+def test_out_and_in_gives_the_same_bits(format: str, model: dict, tmp_path: Path) -> None:
+    network, weights = random_network(**model)
+    back = read_pretrained(export(network, weights, CLASSES, format=format, folder=tmp_path))
+    named = weights.named()
+    assert back.weights.named().keys() == named.keys()
+    for name, array in back.weights.named().items():
+        np.testing.assert_array_equal(array, named[name], err_msg=name)
+    assert back.class_names == CLASSES
+    assert back.preprocessing == network.preprocessing
+    for field, value in asdict(network.architecture).items():
+        assert field in INITIAL_ONLY or getattr(back.architecture, field) == value
+
+
+@pytest.mark.parametrize(
+    ("format", "model", "field"),
+    [
+        ("torchvision", {"variant": "v1"}, "variant=v1"),
+        ("torchvision", {"stem": "3x3"}, "stem=3x3"),
+        ("huggingface", {"variant": "v2"}, "variant=v2"),
+        ("huggingface", {"groups": 2}, "groups=2"),
+        ("huggingface", {"depth": 20}, "depth=20"),
+        ("keras", {"shortcut": "zero_pad"}, "shortcut=zero_pad"),
+        ("keras", {"variant": "v2"}, "max_pool=padded with variant v2"),
+    ],
+)
+def test_what_a_format_has_no_network_for_is_refused(
+    format: str, model: dict, field: str, tmp_path: Path
+) -> None:
+    network, weights = random_network(**model)
+    with pytest.raises(UserError, match=field):
+        export(network, weights, CLASSES, format=format, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_variances_take_up_the_difference_to_pytorch_s_epsilon(tmp_path: Path) -> None:
+    network, weights = random_network(depth=18, norm_epsilon=0.25)
+    back = read_pretrained(export(network, weights, CLASSES, format="torchvision", folder=tmp_path))
+    assert back.architecture.norm_epsilon == 1e-5
+    var = back.weights.batch_stats["stem_norm"]["var"]
+    np.testing.assert_allclose(var + 1e-5, weights.batch_stats["stem_norm"]["var"] + 0.25, rtol=1e-6)
+
+
+def test_folder_for_transformers(tmp_path: Path) -> None:
+    network, weights = random_network(depth=50, variant="v1")
+    folder = export(network, weights, CLASSES, format="huggingface", folder=tmp_path)
+    written = json.loads((folder / "config.json").read_text())
+    assert written["hidden_sizes"] == [16, 32, 64, 128]
+    assert written["downsample_in_bottleneck"] is True
+    assert written["id2label"] == {"0": "zero", "1": "one", "2": "two"}
+    assert json.loads((folder / "preprocessor_config.json").read_text())["image_mean"] == [0.1, 0.2, 0.3]
+
+
+def test_transformers_get_no_preprocessor_that_would_normalise_otherwise(tmp_path: Path) -> None:
+    network, weights = random_network(depth=18, standardize="image")
+    folder = export(network, weights, CLASSES, format="huggingface", folder=tmp_path)
+    assert not (folder / "preprocessor_config.json").exists()
+    assert read_pretrained(folder).preprocessing.standardize == "image"
+
+
+def test_input_in_words_is_what_the_network_takes() -> None:
+    preprocessing = Preprocessing(**PREPROCESSING)
+    normalized = "(pixels / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6] of red, green and blue"
+    assert describe_input(preprocessing, "keras") == f"float32 [N, 96, 96, 3], BGR; {normalized}"
+    words = describe_input(replace(preprocessing, standardize="image"), "torchvision")
+    assert words.startswith("float32 [N, 3, 96, 96], BGR; ")
+    assert words.endswith("of each image")
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    network, weights = random_network(depth=18)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export(network, weights, CLASSES, format="safetensors", folder=tmp_path / "file")
+
+
+def test_format_that_there_is_not(tmp_path: Path) -> None:
+    network, weights = random_network(depth=18)
+    with pytest.raises(UserError, match="format onyx: no such format; expected one of torchvision,"):
+        export(network, weights, CLASSES, format="onyx", folder=tmp_path)

@@ -1,0 +1,43 @@
+"""The network of a config, and the weights of others that it starts from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet.errors import UserError
+from resnet.pretrained import read_pretrained
+from tests.runs import DIGITS, save_untrained_run, small_config, without_augmentation
+from train import train_and_evaluate
+from workdir import settings
+
+
+def test_a_run_goes_on_from_another_run(tmp_path: Path) -> None:
+    fields = {
+        "data.name": "rendered",
+        "data.image_size": 32,
+        "data.train_size": 24,
+        "data.test_size": 12,
+        "num_epochs": 1,
+        "batch_size": 12,
+        "compute_dtype": "float32",
+        "checkpoint.every_minutes": 0.0,
+    }
+    other = small_config(**fields, **{"data.mean": (0.4, 0.4, 0.4), "seed": 3})
+    first = read_pretrained(save_untrained_run(tmp_path / "first", other, DIGITS))
+    config = without_augmentation(small_config(**fields, init_from=str(tmp_path / "first")))
+    config.model.depth = 50
+    config.optimizer.learning_rate = 0.0
+    train_and_evaluate(config, tmp_path / "second")
+    stored, _ = settings.load(tmp_path / "second")
+    assert (stored.model.depth, stored.data.mean) == (18, (0.4, 0.4, 0.4))
+    second = read_pretrained(tmp_path / "second")
+    for name, array in first.weights.named().items():
+        if not name.endswith((".mean", ".var")):
+            np.testing.assert_allclose(second.weights.named()[name], array, atol=1e-6, err_msg=name)
+
+
+def test_missing_weights_are_reported_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: no such file"):
+        train_and_evaluate(small_config(init_from=str(tmp_path / "nowhere")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,341 @@
+"""Optimizers, schedule and training step against recurrences in NumPy, in float64; what fine-tuning moves."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from resnet.architecture import Architecture
+from resnet.errors import UserError
+from resnet.network import Weights
+from tests.quick_compilation import quick_jit
+from tests.runs import small_config, without_augmentation
+from train import TrainState, init_state, make_train_step
+from training.network import make_network
+from training.optimizer import learning_rate_schedule, make_optimizer, update_scales
+
+STEPS = 6
+
+
+def config_with(**optimizer: object) -> ConfigDict:
+    """Adam without decay, clipping, smoothing, moving average or augmentation, but for `optimizer`."""
+    config = default.get_config()
+    config.optimizer.update(name="adam", weight_decay=0.0, schedule="constant", warmup_epochs=0.0)
+    config.optimizer.update(optimizer)
+    config.label_smoothing = config.ema_decay = 0.0
+    return without_augmentation(config)
+
+
+# Optimizers
+
+PARAMS = {"conv": {"kernel": np.float32([[0.5, -2.0]])}, "norm": {"scale": np.float32([1.5])}}
+
+
+def gradients_of_step(step: int) -> dict:
+    rng = np.random.default_rng(step)
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), PARAMS)
+
+
+def learning_rate(step: int) -> float:
+    return 0.1 / (step + 1)
+
+
+def parameters_after_steps(config: ConfigDict) -> dict[str, np.ndarray]:
+    optimizer = make_optimizer(config.optimizer, config.finetune, Architecture(), learning_rate)
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for step in range(STEPS):
+        updates, state = optimizer.update(gradients_of_step(step), state, params)
+        params = jax.tree.map(lambda p, u: p + u, params, updates)
+    return {"kernel": params["conv"]["kernel"], "scale": params["norm"]["scale"]}
+
+
+def recurrence(update: object, decayed: float, clip_norm: float = np.inf) -> dict[str, np.ndarray]:
+    """Parameters after `update(p, g, memory, step, decay)` at every step, weight decay on kernels alone."""
+    params = {"kernel": PARAMS["conv"]["kernel"], "scale": PARAMS["norm"]["scale"]}
+    params = {name: value.astype(np.float64) for name, value in params.items()}
+    memory = {name: {} for name in params}
+    for step in range(STEPS):
+        tree = gradients_of_step(step)
+        gradients = {"kernel": tree["conv"]["kernel"], "scale": tree["norm"]["scale"]}
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
+        for name, p in params.items():
+            g = gradients[name].astype(np.float64) * min(1, clip_norm / norm)
+            decay = decayed if name == "kernel" else 0.0
+            params[name] = p - learning_rate(step) * update(p, g, memory[name], step, decay)
+    return params
+
+
+def sgd(p: np.ndarray, g: np.ndarray, memory: dict, step: int, decay: float) -> np.ndarray:
+    """Nesterov's momentum as Sutskever et al. 2013 rewrite it, with L2 decay inside the gradient."""
+    g = g + decay * p
+    memory["v"] = 0.8 * memory.get("v", 0) + g
+    return g + 0.8 * memory["v"]
+
+
+def adam(p: np.ndarray, g: np.ndarray, memory: dict, step: int, decay: float) -> np.ndarray:
+    """Kingma & Ba 2015, algorithm 1, with L2 decay inside the gradient."""
+    g = g + decay * p
+    memory["m"] = 0.7 * memory.get("m", 0) + 0.3 * g
+    memory["v"] = 0.95 * memory.get("v", 0) + 0.05 * g**2
+    m, v = memory["m"] / (1 - 0.7 ** (step + 1)), memory["v"] / (1 - 0.95 ** (step + 1))
+    return m / (np.sqrt(v) + 1e-3)
+
+
+def adamw(p: np.ndarray, g: np.ndarray, memory: dict, step: int, decay: float) -> np.ndarray:
+    """Loshchilov & Hutter 2019: the decay beside Adam's direction."""
+    return adam(p, g, memory, step, 0.0) + decay * p
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.7])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("update", [sgd, adam, adamw])
+def test_optimizers_follow_their_recurrences(update: object, decay: float, clip_norm: float) -> None:
+    config = config_with(
+        name=update.__name__, momentum=0.8, b1=0.7, b2=0.95, epsilon=1e-3, weight_decay=decay,
+        clip_norm=clip_norm,
+    )  # fmt: skip
+    actual = parameters_after_steps(config)
+    expected = recurrence(update, decay, clip_norm or np.inf)
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_every_kernel_of_a_network_decays_and_nothing_else() -> None:
+    config = config_with(name="adamw", weight_decay=0.5)
+    config.model.update(depth=18, width=2)
+    network = make_network(config, 6)
+    params = network.init(0).params
+    optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, lambda step: 0.1)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates = jax.jit(lambda params: optimizer.update(zeros, optimizer.init(params), params)[0])(params)
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        leaf = params
+        for key in path:
+            leaf = leaf[key.key]
+        kernel = path[-1].key == "kernel"
+        np.testing.assert_allclose(update, -0.05 * leaf if kernel else np.zeros_like(leaf), rtol=1e-5)
+
+
+# Schedule
+
+
+def schedule_of(config: ConfigDict, num_epochs: int) -> optax.Schedule:
+    return learning_rate_schedule(config.optimizer, num_epochs=num_epochs, steps_per_epoch=4)
+
+
+def test_warmup_and_cosine() -> None:
+    config = config_with(schedule="cosine", learning_rate=0.4, warmup_epochs=2.5)
+    schedule = schedule_of(config, num_epochs=10)  # 10 steps of warm-up, 30 of cosine
+    expected = {0: 0.0, 5: 0.2, 9: 0.36, 10: 0.4, 25: 0.2, 40: 0.0}
+    for step, value in expected.items():
+        np.testing.assert_allclose(schedule(step), value, atol=1e-7)
+    for step in range(10, 40):
+        np.testing.assert_allclose(
+            schedule(step), 0.2 * (1 + np.cos(np.pi * (step - 10) / 30)), rtol=1e-4, atol=1e-7
+        )
+
+
+def test_cosine_without_warmup() -> None:
+    config = config_with(schedule="cosine", learning_rate=0.4)
+    schedule = schedule_of(config, num_epochs=5)
+    np.testing.assert_allclose([schedule(step) for step in (0, 10, 20)], [0.4, 0.2, 0.0], atol=1e-7)
+
+
+def test_constant_with_warmup() -> None:
+    config = config_with(schedule="constant", learning_rate=0.4, warmup_epochs=1.0)
+    schedule = schedule_of(config, num_epochs=40)
+    np.testing.assert_allclose([schedule(step) for step in (0, 1, 4, 99)], [0.0, 0.1, 0.4, 0.4], rtol=1e-6)
+
+
+def test_warmup_longer_than_the_run() -> None:
+    config = config_with(schedule="cosine", learning_rate=0.4, warmup_epochs=4.0)
+    schedule = schedule_of(config, num_epochs=2)
+    np.testing.assert_allclose([schedule(step) for step in (0, 4, 7)], [0.0, 0.1, 0.175], rtol=1e-6)
+
+
+# The training step, on a network small enough for its gradient to be written out
+
+
+def apply_linear(weights: Weights, images: jax.Array, train: bool) -> tuple[jax.Array, dict, dict]:
+    """Two linear maps of each image's mean colour; the statistics move half-way to the batch's mean."""
+    assert train
+    colour = images.astype(jnp.float32).mean((1, 2)) / 255
+    hidden = colour @ weights.params["stem_conv"]["kernel"]
+    logits = hidden @ weights.params["head"]["kernel"] + weights.params["head"]["bias"]
+    return logits, {}, {"mean": (weights.batch_stats["mean"] + colour.mean(0)) / 2}
+
+
+def initial_weights(seed: int) -> Weights:
+    rng = np.random.default_rng(seed)
+    params = {
+        "stem_conv": {"kernel": rng.standard_normal((3, 5), np.float32)},
+        "head": {"kernel": rng.standard_normal((5, 6), np.float32), "bias": np.zeros(6, np.float32)},
+    }
+    return Weights(params, {"mean": np.zeros(3, np.float32)})
+
+
+NETWORK = SimpleNamespace(apply=apply_linear)
+
+
+def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (7, 2, 2, 3), np.uint8), rng.integers(0, 6, 7, np.int32)
+
+
+def step_in_numpy(
+    weights: Weights, images: np.ndarray, labels: np.ndarray, config: ConfigDict
+) -> tuple[Weights, dict[str, float]]:
+    """One step of plain gradient descent."""
+    stem, head = weights.params["stem_conv"]["kernel"], weights.params["head"]["kernel"]
+    bias, l2 = weights.params["head"]["bias"], config.optimizer.l2_stem_and_head
+    colour = images.mean((1, 2)) / 255
+    logits = colour @ stem @ head + bias
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = (1 - config.label_smoothing) * np.eye(6)[labels] + config.label_smoothing / 6
+    loss = -(targets * np.log(probabilities)).sum(1).mean() + l2 * ((stem**2).sum() + (head**2).sum())
+    error = (probabilities - targets) / len(labels)
+    to_head, to_bias = (colour @ stem).T @ error + 2 * l2 * head, error.sum(0)
+    to_stem = colour.T @ (error @ head.T) + 2 * l2 * stem
+    rate = config.optimizer.learning_rate
+    params = {
+        "stem_conv": {"kernel": stem - rate * to_stem},
+        "head": {"kernel": head - rate * to_head, "bias": bias - rate * to_bias},
+    }
+    metrics = {
+        "loss": loss,
+        "accuracy": (logits.argmax(1) == labels).mean(),
+        "gradient_norm": np.sqrt(sum((g**2).sum() for g in (to_head, to_bias, to_stem))),
+    }
+    return Weights(params, {"mean": (weights.batch_stats["mean"] + colour.mean(0)) / 2}), metrics
+
+
+def assert_close(actual: Weights, expected: Weights) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "l2", "ema_decay"), [(0.0, 0.0, 0.0), (0.2, 0.0, 0.0), (0.0, 0.03, 0.0), (0.1, 0.01, 0.3)]
+)
+def test_training_step(smoothing: float, l2: float, ema_decay: float) -> None:
+    config = config_with(name="sgd", momentum=0.0, learning_rate=0.5, l2_stem_and_head=l2)
+    config.label_smoothing, config.ema_decay = smoothing, ema_decay
+    optimizer = make_optimizer(config.optimizer, config.finetune, Architecture(), lambda step: 0.5)
+    train_step = jax.jit(make_train_step(NETWORK, optimizer, config))
+    state = init_state(initial_weights(config.seed), optimizer, with_average=ema_decay > 0)
+    weights = jax.tree.map(np.float64, initial_weights(config.seed))
+    assert_close(state.weights, weights)
+    average = weights
+    for step in range(1, STEPS + 1):
+        images, labels = batch(step)
+        state, metrics = train_step(state, images, labels, jax.random.key(0))
+        weights, expected = step_in_numpy(weights, images, labels, config)
+        assert_close(state.weights, weights)
+        assert metrics.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+        assert int(state.step) == step
+        # Of the weights and the statistics. The 0.3 of the last case is reached in the course of these steps.
+        kept = min(ema_decay, step / (step + 9))
+        average = jax.tree.map(lambda a, w, kept=kept: kept * a + (1 - kept) * w, average, weights)
+        if ema_decay:
+            assert_close(state.ema, average)
+        else:
+            assert state.ema is None
+
+
+def test_moving_average_does_not_share_memory_with_the_weights() -> None:
+    config = config_with()
+    optimizer = make_optimizer(config.optimizer, config.finetune, Architecture(), lambda step: 0.1)
+    state = init_state(initial_weights(0), optimizer, with_average=True)
+    assert isinstance(state, TrainState)
+    for raw, average in zip(jax.tree.leaves(state.weights), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_array_equal(raw, average)
+        assert not np.shares_memory(raw, average)
+
+
+def test_l2_reaches_the_kernels_of_a_real_network() -> None:
+    config = config_with()
+    config.model.update(depth=18, width=2)
+    params = make_network(config, 6).init(0).params
+    assert params["stem_conv"]["kernel"].shape == (7, 7, 3, 2)
+    assert params["head"]["kernel"].shape == (16, 6)
+
+
+# Fine-tuning: which parts move, and how far
+
+
+def finetuning(**fields: object) -> ConfigDict:
+    """Returns the config of a small network with `fields`, without augmentation."""
+    return without_augmentation(small_config(compute_dtype="float32", **fields))
+
+
+def after_one_step(config: ConfigDict) -> tuple[Weights, Weights]:
+    """Returns the weights before and after a step."""
+    network = make_network(config, 6)
+    optimizer = make_optimizer(
+        config.optimizer, config.finetune, network.architecture, optax.constant_schedule(1e-2)
+    )
+    state = init_state(network.init(config.seed), optimizer, with_average=True)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    step = quick_jit(make_train_step(network, optimizer, config))
+    after, _ = step(state, images, np.arange(8, dtype=np.int32) % 6, jax.random.key(0))
+    return state.weights, after.weights
+
+
+def moved(before: Weights, after: Weights) -> set[str]:
+    """Returns the names of the arrays that differ."""
+    old, new = before.named(), after.named()
+    return {name for name in old if not np.array_equal(old[name], new[name])}
+
+
+@pytest.mark.parametrize("frozen", [1, 3, 5])
+def test_frozen_parts_keep_weights_and_statistics(frozen: int) -> None:
+    names = moved(*after_one_step(finetuning(**{"finetune.frozen": frozen, "model.zero_init_last": False})))
+    parts = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
+    assert {part for part in parts for name in names if name.startswith(part)} == set(parts[frozen:])
+
+
+def test_a_network_of_three_stages_has_one_part_less_to_freeze() -> None:
+    frozen = {"model.depth": 20, "finetune.frozen": 4}
+    assert moved(*after_one_step(finetuning(**frozen))) == {"head.kernel", "head.bias"}
+    with pytest.raises(UserError) as refused:
+        after_one_step(finetuning(**frozen | {"finetune.frozen": 5}))
+    assert str(refused.value) == (
+        "config.finetune.frozen=5: the stem, 3 stages and the head are all of a network of depth 20, and"
+        " nothing would move; expected at most 4"
+    )
+
+
+def test_frozen_norms_keep_all_that_they_have() -> None:
+    names = moved(
+        *after_one_step(finetuning(**{"finetune.freeze_norm": True, "model.zero_init_last": False}))
+    )
+    assert not {name for name in names if "norm" in name}
+    assert {"stem_conv.kernel", "stage4.block2.conv2.kernel", "head.kernel", "head.bias"} <= names
+
+
+def test_updates_are_smaller_the_further_from_the_head() -> None:
+    config = finetuning(**{"finetune.layer_decay": 0.5, "finetune.frozen": 1})
+    params = make_network(config, 6).init(0).params
+    scales = Weights(update_scales(params, config.finetune, stages=4), {}).named()
+    assert scales["head.kernel"] == 1
+    assert scales["stage4.block1.conv1.kernel"] == 0.5
+    assert scales["stage1.block2.norm2.bias"] == 0.5**4
+    assert scales["stem_conv.kernel"] == 0
+
+
+def test_layer_decay_scales_the_step_of_sgd() -> None:
+    fields = {"optimizer.name": "sgd", "optimizer.weight_decay": 0.0, "model.zero_init_last": False}
+    runs = [after_one_step(finetuning(**fields, **{"finetune.layer_decay": d})) for d in (1.0, 0.5)]
+    for name, share in {
+        "head.kernel": 1,
+        "stage4.block2.conv1.kernel": 0.5,
+        "stem_conv.kernel": 0.5**5,
+    }.items():
+        full, less = (after.named()[name] - before.named()[name] for before, after in runs)
+        np.testing.assert_allclose(less, share * full, rtol=1e-2, atol=1e-3 * abs(full).max() * share)

@@ -1,0 +1,102 @@
+"""`metrics.jsonl` and TensorBoard's files: the same numbers in both, continued where a run was killed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.command_line import run_program
+from workdir.metrics import MetricsWriter, read_metrics
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def scalars(workdir: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = EventAccumulator(str(workdir / "tensorboard"))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def write_steps(workdir: Path, start: int, steps: range) -> None:
+    with MetricsWriter(workdir, start) as writer:
+        for step in steps:
+            writer.write(step, step / 3, "train", {"loss": 1 / step, "accuracy": 0.5})
+
+
+def test_lines_and_tensorboard_hold_the_same_numbers(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(2, 2 / 3, "train", {"loss": 1.25, "accuracy": 0.1})
+        # Every line is on disk at once: a run that is killed keeps it.
+        assert lines(tmp_path) == [
+            {"step": 2, "epoch": 0.6667, "split": "train", "loss": 1.25, "accuracy": 0.1}
+        ]
+        writer.write(3, 1.0, "train", {"loss": 1.0, "accuracy": 0.2})
+        writer.write(3, 1.0, "val", {"loss": 2.0, "accuracy": 0.3})
+    assert lines(tmp_path)[1:] == [
+        {"step": 3, "epoch": 1.0, "split": "train", "loss": 1.0, "accuracy": 0.2},
+        {"step": 3, "epoch": 1.0, "split": "val", "loss": 2.0, "accuracy": 0.3},
+    ]
+    assert scalars(tmp_path) == {
+        "train/loss": [(2, 1.25), (3, 1.0)],
+        "train/accuracy": [(2, pytest.approx(0.1)), (3, pytest.approx(0.2))],
+        "val/loss": [(3, 2.0)],
+        "val/accuracy": [(3, pytest.approx(0.3))],
+    }
+
+
+def test_what_was_written_beyond_the_checkpoint_is_dropped(tmp_path: Path) -> None:
+    write_steps(tmp_path, 0, range(1, 8))
+    write_steps(tmp_path, 4, range(5, 7))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in scalars(tmp_path)["train/loss"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_reading_leaves_out_what_a_kill_cut_off(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    write_steps(tmp_path, 0, range(1, 4))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"step": 4, "epoch": 1.3')
+    assert read_metrics(tmp_path) == lines_of_steps(tmp_path, 3)
+
+
+def test_starting_over_keeps_nothing(tmp_path: Path) -> None:
+    write_steps(tmp_path, 0, range(1, 4))
+    write_steps(tmp_path, 0, range(1, 2))
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("half", ['{"step": 3, "ep', '{"step": ', "{}", "3", "\0\0\0"])
+def test_a_half_written_last_line_is_dropped(tmp_path: Path, half: str) -> None:
+    write_steps(tmp_path, 0, range(1, 3))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(half)
+    write_steps(tmp_path, 2, range(3, 4))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    write_steps(tmp_path, 0, range(1, 3))
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().rstrip("\n"))
+    write_steps(tmp_path, 2, range(3, 4))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+def lines_of_steps(workdir: Path, count: int) -> list[dict]:
+    text = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in text[:count]]
+
+
+def test_pytorch_is_not_imported_where_it_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("print('imported')")
+    path = f"sys.path.insert(0, {str(tmp_path)!r})"
+    program = f"import sys; {path}; import workdir.metrics; print('now'); import torch"
+    done = run_program("-c", program)
+    assert done.stdout.splitlines() == ["now", "imported"], done.stderr

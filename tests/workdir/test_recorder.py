@@ -1,0 +1,198 @@
+"""What a training records while it runs: when a save is due, whose seconds count, which losses stop it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from devices.mesh import make_mesh, replicated
+from resnet.errors import UserError
+from tests.runs import metrics_of, saved_steps, summary_of
+from workdir import recorder as recorder_module
+from workdir.recorder import Recorder, Schedule
+
+
+class State(NamedTuple):
+    """Stands in for a `TrainState`."""
+
+    step: np.int32 | jax.Array
+    weights: np.ndarray | jax.Array
+
+
+def state_at(step: int) -> State:
+    return State(np.int32(step), np.full(3, step, np.float32))
+
+
+class Clock:
+    """Stands in for the clock of the recorder; time passes when a test says so."""
+
+    seconds = 100.0
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(recorder_module, "time", clock)
+    return clock
+
+
+@contextmanager
+def recording(workdirs: Sequence[Path], **checkpoint: float) -> Iterator[Recorder]:
+    """A recorder of four epochs of three steps with batches of eight, which saves as `checkpoint` says."""
+    settings = default.get_config().checkpoint
+    settings.update({"every_epochs": 0.0, "every_minutes": 0.0} | checkpoint)
+    with Recorder(workdirs, Schedule(12, 3, 8, settings)) as recorder:
+        recorder.open_metrics(0)
+        yield recorder
+
+
+def history_of(*losses: Sequence[float]) -> dict[str, np.ndarray]:
+    """Returns the history of steps with these losses, a sequence for each seed."""
+    loss = np.array(losses)
+    return {"loss": loss, "accuracy": np.full_like(loss, 0.5), "gradient_norm": np.ones_like(loss)}
+
+
+# When a save is due
+
+
+@pytest.mark.parametrize(
+    ("every_epochs", "steps"), [(0.0, [12]), (1.0, [3, 6, 9, 12]), (2.0, [6, 12]), (1.5, [6, 9, 12])]
+)
+def test_saves_are_due_by_epochs_and_at_the_end(
+    tmp_path: Path, every_epochs: float, steps: list[int]
+) -> None:
+    with recording([tmp_path], every_epochs=every_epochs) as recorder:
+        assert [step for step in range(1, 13) if recorder.is_save_due(step)] == steps
+
+
+def test_saves_are_due_by_minutes_since_the_last_one(tmp_path: Path, clock: Clock) -> None:
+    with recording([tmp_path], every_minutes=0.5) as recorder:
+        clock.seconds += 29
+        assert not recorder.is_save_due(2)
+        clock.seconds += 1
+        assert recorder.is_save_due(2)
+        recorder.save(2, [state_at(2)])
+        assert not recorder.is_save_due(4)
+        clock.seconds += 30
+        assert recorder.is_save_due(4)
+
+
+def test_a_new_best_validation_of_any_seed_makes_a_save_due(tmp_path: Path) -> None:
+    with recording([tmp_path / "a", tmp_path / "b"]) as recorder:
+        due = []
+        for step, accuracies in ((3, (0.5, 0.5)), (6, (0.5, 0.4)), (9, (0.1, 0.6))):
+            recorder.record_steps(step - 3, history_of([1.0] * 3, [1.0] * 3), seconds=1.0)
+            assert not recorder.is_save_due(step)
+            recorder.record_validation(step, [{"accuracy": accuracy} for accuracy in accuracies])
+            due.append(recorder.is_save_due(step))
+        assert due == [True, False, True]
+    assert [line["accuracy"] for line in metrics_of(tmp_path / "b", "val")] == [0.5, 0.4, 0.6]
+
+
+def test_the_best_by_validation_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    with recording([tmp_path], every_epochs=1.0, keep=2) as recorder:
+        for step, accuracy in ((3, 0.9), (6, 0.2), (9, 0.3), (12, 0.1)):
+            recorder.record_steps(step - 3, history_of([1.0] * 3), seconds=1.0)
+            recorder.record_validation(step, [{"accuracy": accuracy}])
+            recorder.save(step, [state_at(step)])
+    assert saved_steps(tmp_path) == {3, 9, 12}
+
+
+# Losses that are not finite
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stops_and_throws_away_the_state_before_it(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    with recording([tmp_path / "a", tmp_path / "b"]) as recorder:
+        for step in (2, 4):
+            recorder.save(step, [state_at(step)] * 2)
+        history = history_of([1.0, 1.0], [1.0, 1.0])
+        history[name][1, 0] = value  # The second seed, at the first step after the state that was saved.
+        line = rf"^step 5: .*{value}.*the last good checkpoint is .*/b/checkpoints/2;"
+        with pytest.raises(UserError, match=line):
+            recorder.record_steps(4, history, seconds=1.0)
+    assert saved_steps(tmp_path / "a") == saved_steps(tmp_path / "b") == {2}
+    assert metrics_of(tmp_path / "a", "train") == []
+
+
+def test_without_a_checkpoint_there_is_none_to_name(tmp_path: Path) -> None:
+    with (
+        recording([tmp_path]) as recorder,
+        pytest.raises(UserError, match=r"^step 2: loss nan, gradient norm 1\.0, .*no checkpoint was saved"),
+    ):
+        recorder.record_steps(0, history_of([1.0, np.nan]), seconds=1.0)
+
+
+# Metrics, seconds and speed
+
+
+def test_metrics_are_means_over_the_steps_of_a_call(tmp_path: Path) -> None:
+    with recording([tmp_path / "a", tmp_path / "b"]) as recorder:
+        means = recorder.record_steps(0, history_of([1.0, 2.0], [3.0, 4.0]), seconds=4.0)
+    assert means["loss"] == 2.5
+    lines = [metrics_of(tmp_path / name, "train") for name in ("a", "b")]
+    assert [[line["loss"] for line in seed_lines] for seed_lines in lines] == [[1.5], [3.5]]
+    # 16 images each, in half of the four seconds, which the seeds share.
+    assert [(line["step"], line["epoch"], line["images_per_second"]) for (line,) in lines] == [
+        (2, 0.6667, 8.0),
+        (2, 0.6667, 8.0),
+    ]
+
+
+def test_seconds_leave_out_pauses_and_are_shared_by_the_seeds(tmp_path: Path, clock: Clock) -> None:
+    with recording([tmp_path / "a", tmp_path / "b"]) as recorder:
+        clock.seconds += 10
+        recorder.record_steps(0, history_of([1.0, 1.0], [1.0, 1.0]), seconds=4.0)
+        with recorder.paused_clock():
+            clock.seconds += 1000
+        written = recorder.write_summaries([{"steps": 12}, {"steps": 12}])
+    assert written == [{"steps": 12, "seconds": 5.0, "images_per_second": 8.0}] * 2
+    assert summary_of(tmp_path / "b") == written[1]
+    assert recorder.read_summaries() == written
+
+
+def test_a_second_start_goes_on_from_the_seconds_of_the_first(tmp_path: Path, clock: Clock) -> None:
+    sharding = replicated(make_mesh(8))
+    with recording([tmp_path]) as recorder:
+        initial = [state_at(0)]
+        states, step = recorder.restore(initial, sharding)
+        assert states == initial
+        assert step == 0
+        clock.seconds += 10
+        recorder.record_steps(0, history_of([1.0, 1.0]), seconds=4.0)
+        recorder.save(2, [state_at(2)])
+    clock.seconds += 1000  # between the starts
+    with Recorder([tmp_path], Schedule(12, 3, 8, default.get_config().checkpoint)) as recorder:
+        ((state,), step) = recorder.restore([state_at(0)], sharding)
+        assert (step, int(state.step)) == (2, 2)
+        np.testing.assert_array_equal(state.weights, state_at(2).weights)
+        recorder.open_metrics(2)
+        clock.seconds += 1
+        recorder.record_steps(2, history_of([1.0]), seconds=1.0)
+        recorder.write_summaries([{}])
+    assert summary_of(tmp_path) == {"seconds": 11.0, "images_per_second": 4.8}
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 3]
+
+
+def test_seeds_at_different_steps_do_not_go_on_together(tmp_path: Path) -> None:
+    workdirs = [tmp_path / "a", tmp_path / "b"]
+    with recording(workdirs[:1]) as recorder:
+        recorder.save(2, [state_at(2)])
+    with (
+        recording(workdirs) as recorder,
+        pytest.raises(UserError, match=r"its seeds stand at steps 2, 0.*run the same command again"),
+    ):
+        recorder.restore([state_at(0)] * 2, replicated(make_mesh(8)))

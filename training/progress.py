@@ -1,0 +1,42 @@
+"""The progress of a training on the terminal."""
+
+import sys
+
+from tqdm import tqdm
+
+
+class ProgressBar:
+    """A bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total_steps: int, step: int) -> None:
+        self._bar = tqdm(
+            total=total_steps,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._total_steps = total_steps
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def update(
+        self, step: int, epoch: float, metrics: dict[str, float], *, rate: float, batch_size: int
+    ) -> None:
+        """Shows the metrics after `step`; `rate` is in images per second."""
+        shown = f"loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.4f} {rate:.1f} images/s"
+        if self._bar.disable:
+            left = tqdm.format_interval((self._total_steps - step) * batch_size / rate)
+            print(f"epoch {epoch:.2f} step {step}/{self._total_steps} {shown} left {left}", flush=True)
+        else:
+            self._bar.set_postfix_str(f"epoch {epoch:.1f} {shown}", refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def note(self, epoch: float, split: str, metrics: dict[str, float]) -> None:
+        """Prints the metrics on `split`, above the bar."""
+        shown = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        tqdm.write(f"epoch {epoch:.2f} {split} {shown}")

@@ -1,0 +1,30 @@
+"""SIGTERM and SIGINT, after which a run saves before it stops."""
+
+import signal
+from typing import Any
+
+
+class StopRun(Exception):
+    """SIGTERM or SIGINT came; the run is saved. `signum` is the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class Signals:
+    """Remembers SIGTERM or SIGINT in `received` instead of dying of it. A second one kills as usual."""
+
+    def __enter__(self) -> "Signals":
+        self.received = 0
+        self._handlers = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        self.received = signum
+        for either in self._handlers:
+            signal.signal(either, signal.SIG_DFL)

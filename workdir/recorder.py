@@ -1,0 +1,260 @@
+"""What a training writes while it runs: settings, metrics, checkpoints, its best validation, and its summary.
+
+A `Recorder` writes for one seed, or for several seeds that are trained at once in workdirs of their own.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet.checkpoint import Checkpoints
+from resnet.errors import UserError
+from resnet.files import write_json
+from workdir import settings
+from workdir.metrics import MetricsWriter
+from workdir.summary import SUMMARY_FILE, read_summary
+
+Metrics = dict[str, float]
+History = Mapping[str, np.ndarray]  # name to an array [seeds, steps]
+
+
+class Schedule(NamedTuple):
+    """How long a training is, and when it saves; `checkpoint` is that part of a config."""
+
+    total_steps: int
+    steps_per_epoch: int
+    batch_size: int
+    checkpoint: ConfigDict
+
+
+class Progress(NamedTuple):
+    """What a run has spent so far, as its checkpoints keep it. Seeds trained at once share the seconds."""
+
+    seconds: float = 0.0  # since the first start, without the time between a kill and the next start
+    images: int = 0  # trained on
+    step_seconds: float = 0.0  # the part of `seconds` that was spent in training steps
+    best_accuracy: float = -1.0  # on the validation split
+
+
+class SeedRecord:
+    """The files of one seed in its `workdir`: checkpoints and metrics, with its progress."""
+
+    def __init__(self, workdir: Path, keep: int) -> None:
+        """Opens the checkpoints, of which the newest `keep` and the best by validation are kept."""
+        self.workdir = workdir
+        self.progress = Progress()
+        self.seconds_before = 0.0
+        self._open = ExitStack()
+        self.checkpoints = self._open.enter_context(Checkpoints(workdir, keep))
+
+    def open_metrics(self, step: int) -> None:
+        """Opens `metrics.jsonl`, to go on after `step`."""
+        self.metrics = self._open.enter_context(MetricsWriter(self.workdir, step))
+
+    def close(self) -> None:
+        """Closes all files, once what is being saved is on disk."""
+        self._open.close()
+
+    def restore(self, initial: Any, sharding: jax.sharding.Sharding) -> Any:
+        """Returns the newest state, placed as `sharding` says, or `initial` where nothing was saved yet."""
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), initial
+        )
+        restored = self.checkpoints.restore_newest(abstract)
+        if restored is None:
+            return initial
+        state, progress = restored
+        print(f"resuming from {self.checkpoints.newest()}", flush=True)
+        self.progress = Progress(**progress)
+        self.seconds_before = self.progress.seconds
+        return state
+
+    def speed(self) -> Metrics:
+        """Returns what the summary says about time."""
+        return {
+            "seconds": round(self.progress.seconds, 1),
+            "images_per_second": round(self.progress.images / self.progress.step_seconds, 2),
+        }
+
+
+class Recorder:
+    """Records the training of one seed or several, each in its workdir; a context manager."""
+
+    def __init__(self, workdirs: Sequence[Path], schedule: Schedule) -> None:
+        """Opens the checkpoints in `workdirs` and starts the clock."""
+        self._schedule = schedule
+        self._records: list[SeedRecord] = []
+        self._no_accuracies: list[float | None] = [None] * len(workdirs)
+        self._val_accuracies = self._no_accuracies
+        self._is_new_best = False
+        self._started = self._last_save = time.perf_counter()
+        try:
+            for workdir in workdirs:
+                self._records.append(SeedRecord(workdir, schedule.checkpoint.keep))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all files, once what is being saved is on disk."""
+        with ExitStack() as stack:
+            for record in self._records:
+                stack.callback(record.close)
+
+    def restore(self, initial: Sequence[Any], sharding: jax.sharding.Sharding) -> tuple[list[Any], int]:
+        """Returns the newest state of every seed, or `initial` where nothing was saved yet, and their step.
+
+        Raises:
+            UserError: the seeds stand at different steps, or every checkpoint of a seed is damaged.
+        """
+        states = [
+            record.restore(state, sharding) for record, state in zip(self._records, initial, strict=True)
+        ]
+        steps = [int(state.step) for state in states]
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"{self._records[0].workdir.parent}: its seeds stand at steps {', '.join(map(str, steps))}"
+                ", as damaged checkpoints were put aside; run the same command again, and they go on in turn"
+            )
+        return states, steps[0]
+
+    def open_metrics(self, step: int) -> None:
+        """Opens the metrics of every seed, to go on after `step`."""
+        for record in self._records:
+            record.open_metrics(step)
+
+    @contextmanager
+    def paused_clock(self) -> Iterator[None]:
+        """Leaves out of the seconds of the run what happens inside."""
+        paused = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - paused
+
+    def record_steps(self, step: int, history: History, seconds: float) -> Metrics:
+        """Records the steps after `step`, which took `seconds`; returns the means over steps and seeds.
+
+        Raises:
+            UserError: a loss or a gradient is not finite. Checkpoints of that state are thrown away.
+        """
+        self._check_finite(step, history)
+        self._val_accuracies, self._is_new_best = self._no_accuracies, False
+        count = history["loss"].shape[1]
+        images, seconds = count * self._schedule.batch_size, seconds / len(self._records)
+        for i, record in enumerate(self._records):
+            record.progress = record.progress._replace(
+                images=record.progress.images + images, step_seconds=record.progress.step_seconds + seconds
+            )
+            metrics = {name: float(values[i].mean()) for name, values in history.items()}
+            metrics["images_per_second"] = images / seconds
+            record.metrics.write(step + count, self._epoch(step + count), "train", metrics)
+        return {name: float(values.mean()) for name, values in history.items()}
+
+    def record(self, step: int, split: str, metrics: Sequence[Metrics]) -> None:
+        """Writes the `metrics` of every seed on `split` after `step`."""
+        for record, seed_metrics in zip(self._records, metrics, strict=True):
+            record.metrics.write(step, self._epoch(step), split, seed_metrics)
+
+    def record_validation(self, step: int, metrics: Sequence[Metrics]) -> None:
+        """Writes the validation `metrics` of every seed after `step`; a new best one makes a save due."""
+        self.record(step, "val", metrics)
+        accuracies = [seed_metrics["accuracy"] for seed_metrics in metrics]
+        self._val_accuracies = [*accuracies]
+        for record, accuracy in zip(self._records, accuracies, strict=True):
+            if accuracy > record.progress.best_accuracy:
+                record.progress = record.progress._replace(best_accuracy=accuracy)
+                self._is_new_best = True
+
+    def is_save_due(self, step: int) -> bool:
+        """Whether to save after `step`: at the end, at a new best, by epochs and by minutes."""
+        minutes = self._schedule.checkpoint.every_minutes
+        return (
+            step == self._schedule.total_steps
+            or self._is_new_best
+            or self._is_save_epoch(step)
+            or 0 < minutes * 60 <= time.perf_counter() - self._last_save
+        )
+
+    def save(self, step: int, states: Sequence[Any]) -> None:
+        """Starts to save the state of every seed after `step`."""
+        self._count_seconds()
+        for record, state, accuracy in zip(self._records, states, self._val_accuracies, strict=True):
+            record.checkpoints.save(step, state, record.progress._asdict(), accuracy)
+        self._last_save = time.perf_counter()
+
+    def read_summaries(self) -> list[dict[str, Any]]:
+        """Returns the summaries that earlier starts wrote, empty for seeds without one."""
+        return [read_summary(record.workdir) for record in self._records]
+
+    def write_summaries(self, summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Writes `summaries` with the seconds and the speed of every seed, and returns them."""
+        self._count_seconds()
+        whole = [summary | record.speed() for summary, record in zip(summaries, self._records, strict=True)]
+        for summary, record in zip(whole, self._records, strict=True):
+            write_json(record.workdir / SUMMARY_FILE, summary)
+        return whole
+
+    def _count_seconds(self) -> None:
+        seconds = (time.perf_counter() - self._started) / len(self._records)
+        for record in self._records:
+            record.progress = record.progress._replace(seconds=record.seconds_before + seconds)
+
+    def _epoch(self, step: int) -> float:
+        return step / self._schedule.steps_per_epoch
+
+    def _is_save_epoch(self, step: int) -> bool:
+        """Whether an epoch ends here that is the first at or after the next multiple of `every_epochs`."""
+        every_epochs = self._schedule.checkpoint.every_epochs
+        if step % self._schedule.steps_per_epoch or not every_epochs:
+            return False
+        epoch = step // self._schedule.steps_per_epoch
+        return epoch // every_epochs > (epoch - 1) // every_epochs
+
+    def _check_finite(self, step: int, history: History) -> None:
+        finite = np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"])
+        if finite.all():
+            return
+        first = int(finite.all(0).argmin())
+        worst = int(finite[:, first].argmin())
+        for record in self._records:
+            record.checkpoints.wait()
+            # Weights that give no finite loss are no good, though every one of them may be finite.
+            record.checkpoints.discard(step + first)
+        newest = self._records[worst].checkpoints.newest()
+        raise UserError(
+            f"step {step + first + 1}: loss {history['loss'][worst, first]}, gradient norm"
+            f" {history['gradient_norm'][worst, first]}, expected finite numbers; stopped,"
+            f" {f'the last good checkpoint is {newest}' if newest else 'no checkpoint was saved yet'};"
+            " run again with a lower --config.optimizer.learning_rate"
+        )
+
+
+def record_settings(
+    config: ConfigDict,
+    class_names: tuple[str, ...],
+    data_digest: str,
+    *,
+    workdirs: Sequence[Path],
+    seeds: Sequence[int] = (),
+) -> None:
+    """Makes `workdirs` and writes `config` to the `config.json` in each, with one of `seeds` alone if given.
+
+    Raises:
+        UserError: a folder cannot be written, or holds a run of other settings or images.
+    """
+    configs = [settings.for_seed(config, seed) for seed in seeds] if seeds else [config] * len(workdirs)
+    for own, workdir in zip(configs, workdirs, strict=True):
+        finished = read_summary(workdir).get("epochs") == own.num_epochs
+        settings.check_same_run(own, workdir, data_digest, finished)
+        settings.save(own, class_names, workdir, data_digest)

@@ -1,0 +1,53 @@
+"""The `summary.json` of a run: its scores at the end, parameters, time, device and versions."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from resnet.files import read_json
+from workdir.statistics import by_seed
+
+SUMMARY_FILE = "summary.json"
+SHARED = ("parameters", "device", "versions", "epochs", "steps", "prediction")  # the same for every seed
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """Returns the summary that an earlier start wrote at its end, empty if there is none."""
+    return read_json(workdir / SUMMARY_FILE)
+
+
+def make_summaries(
+    scores: Mapping[str, Mapping[str, Sequence[dict[str, float]]]],
+    *,
+    parameters: int,
+    device: str,
+    about: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Returns the summary of every seed.
+
+    `scores` are the metrics of every seed by kind of weights, `raw` and perhaps `ema`, and by split. `about`
+    is what the summaries have in common.
+    """
+    count = len(next(iter(scores["raw"].values())))
+    shared = {"parameters": parameters, "device": device, "versions": versions(), **about}
+    summaries = []
+    for index in range(count):
+        by_kind = {
+            kind: {split: metrics[index] for split, metrics in splits.items()}
+            for kind, splits in scores.items()
+        }
+        summaries.append({**by_kind.pop("raw"), **by_kind, **shared})
+    return summaries
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that training depends on."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def summarize_seeds(seeds: Sequence[int], summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the summary of several seeds: `mean`, `std`, and the summary of every seed under `seeds`."""
+    return {**by_seed(seeds, summaries), **{name: summaries[0][name] for name in SHARED}}
