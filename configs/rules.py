@@ -128,7 +128,7 @@ ALIASES = {
     "random_seed": "seed",
     "tta": "test_time_flip",
 }
-CLOSE = 0.75  # of `difflib`: names less alike are not suggested
+CLOSE = 0.75  # of `difflib`: less similar names are not suggested
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,16 +1,10 @@
 """`--mode=export`: writes the weights of a run for another framework."""
 
-from modes.flags import CHECKPOINT, RAW, Command, Flag, Mode, refuse_config, require_workdir
+from modes.flags import CHECKPOINT, RAW, Command, Flag, Mode, require_run
 from resnet.errors import UserError
 from resnet.formats import EXPORT_FORMATS
 
 FORMAT = Flag("format", "The format to write.", "safetensors", EXPORT_FORMATS)
-
-
-def check(command: Command) -> None:
-    """Checks that there is a workdir and no config."""
-    refuse_config(command)
-    require_workdir(command)
 
 
 def run(command: Command) -> int:
@@ -37,6 +31,6 @@ MODE = Mode(
     help="Write the weights of a run for another framework.",
     usage=("--mode=export --workdir=runs/signs --format=keras",),
     flags=(FORMAT, CHECKPOINT, RAW),
-    check=check,
+    check=require_run,
     run=run,
 )

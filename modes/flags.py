@@ -290,6 +290,16 @@ def require_workdir(command: Command) -> None:
         raise UserError(f"{MISSING_WORKDIR}{more}")
 
 
+def require_run(command: Command) -> None:
+    """Checks that there is a --workdir and no --config, for modes that take everything from a run.
+
+    Raises:
+        UserError: the one is missing, or the other is there.
+    """
+    refuse_config(command)
+    require_workdir(command)
+
+
 def require_run_or_weights(command: Command) -> None:
     """Checks that there is a run, or a file of weights and a folder to write to that holds no run.
 

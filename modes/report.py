@@ -1,12 +1,6 @@
 """`--mode=report`: writes the report of a run anew."""
 
-from modes.flags import CHECKPOINT, RAW, SPLIT, Command, Mode, refuse_config, require_workdir
-
-
-def check(command: Command) -> None:
-    """Checks that there is a workdir and no config."""
-    refuse_config(command)
-    require_workdir(command)
+from modes.flags import CHECKPOINT, RAW, SPLIT, Command, Mode, require_run
 
 
 def run(command: Command) -> int:
@@ -22,6 +16,6 @@ MODE = Mode(
     help="Write the report of a run anew, report/index.html.",
     usage=("--mode=report --workdir=runs/signs [--split=val]",),
     flags=(SPLIT, CHECKPOINT, RAW),
-    check=check,
+    check=require_run,
     run=run,
 )
