@@ -280,8 +280,8 @@ class Training:
             initial = list(map(self._init_state, seeds))
             states, step = recorder.restore(initial, replicated(self._mesh))
             state = stack_states(states, self._mesh)
-            if step == total_steps and self._are_finished(recorder.read_summaries(), splits):
-                return recorder.read_summaries()
+            if step == total_steps and self._are_finished(old := recorder.read_summaries(), splits):
+                return old
             if step < total_steps:
                 state, _, _ = self._run_call(state, step, seeds, count=0)  # Compiles the program.
             recorder.open_metrics(step)

@@ -136,7 +136,7 @@ def _check_tested_every_epoch(workdir: Path) -> None:
 
 
 class Results(NamedTuple):
-    """The results of each seed, by seed, and those of the ensemble of all seeds on the test split."""
+    """The results of every seed by its number, and of the ensemble of all seeds, on the test split."""
 
     seeds: dict[str, dict[str, Any]]
     ensemble: dict[str, Any]
@@ -172,7 +172,7 @@ def _select_scores(report: dict[str, Any]) -> dict[str, Any]:
 def time_to(lines: Sequence[dict[str, Any]], batch_size: int, accuracy: float) -> dict[str, float] | None:
     """Returns the `epoch` after which the test accuracy first reaches `accuracy`, and the `seconds`.
 
-    `lines` are the lines of `metrics.jsonl`. The seconds are those of the training steps until then. The
+    `lines` are the lines of `metrics.jsonl`. Only training steps count towards the seconds. The
     result is None if the accuracy was never reached, or the test split never evaluated.
     """
     seconds, last_step = 0.0, 0

@@ -8,7 +8,7 @@
 - `batch`: whether the batch size changes the accuracy after the same number of epochs, with one learning rate
   for all and with one in proportion to the batch (for SGD: Goyal et al. 2017, arXiv:1706.02677, section 2.1).
 
-Accuracies and losses are those of the last weights, on images without augmentation. The test split is
+Accuracy and loss are measured with the last weights, on images without augmentation. The test split is
 evaluated once, at the end of each run, and no decision depends on it. Every run has its folder in --workdir:
 the same command resumes where it was stopped, and one with more --groups or --seeds repeats nothing.
 """
@@ -178,7 +178,7 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
 
 
 def read_run(run: Run) -> dict[str, Any]:
-    """Reads the results of a finished run; `seconds` are those of its training steps alone."""
+    """Reads the results of a finished run; `seconds` count its training steps alone."""
     (summary,) = run.read()
     images = summary["steps"] * run.config().batch_size
     return {

@@ -4,9 +4,9 @@ from resnet.architecture import BOTTLENECK_EXPANSION, STAGES
 
 
 def forward_multiply_adds(depth: int, image_size: int, classes: int) -> tuple[int, int]:
-    """Returns the multiply-adds of a v1.5 ResNet for one image, and those of its first convolution.
+    """Returns the multiply-adds of a v1.5 ResNet for one image, and of its first convolution alone.
 
-    They are those of the forward pass: the convolutions, by their definition and with the padding, and the
+    They count the forward pass: the convolutions, by their definition and with the padding, and the
     head. He et al. 2015 (arXiv:1512.03385), table 1, count in the same way.
     """
     blocks, kind = STAGES[depth]

@@ -112,7 +112,7 @@ class Run(NamedTuple):
             settings.check_same_run(config, workdir, settings.trained_on(workdir), finished=True)
 
     def is_finished(self) -> bool:
-        """Whether all results are there, of these settings, and no older than the training."""
+        """Whether all results are there, belong to these settings, and are no older than the training."""
         try:
             stored, _ = settings.load(Path(self.workdir))
         except UserError:

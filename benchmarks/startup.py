@@ -129,7 +129,7 @@ def measure_round(settings: list[str], device: str) -> dict[str, dict[str, float
 
 def start_environment(device: str, cache: str) -> dict[str, str]:
     """Returns the environment of a start on `device` whose compilation cache is in the folder `cache`."""
-    # Variables of JAX that are set already would override those of main.py.
+    # main.py does not override variables of JAX that are set already.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     return environment | QUIET | (CPU_ONLY if device == "cpu" else {}) | {"XDG_CACHE_HOME": cache}
 

@@ -163,7 +163,7 @@ def _print_progress(text: str) -> None:
 
 
 def _select_scores(summary: dict[str, Any]) -> dict[str, Any]:
-    """Returns the scores of a `summary.json` that the report has, mainly those of the moving average."""
+    """Returns the scores that the report takes from a `summary.json`, mainly of the moving average."""
     return {
         "accuracy": summary["ema"]["test"]["accuracy"],
         "loss": summary["ema"]["test"]["loss"],

@@ -25,6 +25,7 @@ __all__ = [
     "extend_training",
     "load",
     "load_splits",
+    "splits_by_name",
     "train_val_split",
 ]
 
@@ -76,9 +77,16 @@ def load_splits(config: "ConfigDict") -> tuple[dict[str, Split], tuple[str, ...]
     Raises: UserError as `load` and `train_val_split`.
     """
     dataset = load(config)
+    return splits_by_name(dataset, config), dataset.class_names
+
+
+def splits_by_name(dataset: Dataset, config: "ConfigDict") -> dict[str, Split]:
+    """Returns the splits train, val (if images are held out) and test of `dataset`.
+
+    Raises: UserError as `train_val_split`.
+    """
     train, val = train_val_split(dataset.train, config)
-    splits = {"train": train} | ({} if val is None else {"val": val}) | {"test": dataset.test}
-    return splits, dataset.class_names
+    return {"train": train} | ({} if val is None else {"val": val}) | {"test": dataset.test}
 
 
 def train_val_split(split: Split, config: "ConfigDict") -> tuple[Split, Split | None]:

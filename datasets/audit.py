@@ -63,7 +63,7 @@ def _describe(
     splits: dict[str, Split],
     class_names: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Returns an entry of `pairs` for what `close_pairs` found between the splits of these names."""
+    """Describes a pair from `close_pairs` between the two named splits, as an entry of `pairs`."""
     i, j, distance = pair
     first, second = (splits[name].labels for name in names)
     labels = [class_names[first[i]], class_names[second[j]]]

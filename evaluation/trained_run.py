@@ -97,8 +97,7 @@ def load_runs(
     if other_data is None:
         _check_trained_on(dataset, data.name, workdir)
     _check_same_step(trained, config, workdir, checkpoint)
-    train, val = datasets.train_val_split(dataset.train, data)
-    splits = {"train": train} | ({} if val is None else {"val": val}) | {"test": dataset.test}
+    splits = datasets.splits_by_name(dataset, data)
     return _with_data(trained, config, class_names, splits, on_other_data=other_data is not None)
 
 
