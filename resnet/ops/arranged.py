@@ -22,6 +22,7 @@ from resnet.ops.convolution import (
     tap_products,
     taps,
 )
+from resnet.ops.narrow import suits_narrow
 from resnet.ops.winograd import suits_winograd, transform_kernel, winograd_products
 
 FEW_ROWS = 32  # With so few output pixels, a product spends its time on reading the weights.
@@ -41,7 +42,7 @@ def arrange_kernel(
 
     Returns what `conv2d_arranged` expects for the same settings: one array, or one matrix for each product.
     """
-    if resolve(lowering) == "lax" or groups > 1:
+    if not _is_prepared(x_shape, kernel.shape, padding, groups=groups, lowering=lowering):
         return [kernel]
     match _arrangement(x_shape, kernel.shape, stride, padding):
         case "winograd":
@@ -69,7 +70,7 @@ def conv2d_arranged(
 
     `kernel_shape` is the shape [k, k, C / groups, O] that the kernel had before.
     """
-    if resolve(lowering) == "lax" or groups > 1:
+    if not _is_prepared(x.shape, kernel_shape, padding, groups=groups, lowering=lowering):
         return conv2d(x, arranged[0], stride=stride, padding=padding, groups=groups, lowering=lowering)
     few = _output_pixels(x.shape, kernel_shape[0], stride, padding) <= FEW_ROWS
     product = _product_from_the_left if few else jnp.matmul
@@ -82,6 +83,14 @@ def conv2d_arranged(
             )
         case "taps":
             return tap_products(x, arranged, stride=stride, padding=padding, product=product)
+
+
+def _is_prepared(
+    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], padding: int, *, groups: int, lowering: Lowering
+) -> bool:
+    """Returns whether the kernel is read by plain products, which are what it can be prepared for."""
+    plain_products = groups == 1 and not suits_narrow(x_shape, kernel_shape, padding)
+    return resolve(lowering) == "matmul" and plain_products
 
 
 def _arrangement(

@@ -3,7 +3,9 @@
 `lax` is XLA's own convolution, the right choice on accelerators. `matmul` turns a convolution into matrix
 products, which XLA's CPU backend runs many times faster than its convolution:
 
-- 3x3 with stride 1 uses Winograd's F(2x2, 3x3), with 2.25 times fewer multiplications.
+- 3x3 with fewer than 64 input channels, on maps of 8x8 pixels and more, has products too thin to be fast. It
+  uses XLA's convolution after all, with a kernel gradient of its own.
+- Other 3x3 with stride 1 use Winograd's F(2x2, 3x3), with 2.25 times fewer multiplications.
 - Inputs with few channels, such as the stem's, are cut into patches and multiplied once.
 - Grouped convolutions are cut into patches and multiplied once for each group.
 - All others, including 1x1 and maps of at most 2x2 pixels, use one product for each tap, which is one of the
@@ -18,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from resnet.ops.narrow import narrow_3x3, suits_narrow
 from resnet.ops.winograd import Product, suits_winograd, winograd_3x3
 
 Lowering = Literal["auto", "lax", "matmul"]
@@ -72,6 +75,8 @@ def _conv2d(
         )
     if groups > 1:
         return _grouped_patches_product(x, kernel, stride=stride, padding=padding, groups=groups)
+    if suits_narrow(x.shape, kernel.shape, padding):
+        return narrow_3x3(x, kernel, stride)
     if suits_winograd(x.shape, kernel.shape, stride, padding):
         return winograd_3x3(x, kernel)
     if x.shape[-1] < FEW_CHANNELS:

@@ -151,7 +151,7 @@ def test_every_convolution_of_resnet_18_and_50(convolutions: set[tuple[int, int,
     stride=st.sampled_from([1, 2]),
     size=st.sampled_from([(1, 1), (2, 2), (4, 3), (7, 7), (12, 9)]),
     n=st.sampled_from([1, 5]),
-    c=st.sampled_from([3, 16]),
+    c=st.sampled_from([3, 16, 64]),
     lowering=st.sampled_from(LOWERINGS),
 )
 @settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
@@ -195,15 +195,66 @@ def test_result_has_the_dtype_of_the_input(lowering: str) -> None:
         assert jax.eval_shape(convolution, x, kernel).dtype == jnp.bfloat16
 
 
+def primitives(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], padding: int) -> str:
+    x, kernel = np.zeros(x_shape, np.float32), np.zeros(kernel_shape, np.float32)
+    return str(jax.make_jaxpr(lambda x: conv2d(x, kernel, stride=1, padding=padding))(x))
+
+
 def test_auto_is_matmul_on_cpu_and_lax_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, kernel = np.zeros((1, 8, 8, 3), np.float32), np.zeros((3, 3, 3, 2), np.float32)
-
-    def primitives() -> str:
-        return str(jax.make_jaxpr(lambda x: conv2d(x, kernel, stride=1, padding=1))(x))
-
     for backend, has_convolution in {"cpu": False, "gpu": True, "tpu": True}.items():
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert ("conv_general_dilated" in primitives()) is has_convolution
+        assert ("conv_general_dilated" in primitives((1, 8, 8, 3), (7, 7, 3, 2), 3)) is has_convolution
+
+
+# Few channels
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"), [((8, 8), 1), ((9, 12), 1), ((8, 10), 2), ((9, 11), 2), ((10, 8), 3)]
+)
+def test_3x3_with_few_channels(size: tuple[int, int], stride: int) -> None:
+    check_in_float64((2, *size, 5), 4, k=3, stride=stride, padding=1, lowering="matmul")
+
+
+@pytest.mark.parametrize(("c", "o", "stride"), [(16, 16, 1), (16, 32, 2)])
+def test_few_channels_agree_with_lax_within_float32_rounding(c: int, o: int, stride: int) -> None:
+    """The layers of the networks for CIFAR-10."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((4, 16, 16, c), np.float32), rng.standard_normal((3, 3, c, o), np.float32)
+    upstream = rng.standard_normal((4, 16 // stride, 16 // stride, o), np.float32)
+
+    def value_and_gradients(lowering: str) -> tuple[jax.Array, ...]:
+        options = {"stride": stride, "padding": 1, "lowering": lowering}
+        value, transpose = jax.vjp(partial(conv2d, **options), x, kernel)
+        return value, *transpose(upstream)
+
+    results = (quick_jit(partial(value_and_gradients, lowering))() for lowering in LOWERINGS)
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * abs(b).max())
+
+
+def test_only_few_channels_on_larger_maps_use_xlas_convolution_on_cpu() -> None:
+    assert "conv_general_dilated" in primitives((1, 8, 8, 32), (3, 3, 32, 64), 1)
+    assert "conv_general_dilated" not in primitives((1, 8, 8, 64), (3, 3, 64, 64), 1)
+    assert "conv_general_dilated" not in primitives((1, 7, 8, 32), (3, 3, 32, 32), 1)
+
+
+def test_gradients_of_several_networks_at_once_are_those_of_each() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 2, 8, 8, 4), np.float32)
+    kernel = rng.standard_normal((2, 3, 3, 4, 3), np.float32)
+
+    def gradients(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return (conv2d(x, kernel, stride=1, padding=1, lowering="matmul") ** 2).sum()
+
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    together = quick_jit(jax.vmap(gradients))(x, kernel)
+    alone = [quick_jit(gradients)(*pair) for pair in zip(x, kernel, strict=True)]
+    for a, b in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_allclose(a, np.stack(b), rtol=0, atol=1e-5 * abs(a).max())
 
 
 # Windows

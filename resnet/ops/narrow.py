@@ -1,0 +1,105 @@
+"""A 3x3 convolution for few channels, such as the 16 and 32 of the networks for CIFAR-10.
+
+Products over few channels are too thin for Winograd's algorithm: the time goes into moving pixels. XLA's own
+convolution gathers the pixels of a window while it multiplies. Only its gradient for the kernel is slow.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+MANY_CHANNELS = 64  # From this many input channels on, Winograd's products are thick enough to be faster.
+SMALL_MAP = 8  # On maps with shorter sides, XLA's convolution is slow on CPU.
+
+
+def suits_narrow(x: tuple[int, ...], kernel: tuple[int, ...], padding: int) -> bool:
+    """Returns whether `narrow_3x3` applies to shapes `x` [N, H, W, C] and `kernel`, and pays off."""
+    few_channels = x[-1] < MANY_CHANNELS
+    return kernel[:2] == (3, 3) and padding == 1 and few_channels and min(x[1:3]) >= SMALL_MAP
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def narrow_3x3(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolves `x` [N, H, W, C] with `kernel` [3, 3, C, O], padding 1.
+
+    Returns [N, out_h, out_w, O] with out_h = (H - 1) // stride + 1; out_w follows from W in the same way.
+    """
+    return _convolution(x, kernel, stride)
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # Behind the barrier, the gradient reads `x` from memory. XLA would compute it anew, back to the first
+    # block of a stage, since all in between are additions.
+    x = lax.optimization_barrier(x)
+    return narrow_3x3(x, kernel, stride), (x, kernel)
+
+
+def _backward(
+    stride: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    gradient = lax.optimization_barrier(gradient)
+    kernel_gradient = _kernel_gradient if stride == 1 else partial(_strided_kernel_gradient, stride=stride)
+    return _input_gradient(gradient, kernel, x.shape, stride), kernel_gradient(x, gradient)
+
+
+narrow_3x3.defvjp(_forward, _backward)
+
+
+def _input_gradient(
+    gradient: jax.Array, kernel: jax.Array, x_shape: tuple[int, ...], stride: int
+) -> jax.Array:
+    """Returns the gradient for the input, [N, H, W, C]: a plain convolution with the flipped kernel.
+
+    With a stride, zeros stand between the pixels of `gradient` [N, out_h, out_w, O]. The transpose that JAX
+    derives is the same sum. But inside of a loop, XLA computes it pixel by pixel, and takes seventeen times
+    as long.
+    """
+    if stride > 1:
+        ends = [size - stride * (out - 1) - 1 for size, out in zip(x_shape, gradient.shape, strict=True)]
+        edges = [(0, 0, 0), (0, ends[1], stride - 1), (0, ends[2], stride - 1), (0, 0, 0)]
+        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), edges)
+    # Without the barrier, XLA would make it the transpose again.
+    return _convolution(gradient, lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3)))
+
+
+def _kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Returns the gradient for the kernel, [3, 3, C, O], of `x` [N, H, W, C] and `gradient` [N, H, W, O].
+
+    One product covers all nine taps: three columns of `x`, side by side, times three rows of `gradient`. That
+    needs two thirds of the memory that patches of nine pixels take, and is a thicker product.
+    """
+    _, h, w, c = x.shape
+    o = gradient.shape[-1]
+    # Behind the barriers, the copies read padded arrays. Fused with the padding, they test every pixel.
+    wide = lax.optimization_barrier(jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))))
+    tall = lax.optimization_barrier(jnp.pad(gradient, ((0, 0), (1, 1), (0, 0), (0, 0))))
+    columns = jnp.concatenate([wide[:, :, j : j + w] for j in range(3)], axis=-1)
+    rows = jnp.concatenate([tall[:, 2 - i : 2 - i + h] for i in range(3)], axis=-1)
+    product = columns.reshape(-1, 3 * c).T @ rows.reshape(-1, 3 * o)
+    return product.reshape(3, c, 3, o).transpose(2, 0, 1, 3)
+
+
+def _strided_kernel_gradient(x: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:
+    """Returns what `_kernel_gradient` does, for `gradient` [N, out_h, out_w, O] of a strided convolution."""
+    _, out_h, out_w, o = gradient.shape
+    padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+    last_row, last_column = (stride * (size - 1) + 1 for size in (out_h, out_w))
+    columns = [padded[:, :, j : j + last_column : stride] for j in range(3)]
+    # Two concatenations of three are many times faster on CPU than one of nine.
+    columns = lax.optimization_barrier(jnp.concatenate(columns, axis=-1))
+    patches = jnp.concatenate([columns[:, i : i + last_row : stride] for i in range(3)], axis=-1)
+    product = patches.reshape(-1, 9 * x.shape[-1]).T @ gradient.reshape(-1, o)
+    return product.reshape(3, 3, -1, o)
