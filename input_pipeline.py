@@ -1,6 +1,8 @@
 """From a data set in host memory to batches on the devices: shuffle, pad and shard."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from datasets.types import Split
 from devices.mesh import by_batch, make_mesh, replicated
 from resnet.errors import UserError
 from training.augment import augment, grown
+from training.mixing import mix
 
 Seed = int | np.unsignedinteger | jax.Array  # uint32 [] on the devices
 
@@ -21,11 +24,13 @@ Seed = int | np.unsignedinteger | jax.Array  # uint32 [] on the devices
 class DeviceSplit(NamedTuple):
     """A split that lies whole on every device: `images` uint8 [N, H, W, C] and `labels` int32 [N].
 
-    The channels are red, green, blue and, for a split with mattes, the matte.
+    The channels are red, green, blue and, for a split with mattes, the matte. `class_weights` float32
+    [classes] weigh the loss; see `training.loss.class_weights`.
     """
 
     images: jax.Array
     labels: jax.Array
+    class_weights: jax.Array | None = None
 
 
 def training_images(train: Split, config: ConfigDict) -> Split:
@@ -37,12 +42,12 @@ def training_images(train: Split, config: ConfigDict) -> Split:
     return datasets.extend_training(train, config.data, with_mattes=config.augment.background > 0)
 
 
-def put_on_devices(split: Split, mesh: Mesh) -> DeviceSplit:
-    """Copies `split` to every device of `mesh`."""
+def put_on_devices(split: Split, mesh: Mesh, class_weights: np.ndarray | None = None) -> DeviceSplit:
+    """Copies `split` to every device of `mesh`, and the weights of its classes if it has any."""
     images = split.images
     if split.mattes is not None:
         images = np.concatenate([images, split.mattes[..., None]], axis=-1)
-    return DeviceSplit(*jax.device_put((images, split.labels), replicated(mesh)))
+    return DeviceSplit(*jax.device_put((images, split.labels, class_weights), replicated(mesh)))
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -66,6 +71,32 @@ def epoch_permutation(seed: Seed, epoch: int | jax.Array, size: int) -> jax.Arra
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), epoch)
     return jax.random.permutation(key, size)
+
+
+def make_epoch_order(
+    labels: np.ndarray, sampling: Literal["shuffle", "balanced"]
+) -> Callable[[Seed, int | jax.Array], jax.Array]:
+    """Returns the function of seed and epoch that gives the order of the images, int32 [N].
+
+    `shuffle` visits every image of `labels` [N] once. `balanced` visits every class equally often. It goes
+    through the images of each class in random order, again from the first one where the class is small. So
+    an epoch leaves out images of large classes, and has as many steps as with `shuffle`.
+    """
+    if sampling == "shuffle":
+        return partial(epoch_permutation, size=len(labels))
+    _, indices, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    starts = np.cumsum(counts) - counts
+    turn, of_class = np.divmod(np.arange(len(labels)), len(counts))
+    places = starts[of_class] + turn % counts[of_class]
+
+    def balanced_order(seed: Seed, epoch: int | jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), epoch)
+        member_key, order_key = jax.random.split(key)
+        draws = jax.random.bits(member_key, indices.shape)
+        members = jnp.lexsort((draws, jnp.asarray(indices)))
+        return jax.random.permutation(order_key, members[places].astype(jnp.int32))
+
+    return balanced_order
 
 
 def step_keys(seed: Seed, step: int | np.integer | jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -118,14 +149,18 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
     steps_per_epoch(split, config.batch_size)
     mesh = make_mesh(config.batch_size)
     seed = np.uint32(config.seeds[0] if config.seeds else config.seed)
-    size, split = len(split.labels), training_images(split, config)
+    size = config.data.image_size if config.data.store_size else None
+    order_of, split = make_epoch_order(split.labels, config.data.sampling), training_images(split, config)
 
     @jax.jit
     def batch(device_split: DeviceSplit) -> tuple[jax.Array, jax.Array]:
-        permutation = epoch_permutation(seed, 0, size)
         batch_key, augment_key = step_keys(seed, 0)
-        images, labels = training_batch(device_split, permutation, 0, batch_key, config=config, mesh=mesh)
-        return augment(augment_key, images, config.augment), labels
+        images, labels = training_batch(
+            device_split, order_of(seed, 0), 0, batch_key, config=config, mesh=mesh
+        )
+        images = augment(augment_key, images, config.augment, size=size)
+        targets = jnp.zeros((len(labels), 1))  # Labels are those of the images that have the larger share.
+        return mix(augment_key, images, targets, config.augment)[0], labels
 
     images, labels = batch(put_on_devices(split, mesh))
     return np.asarray(images).round().astype(np.uint8), np.asarray(labels)

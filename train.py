@@ -1,7 +1,7 @@
 """Training: the state, the jitted step, and the loop over calls of steps."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 import datasets
 from configs import rules
+from datasets.contents import image_table
 from datasets.types import Split
 from devices.mesh import (
     REPLICA_AXIS,
@@ -32,7 +33,7 @@ from devices.program_cache import CachedProgram
 from evaluation.predictor import evaluate_seeds, make_predictor
 from input_pipeline import (
     DeviceSplit,
-    epoch_permutation,
+    make_epoch_order,
     put_on_devices,
     step_keys,
     steps_per_epoch,
@@ -44,6 +45,9 @@ from resnet.network import Network, Tree, Weights
 from resnet.pretrained import read_pretrained
 from resnet.run import seed_workdir
 from training.augment import augment
+from training.draws import Draw
+from training.loss import class_weights, classification_loss
+from training.mixing import mix
 from training.network import adopt, initial_weights, make_network
 from training.optimizer import learning_rate_schedule, make_optimizer, update_scales
 from training.progress import ProgressBar
@@ -51,6 +55,7 @@ from training.seeds import group_seeds
 from training.signals import Signals, StopRun
 from workdir import settings
 from workdir.recorder import Recorder, Schedule, record_settings
+from workdir.settings import TrainingImages
 from workdir.statistics import mean_and_std
 from workdir.summary import SUMMARY_FILE, make_summaries, read_summary, summarize_seeds
 
@@ -91,22 +96,52 @@ def init_state(
 
 
 def make_loss(network: Network, config: ConfigDict) -> Callable[..., Any]:
-    """Returns the loss: (params, batch_stats, images, labels) -> (loss, (batch_stats, accuracy))."""
+    """Returns the loss of (params, batch_stats, images, targets, class_weights, key).
 
-    def loss_of(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array) -> Any:
+    `targets` are float32 [N, classes], `class_weights` float32 [classes] or None, and `key` draws what
+    stochastic depth skips. The loss comes with (batch_stats, hits): bool [N], whether the most probable class
+    is that of the largest target.
+    """
+
+    def loss_of(
+        params: Tree,
+        batch_stats: Tree,
+        images: jax.Array,
+        targets: jax.Array,
+        class_weights: jax.Array | None,
+        key: jax.Array,
+    ) -> Any:
         if config.finetune.frozen or config.finetune.freeze_norm:
             # What does not move needs no gradient, and does not count in the norm of the gradient.
             scales = update_scales(params, config.finetune, len(network.architecture.blocks))
             params = jax.tree.map(lambda p, scale: p if scale else lax.stop_gradient(p), params, scales)
-        logits, _, batch_stats = network.apply(Weights(params, batch_stats), images, train=True)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        logits, _, batch_stats = network.apply(Weights(params, batch_stats), images, train=True, key=key)
+        loss = classification_loss(
+            logits,
+            targets,
+            name=config.loss.name,
+            smoothing=config.label_smoothing,
+            weights=class_weights,
+        )
         if config.optimizer.l2_stem_and_head:
             kernels = params["stem_conv"]["kernel"], params["head"]["kernel"]
             loss += config.optimizer.l2_stem_and_head * sum(jnp.sum(k**2) for k in kernels)
-        return loss, (batch_stats, jnp.mean(logits.argmax(-1) == labels))
+        return loss, (batch_stats, logits.argmax(-1) == targets.argmax(-1))
 
     return loss_of
+
+
+def moving_average(average: Weights, new: Weights, step: jax.Array | np.int32, config: ConfigDict) -> Weights:
+    """Returns the `average` of the weights after `step`, moved towards the `new` ones.
+
+    It is shorter at first, or it would carry the initial weights for long. While gradients are accumulated,
+    it waits for the update.
+    """
+    updates = step // config.optimizer.accumulate
+    decay = jnp.minimum(config.ema_decay, updates / (updates + 9.0))
+    if config.optimizer.accumulate > 1:
+        decay = jnp.where(step % config.optimizer.accumulate == 0, decay, 1.0)
+    return jax.tree.map(lambda old, value: old + (1 - decay) * (value - old), average, new)
 
 
 def make_train_step(
@@ -114,9 +149,11 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Tree]]:
     """Returns the pure (state, images uint8 [N, H, W, C], labels [N], key, progress) -> (state, metrics).
 
-    `progress` is the share of the training that is done; its default is 1.
+    `progress` is the share of the training that is done; its default is 1. `class_weights` are those of
+    `training.loss.class_weights`, or None.
     """
     loss_of = make_loss(network, config)
+    size = config.data.image_size if config.data.store_size else None
 
     def train_step(
         state: TrainState,
@@ -125,23 +162,24 @@ def make_train_step(
         key: jax.Array,
         *,
         progress: float | jax.Array = 1.0,
+        class_weights: jax.Array | None = None,
     ) -> tuple[TrainState, Tree]:
-        images = augment(key, images, config.augment, progress)
-        (loss, (batch_stats, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state.batch_stats, images, labels
+        targets = jax.nn.one_hot(labels, network.num_classes)
+        images = augment(key, images, config.augment, progress, size=size)
+        images, targets = mix(key, images, targets, config.augment)
+        depth_key = jax.random.fold_in(key, Draw.STOCHASTIC_DEPTH)
+        (loss, (batch_stats, hits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.batch_stats, images, targets, class_weights, depth_key
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
         ema = state.ema
         if ema is not None:
-            # Shorter at first, or the average would carry the initial weights for long.
-            decay = jnp.minimum(config.ema_decay, step / (step + 9.0))
-            new = Weights(params, batch_stats)
-            ema = jax.tree.map(lambda average, value: average + (1 - decay) * (value - average), ema, new)
+            ema = moving_average(ema, Weights(params, batch_stats), step, config)
         metrics = {
             "loss": loss,
-            "accuracy": accuracy,
+            "accuracy": jnp.mean(hits),
             "gradient_norm": optax.global_norm(gradients),
         }
         return TrainState(step, params, batch_stats, opt_state, ema), metrics
@@ -164,6 +202,7 @@ def make_run_steps(
     mesh for several replicas, the state, the permutation and the seed have a leading axis of replicas.
     """
     train_step = make_train_step(network, optimizer, config)
+    accumulate = config.optimizer.accumulate
 
     def run_steps(
         state: TrainState, split: DeviceSplit, permutation: jax.Array, seed: jax.Array, count: jax.Array
@@ -178,8 +217,16 @@ def make_run_steps(
             images, labels = training_batch(
                 split, permutation, index, batch_key, config=config, mesh=mesh, progress=progress
             )
-            learning_rate = schedule(state.step)
-            state, metrics = train_step(state, images, labels, augment_key, progress=progress)
+            # The rate of the update that this batch is part of.
+            learning_rate = schedule(state.step // accumulate * accumulate)
+            state, metrics = train_step(
+                state,
+                images,
+                labels,
+                augment_key,
+                progress=progress,
+                class_weights=split.class_weights,
+            )
             metrics["learning_rate"] = learning_rate
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
 
@@ -240,9 +287,12 @@ class Training:
         self._replicas = replicas
         self._mesh = make_mesh(config.batch_size, replicas)
         self._dataset = datasets.load(config.data)
-        self._train, self._val = datasets.train_val_split(self._dataset.train, config.data)
-        digest = self._dataset.train.digest()
-        self._record_settings = partial(record_settings, config, self._dataset.class_names, digest)
+        self._train, self._val = datasets.train_val_split(self._dataset, config.data)
+        splits = {"train": self._train, "val": self._val, "test": self._dataset.test}
+        self._splits = {name: split for name, split in splits.items() if split is not None}
+        table = image_table(self._dataset) if self._dataset.train.files is not None else ""
+        images = TrainingImages(self._dataset.train.digest(), table)
+        self._record_settings = partial(record_settings, config, self._dataset.class_names, images)
         per_epoch = steps_per_epoch(self._train, config.batch_size)
         total_steps = config.num_epochs * per_epoch
         self._schedule = Schedule(total_steps, per_epoch, config.batch_size, config.checkpoint)
@@ -256,7 +306,8 @@ class Training:
         self._run_steps = CachedProgram(run_steps, STEP_METRICS, config.to_dict(), by_replica(self._mesh))
         self._predict = make_predictor(self._network, config.batch_size, self._mesh)
         self._permutation = lru_cache(maxsize=1)(self._make_permutation())
-        self._device_train = put_on_devices(training_images(self._train, config), self._mesh)
+        balance = class_weights(self._train.labels, self._network.num_classes, config.loss.class_weights)
+        self._device_train = put_on_devices(training_images(self._train, config), self._mesh, balance)
 
     def record_settings(self, workdir: Path) -> None:
         """Makes `workdir` and writes the settings of all seeds to its `config.json`.
@@ -275,7 +326,7 @@ class Training:
         """
         self._record_settings(workdirs=workdirs, seeds=seeds)
         total_steps, per_epoch = self._schedule.total_steps, self._schedule.steps_per_epoch
-        splits = self._splits(test)
+        splits = [name for name in self._splits if name != "test" or test != "never"]
         with Signals() as signals, Recorder(workdirs, self._schedule) as recorder:
             initial = list(map(self._init_state, seeds))
             states, step = recorder.restore(initial, replicated(self._mesh))
@@ -305,7 +356,7 @@ class Training:
 
     def _make_permutation(self) -> Callable[[tuple[int, ...], int], jax.Array]:
         """Returns the function of seeds and epoch that gives the order of the images, on the devices."""
-        permute: Callable[..., jax.Array] = partial(epoch_permutation, size=len(self._train.labels))
+        permute = make_epoch_order(self._train.labels, self.config.data.sampling)
         if has_replicas(self._mesh):
             permute = jax.vmap(permute, in_axes=(0, None))
         jitted = jax.jit(permute, out_shardings=by_replica(self._mesh))
@@ -354,16 +405,9 @@ class Training:
             if state.ema:
                 recorder.record(step, "val_raw", self._evaluate(state.weights, self._val))
             bar.note(step / self._schedule.steps_per_epoch, "validation", mean_and_std(metrics)["mean"])
-        if test == "every_epoch":
+        if test == "every_epoch" and self._dataset.test is not None:
             with recorder.paused_clock():
                 recorder.record(step, "test", self._evaluate(state.averaged, self._dataset.test))
-
-    def _splits(self, test: TestLooks) -> dict[str, Split]:
-        """Returns the splits by name that the summary is about."""
-        splits = {"train": self._train}
-        if self._val is not None:
-            splits["val"] = self._val
-        return splits if test == "never" else splits | {"test": self._dataset.test}
 
     def _about(self) -> dict[str, Any]:
         """Returns what the summaries of all seeds have in common, besides versions and devices."""
@@ -373,15 +417,15 @@ class Training:
             "prediction": settings.prediction(self.config),
         }
 
-    def _are_finished(self, summaries: Sequence[Mapping[str, Any]], splits: Mapping[str, Split]) -> bool:
+    def _are_finished(self, summaries: Sequence[Mapping[str, Any]], splits: Collection[str]) -> bool:
         """Whether earlier starts have written `summaries` of this training, on all of `splits`."""
         return all(
-            self._about().items() <= summary.items() and splits.keys() <= summary.keys()
+            self._about().items() <= summary.items() and set(splits) <= summary.keys()
             for summary in summaries
         )
 
     def _summarize(
-        self, state: TrainState, splits: Mapping[str, Split], signals: Signals
+        self, state: TrainState, splits: Collection[str], signals: Signals
     ) -> list[dict[str, Any]]:
         """Evaluates the final weights on all of `splits`.
 
@@ -393,9 +437,10 @@ class Training:
             if weights is None:
                 continue
             scores[kind] = {}
-            for name, split in splits.items():
+            for name in splits:
                 if signals.received:
                     raise StopRun(signals.received)
+                split = datasets.at_image_size(self._splits[name], self.config.data)
                 scores[kind][name] = self._evaluate(weights, split)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self._replicas
         return make_summaries(

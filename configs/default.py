@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config.init_head = "auto"  # their head: keep, replace or auto (keep it if the number of classes matches)
 
     config.data = data = ConfigDict()
-    data.name = "signs"  # signs or rendered
-    data.dir = ""  # folder of the files; empty: $SIGNS_DIR, or else data/signs
+    data.name = "signs"  # signs, rendered or folder (images of your own)
+    data.dir = ""  # folder, archive or table (.csv) of the images; for SIGNS empty: $SIGNS_DIR or data/signs
     data.seed = 0  # draws the rendered images
     data.variety = 1.0  # how much rendered images vary: 0 only easy ones, 1 up to very hard ones
     data.train_size = 1080  # number of rendered images for training
@@ -30,22 +30,27 @@ def get_config() -> ConfigDict:
     data.rendered_share = 0.0  # their share of a batch, after the first augment.ramp of the training
     data.rendered_share_at_start = 0.0  # their share of a batch at the first step
     data.image_size = 64  # pixels along a side; images of another size are resized
+    data.store_size = 0  # pixels along a side of training images before they are cropped; 0: image_size
+    data.unreadable = "skip"  # images of a folder that cannot be read: skip or refuse
+    data.sampling = "shuffle"  # every image once an epoch (shuffle), or every class equally often (balanced)
+    data.test_fraction = 0.0  # share of a folder's images that is held out for testing, if it has no split
     data.val_fraction = 0.0  # share of the training images that is held out for validation
     data.folds = 0  # number of folds for cross-validation; 0: none
     data.fold = 0  # index of the fold that is held out
-    data.split_seed = 0  # draws the validation images or the folds
+    data.split_seed = 0  # draws the test and validation images, or the folds
     data.mean = (0.5, 0.5, 0.5)  # subtracted from pixels in [0, 1]: red, green, blue
     data.std = (0.25, 0.25, 0.25)  # divides the pixels after that
     data.standardize = "none"  # image or channel: use the mean and deviation of each image or channel instead
     data.channel_order = "rgb"  # order of the channels that the network takes: rgb or bgr
-    data.crop = 1.0  # side of the centre square that is cut from a picture, as a share of its shorter side
+    data.fit = "crop"  # how a picture becomes a square: crop, pad (with grey) or stretch
+    data.crop = 1.0  # side of the centre square that is cut from the scaled picture, as a share of it
 
     config.augment = augment = ConfigDict()  # 0 switches off any of these
     augment.flip = 0.5  # probability of a horizontal flip
     augment.rotation = 15.0  # largest rotation in degrees, either way
     augment.scale = 0.15  # largest relative change of size, either way
     augment.translation = 0.1  # largest shift as a share of the side, either way
-    augment.appearance = 1.0  # share of the images whose appearance (all but the geometry) is changed
+    augment.appearance = 1.0  # share of the images whose colours, background and noise are changed
     augment.ramp = 0.0  # share of the training during which augment.appearance grows from 0
     augment.perspective = 0.0  # largest relative change of size across half of the image, either way
     augment.background = 0.0  # probability that a random texture replaces the background of the hand
@@ -57,6 +62,14 @@ def get_config() -> ConfigDict:
     augment.levels = 0.0  # largest change of the black and white levels, and of the log of the gamma
     augment.noise = 0.0  # largest uniform noise as a share of the range, either way
     augment.cutout = 0.0  # side of a grey square as a share of the side of the image
+    augment.pad = 0  # pixels of zeros around the image, of which a random crop then is taken
+    augment.resized_crop = 0.0  # smallest share of the area that a random resized crop keeps (ImageNet: 0.08)
+    augment.policy = "none"  # trivial (TrivialAugment), rand (RandAugment) or none
+    augment.policy_operations = 2  # operations in a row, for rand
+    augment.policy_magnitude = 9.0  # their magnitude, 0 to 30, for rand
+    augment.erasing = 0.0  # probability that a random rectangle is erased
+    augment.mixup = 0.0  # concentration of the beta distribution of mixup
+    augment.cutmix = 0.0  # concentration of the beta distribution of CutMix; with mixup they take turns
 
     config.model = model = ConfigDict()
     model.depth = 50  # 18, 34, 50, 101, 152, 200; with three stages 16, 20, 28, 32, 40, 44, 56, 110, 164
@@ -74,24 +87,33 @@ def get_config() -> ConfigDict:
     model.zero_init_last = True  # start residual blocks as the identity: last scale zero, in v2 last kernel
     model.conv_bias = False  # give convolutions that no norm follows a bias (Keras V2)
     model.norm_epsilon = 1e-5  # added to the variance
+    model.stochastic_depth = 0.0  # probability that training skips the last block; less for earlier ones
     model.convolution = "auto"  # lax (XLA's), matmul (matrix products) or auto (matmul on a CPU, else lax)
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "adamw"  # sgd (with Nesterov momentum), adam or adamw
+    optimizer.name = "adamw"  # sgd, adam, adamw, lamb, lion or muon
     optimizer.learning_rate = 1e-3  # at the end of the warm-up
-    optimizer.schedule = "cosine"  # constant or cosine (zero at the last step)
+    optimizer.schedule = "cosine"  # constant, multistep, or cosine or linear (zero at the last step)
+    optimizer.milestones = (0.5, 0.75)  # shares of the training after which multistep lowers the rate
+    optimizer.decay_factor = 0.1  # by which multistep multiplies the rate
     optimizer.warmup_epochs = 2.0  # epochs in which the learning rate grows from zero
-    optimizer.momentum = 0.9  # for sgd
-    optimizer.b1 = 0.9  # for adam and adamw
-    optimizer.b2 = 0.999  # for adam and adamw
-    optimizer.epsilon = 1e-8  # for adam and adamw
-    optimizer.weight_decay = 0.05  # for kernels only; decoupled in adamw, otherwise part of the gradient
+    optimizer.momentum = 0.9  # for sgd and muon
+    optimizer.nesterov = True  # Nesterov's momentum, for sgd and muon
+    optimizer.b1 = 0.9  # for adam, adamw, lamb and lion
+    optimizer.b2 = 0.999  # for adam, adamw, lamb and lion
+    optimizer.epsilon = 1e-8  # for adam, adamw and lamb
+    optimizer.weight_decay = 0.05  # for kernels only; part of the gradient in sgd and adam, else decoupled
     optimizer.clip_norm = 0.0  # largest norm of the whole gradient; 0: no clipping
     optimizer.l2_stem_and_head = 0.0  # factor of a loss term: the squares of the stem's and head's kernels
+    optimizer.accumulate = 1  # batches whose gradients are averaged for one update
     config.finetune = finetune = ConfigDict()
     finetune.frozen = 0  # first parts that do not move: 1 the stem, 2 also stage 1, ... 5 all but the head
     finetune.layer_decay = 1.0  # learning rate of a part (stem, stages, head) relative to the next part
     finetune.freeze_norm = False  # norms use their running statistics and do not change
+
+    config.loss = loss = ConfigDict()
+    loss.name = "softmax"  # or sigmoid (each class by itself); predictions are the softmax of both
+    loss.class_weights = "none"  # balanced: weigh classes by the inverse of their number of images
 
     config.label_smoothing = 0.1  # share of the target that is spread evenly over the classes
     config.test_time_flip = False  # predict by the mean of the logits of an image and its mirror image

@@ -18,11 +18,16 @@ from resnet.preprocessing import PREDICTION, Preprocessing
 CHOICES: dict[str, tuple[Any, ...]] = {
     "seeds_together": ("auto", "yes", "no"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
-    "data.name": ("signs", "rendered"),
+    "data.name": ("signs", "rendered", "folder"),
+    "data.unreadable": ("skip", "refuse"),
+    "data.sampling": ("shuffle", "balanced"),
+    "augment.policy": ("none", "trivial", "rand"),
+    "loss.name": ("softmax", "sigmoid"),
+    "loss.class_weights": ("none", "balanced"),
     "init_head": ("auto", "keep", "replace"),
     "model.convolution": ("auto", "lax", "matmul"),
-    "optimizer.name": ("sgd", "adam", "adamw"),
-    "optimizer.schedule": ("cosine", "constant"),
+    "optimizer.name": ("sgd", "adam", "adamw", "lamb", "lion", "muon"),
+    "optimizer.schedule": ("cosine", "constant", "multistep", "linear"),
     "gpu.matmul_precision": ("default", "high", "highest"),
     **{f"model.{name}": choices for name, choices in architecture.CHOICES.items()},
     **{f"data.{name}": choices for name, choices in preprocessing.CHOICES.items()},
@@ -39,6 +44,8 @@ BOUNDS: dict[str, Bounds] = {
     "data.test_size": (1, None),
     "data.seed": (0, None),
     "data.variety": (0, 1),
+    "data.store_size": (0, 4096),
+    "data.test_fraction": (0, 0.9),
     "data.split_seed": (0, None),
     "augment.flip": (0, 1),
     "augment.rotation": (0, 180),
@@ -56,9 +63,19 @@ BOUNDS: dict[str, Bounds] = {
     "augment.levels": (0, 1),
     "augment.noise": (0, 1),
     "augment.cutout": (0, 1),
+    "augment.pad": (0, 64),
+    "augment.resized_crop": (0, 1),
+    "augment.policy_operations": (1, 16),
+    "augment.policy_magnitude": (0, 30),
+    "augment.erasing": (0, 1),
+    "augment.mixup": (0, None),
+    "augment.cutmix": (0, None),
+    "model.stochastic_depth": (0, 0.9),
+    "optimizer.decay_factor": (0, 1),
+    "optimizer.accumulate": (1, None),
     "optimizer.learning_rate": (0, None),
     "optimizer.warmup_epochs": (0, None),
-    "optimizer.momentum": (0, 1),
+    "optimizer.momentum": (0, 0.999999),
     "optimizer.b1": (0, 0.999999),
     "optimizer.b2": (0, 0.999999),
     "optimizer.epsilon": (0, None),
@@ -114,6 +131,19 @@ ALIASES = {
     "data_path": "data.dir",
     "data_dir": "data.dir",
     "hflip": "augment.flip",
+    "drop_path": "model.stochastic_depth",
+    "droppath": "model.stochastic_depth",
+    "grad_accum": "optimizer.accumulate",
+    "accum_iter": "optimizer.accumulate",
+    "gradient_accumulation_steps": "optimizer.accumulate",
+    "reprob": "augment.erasing",
+    "random_erase": "augment.erasing",
+    "auto_augment": "augment.policy",
+    "aa": "augment.policy",
+    "class_weight": "loss.class_weights",
+    "gamma": "optimizer.decay_factor",
+    "train_dir": "data.dir",
+    "root": "data.dir",
     "val_split": "data.val_fraction",
     "arch": "model.depth",
     "layers": "model.depth",
@@ -177,14 +207,18 @@ def expected_type_of(name: str) -> str:
     return expected_type(default_fields()[name])
 
 
+# Fields of `config.model` that say how the network is computed or trained, not what it is.
+TRAINING_ONLY = ("convolution", "stochastic_depth")
+
+
 def architecture_of(model: ConfigDict) -> Architecture:
-    """Returns the architecture of `config.model`, whose other field says how convolutions are computed.
+    """Returns the architecture of `config.model`, without its fields that are not about the network itself.
 
     Raises:
         UserError: a field is out of range, or does not go with another one.
     """
     try:
-        return Architecture(**{name: value for name, value in model.items() if name != "convolution"})
+        return Architecture(**{name: value for name, value in model.items() if name not in TRAINING_ONLY})
     except UserError as error:
         raise UserError(f"config.model.{error}") from None
 
@@ -227,6 +261,9 @@ def check(config: ConfigDict) -> None:
         check_three_numbers(f"config.{name}", values[name], defaults[name])
     _check_seeds(config.seeds)
     _check_rendered_hands(config)
+    _check_milestones(config.optimizer.milestones)
+    _check_folder(config)
+    _check_balance(config)
     preprocessing_of(config)
     architecture_of(config.model)
     if config.gpu.visible_devices.strip(", 0123456789"):
@@ -261,3 +298,52 @@ def _check_rendered_hands(config: ConfigDict) -> None:
             " data.rendered_share is 0, and data.rendered_share_at_start is 0 or has no augment.ramp to last"
             " for; expected a share of each batch"
         )
+
+
+def _check_milestones(milestones: tuple[Any, ...]) -> None:
+    are_shares = all(type(share) in (int, float) and 0 < share < 1 for share in milestones)
+    if not are_shares or list(milestones) != sorted(set(milestones)):
+        raise UserError(
+            f"config.optimizer.milestones={milestones!r}: expected ascending shares of the training between 0"
+            " and 1, such as (0.5, 0.75)"
+        )
+
+
+def _check_folder(config: ConfigDict) -> None:
+    """Checks the fields that only a folder of images has, and the size at which its images are stored."""
+    data, augment = config.data, config.augment
+    for name in ("test_fraction", "store_size"):
+        if data[name] and data.name != "folder":
+            raise UserError(
+                f"config.data.{name}={data[name]}: is for data.name=folder, but it is {data.name}; expected 0"
+            )
+    if data.store_size and data.store_size < data.image_size:
+        raise UserError(
+            f"config.data.store_size={data.store_size}: smaller than data.image_size={data.image_size};"
+            " expected at least that, or 0"
+        )
+    if data.store_size > data.image_size and not (augment.pad or augment.resized_crop):
+        raise UserError(
+            f"config.data.store_size={data.store_size}: nothing crops the images to"
+            f" data.image_size={data.image_size}; set augment.resized_crop, such as 0.25, or store_size to 0"
+        )
+    if data.unreadable != "skip" and data.name != "folder":
+        raise UserError(
+            f"config.data.unreadable={data.unreadable!r}: is for data.name=folder, but it is {data.name};"
+            " expected 'skip'"
+        )
+
+
+def _check_balance(config: ConfigDict) -> None:
+    """Checks that classes of different sizes are balanced once, and by the images that are trained on."""
+    weights, sampling = config.loss.class_weights, config.data.sampling
+    others = {
+        "data.sampling=balanced": sampling == "balanced",
+        "data.rendered_size": config.data.rendered_size,
+    }
+    for other, is_set in others.items():
+        if weights == "balanced" and is_set:
+            raise UserError(
+                f"config.loss.class_weights={weights!r}: weighs classes by their images, which is wrong with"
+                f" {other}; set one of the two"
+            )

@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.0
     config.data.mean = (0.0, 0.0, 0.0)
     config.data.std = (1.0, 1.0, 1.0)
-    config.augment.update(dict.fromkeys(config.augment, 0.0))
+    config.augment.update(flip=0.0, rotation=0.0, scale=0.0, translation=0.0, appearance=0.0)
+    config.augment.update(brightness=0.0, contrast=0.0, channel_gain=0.0)
     config.model.variant = "v1"
     config.model.max_pool = "unpadded"
     config.model.norm_epsilon = 1e-3

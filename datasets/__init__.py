@@ -6,11 +6,12 @@ config.
 """
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets.splits import stratified_fold, stratified_split
+from datasets.splits import draw_validation
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
 
@@ -21,7 +22,9 @@ __all__ = [
     "NAMES",
     "Dataset",
     "Split",
+    "at_image_size",
     "class_names",
+    "display_name",
     "extend_training",
     "load",
     "load_splits",
@@ -29,7 +32,7 @@ __all__ = [
     "train_val_split",
 ]
 
-NAMES = ("signs", "rendered")
+NAMES = ("signs", "rendered", "folder")
 
 # Sources are imported inside the functions, because each brings libraries that the others do without.
 
@@ -38,10 +41,11 @@ def load(config: "ConfigDict") -> Dataset:
     """Loads the data set that `config.name` names.
 
     "signs" reads the files in `config.dir`. "rendered" renders by `config.seed`, `config.train_size`,
-    `config.test_size` and `config.variety`. Images of another size than `config.image_size` are prepared as
-    for a prediction: their shorter side is resized and their centre cut out.
+    `config.test_size` and `config.variety`. "folder" reads the images of the user in `config.dir`. Images of
+    another size than `config.image_size` are prepared as for a prediction; see `resnet.images.fit_square`.
 
-    Returns: images uint8 `[N, image_size, image_size, 3]`, labels int32 `[N]`, class names.
+    Returns: images uint8 `[N, image_size, image_size, 3]`, labels int32 `[N]`, class names. Training images
+    of a folder have the side `config.store_size`, if that is not 0.
 
     Raises: UserError for an unknown name, for data that cannot be read or rendered, and for rendered hands
     that are to be added to a data set of other classes.
@@ -49,7 +53,12 @@ def load(config: "ConfigDict") -> Dataset:
     dataset = _load_source(config)
     if config.rendered_size:
         _check_shows_digits(dataset, config)
-    return dataset._replace(train=_resize(dataset.train, config), test=_resize(dataset.test, config))
+    if config.name == "folder":
+        return dataset  # Its images have been resized as they were decoded.
+    return dataset._replace(
+        train=at_image_size(dataset.train, config),
+        test=None if dataset.test is None else at_image_size(dataset.test, config),
+    )
 
 
 def class_names(config: "ConfigDict") -> tuple[str, ...]:
@@ -68,11 +77,20 @@ def class_names(config: "ConfigDict") -> tuple[str, ...]:
             from datasets.rendered import render
 
             return render.CLASS_NAMES
+        case "folder":
+            from datasets import folder
+
+            return folder.class_names(config)
     raise _unknown_name(config)
 
 
+def display_name(config: "ConfigDict") -> str:
+    """Returns the name by which people know the data set: that of the folder, or of the source."""
+    return Path(config.dir).name if config.name == "folder" else config.name
+
+
 def load_splits(config: "ConfigDict") -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Loads the splits train, val (if images are held out) and test by name, and the class names.
+    """Loads the splits train, val and test by name, those that there are, and the class names.
 
     Raises: UserError as `load` and `train_val_split`.
     """
@@ -81,42 +99,30 @@ def load_splits(config: "ConfigDict") -> tuple[dict[str, Split], tuple[str, ...]
 
 
 def splits_by_name(dataset: Dataset, config: "ConfigDict") -> dict[str, Split]:
-    """Returns the splits train, val (if images are held out) and test of `dataset`.
+    """Returns the splits train, val and test of `dataset`, those that there are, at `config.image_size`.
 
     Raises: UserError as `train_val_split`.
     """
-    train, val = train_val_split(dataset.train, config)
-    return {"train": train} | ({} if val is None else {"val": val}) | {"test": dataset.test}
+    train, val = train_val_split(dataset, config)
+    splits = {"train": train, "val": val, "test": dataset.test}
+    return {name: at_image_size(split, config) for name, split in splits.items() if split is not None}
 
 
-def train_val_split(split: Split, config: "ConfigDict") -> tuple[Split, Split | None]:
-    """Splits training images into images to train on and images to validate on.
+def train_val_split(dataset: Dataset, config: "ConfigDict") -> tuple[Split, Split | None]:
+    """Returns the images of `dataset` to train on and those to validate on.
 
-    `config.val_fraction` is the share of each class to hold out. `config.folds` cuts the images into that
-    many folds instead and holds out number `config.fold`. Both draw by `config.split_seed`. With both 0 there
-    is no validation split.
+    Validation images that the data set comes with are used as they are, as are those of a folder. Others are
+    drawn from the training images, see `datasets.splits.draw_validation`. With none of them, there is no
+    validation split.
 
-    Returns: the training split and the validation split, or `split` itself and None.
-
-    Raises: UserError if both are set, or one is out of its range.
+    Raises: UserError as `draw_validation`.
     """
-    if config.val_fraction and config.folds:
-        raise UserError(
-            f"config.data.val_fraction={config.val_fraction}: cannot be combined with"
-            f" config.data.folds={config.folds}; set one of them to 0"
-        )
-    if config.fold and not config.folds:
-        raise UserError(
-            f"config.data.fold={config.fold}: expected 0, as config.data.folds=0 makes no folds; set"
-            " config.data.folds to their number, or config.data.fold to 0"
-        )
-    if config.folds:
-        train, val = stratified_fold(split.labels, config.fold, config.folds, config.split_seed)
-    elif config.val_fraction:
-        train, val = stratified_split(split.labels, config.val_fraction, config.split_seed)
-    else:
-        return split, None
-    return split.subset(train), split.subset(val)
+    if dataset.val is not None or config.name == "folder":
+        return dataset.train, dataset.val
+    train, val = draw_validation(dataset.train.labels, config)
+    if not len(val):
+        return dataset.train, None
+    return dataset.train.subset(train), dataset.train.subset(val)
 
 
 def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Split:
@@ -141,7 +147,7 @@ def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Sp
         seed=config.seed,
         train_size=config.rendered_size,
         test_size=1,
-        image_size=config.image_size,
+        image_size=split.images.shape[1],
         variety=config.variety,
     ).train
     return Split(
@@ -167,6 +173,10 @@ def _load_source(config: "ConfigDict") -> Dataset:
                 image_size=config.image_size,
                 variety=config.variety,
             )
+        case "folder":
+            from datasets import folder
+
+            return folder.load(config)
     raise _unknown_name(config)
 
 
@@ -188,15 +198,18 @@ def _check_shows_digits(dataset: Dataset, config: "ConfigDict") -> None:
         )
 
 
-def _resize(split: Split, config: "ConfigDict") -> Split:
-    """Resizes images and mattes to `config.image_size`, and returns `split` itself if they have that size."""
+def at_image_size(split: Split, config: "ConfigDict") -> Split:
+    """Returns `split` at `config.image_size`, as a prediction prepares images; itself if it has that size.
+
+    Mattes are resized with their images.
+    """
     size = config.image_size
     if split.images.shape[1:3] == (size, size):
         return split
-    from resnet.images import resize_and_crop
+    from resnet.images import fit_square
 
     def resized(pictures: np.ndarray) -> np.ndarray:
-        return np.stack([resize_and_crop(picture, size, config.crop) for picture in pictures])
+        return np.stack([fit_square(picture, size, config.crop, config.fit) for picture in pictures])
 
     mattes = None
     if split.mattes is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.archives import printable
 from datasets.duplicates import TWIN_DISTANCE, close_pairs, nearest
 from datasets.types import Split
 
@@ -24,7 +25,8 @@ def audit(splits: dict[str, Split], class_names: tuple[str, ...]) -> dict[str, A
     Returns a JSON-ready dictionary:
       `classes`: number of images of each class in each split.
       `pairs`: close pairs within each split and across any two, closest first. A pair has `splits`,
-        `indices`, `labels` (class names), `distance` and `conflict` (whether the labels differ).
+        `indices`, `labels` (class names), `distance` and `conflict` (whether the labels differ), and `files`
+        where the images have files.
       `near_duplicates`: for any two splits and each threshold, the number of `pairs`, of `conflicts` among
         them, and of `images` of the second split that have a near duplicate in the first. Within one split
         these are images with a near duplicate earlier in it.
@@ -65,11 +67,15 @@ def _describe(
 ) -> dict[str, Any]:
     """Describes a pair from `close_pairs` between the two named splits, as an entry of `pairs`."""
     i, j, distance = pair
-    first, second = (splits[name].labels for name in names)
-    labels = [class_names[first[i]], class_names[second[j]]]
+    first, second = (splits[name] for name in names)
+    labels = [class_names[first.labels[i]], class_names[second.labels[j]]]
+    files = {}
+    if first.files is not None and second.files is not None:
+        files = {"files": [printable(str(first.files[i])), printable(str(second.files[j]))]}
     return {
         "splits": list(names),
         "indices": [i, j],
+        **files,
         "labels": labels,
         "distance": round(distance, 3),
         "conflict": labels[0] != labels[1],

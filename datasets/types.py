@@ -13,16 +13,17 @@ class Split(NamedTuple):
       images: uint8 `[N, H, W, 3]`, values 0 to 255.
       labels: int32 `[N]`.
       mattes: uint8 `[N, H, W]`, 255 where a pixel is all hand and 0 where it is all background; or None.
+      files: strings `[N]`, the path of each image's file; or None for images that have none.
     """
 
     images: np.ndarray
     labels: np.ndarray
     mattes: np.ndarray | None = None
+    files: np.ndarray | None = None
 
     def subset(self, indices: np.ndarray) -> "Split":
-        """Returns the images at `indices` `[M]`, in that order, with their labels and mattes."""
-        mattes = None if self.mattes is None else self.mattes[indices]
-        return Split(self.images[indices], self.labels[indices], mattes)
+        """Returns the images at `indices` `[M]`, in that order, with all that belongs to them."""
+        return Split(*(None if array is None else array[indices] for array in self))
 
     def digest(self) -> str:
         """Returns a checksum of all images and labels, in hexadecimal."""
@@ -32,8 +33,15 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A training and a test split of the same classes. Label `i` means `class_names[i]`."""
+    """Splits of the same classes. Label `i` means `class_names[i]`.
+
+    `test` is None where there are no test images. `val` holds validation images that the data set brings with
+    it; without them, `datasets.train_val_split` can hold some out. `unreadable` says what is wrong with each
+    file that was left out because it cannot be read.
+    """
 
     train: Split
-    test: Split
+    test: Split | None
     class_names: tuple[str, ...]
+    val: Split | None = None
+    unreadable: tuple[str, ...] = ()

@@ -314,13 +314,13 @@ def draw_sheet(image: np.ndarray) -> Image.Image:
 def _main() -> None:
     from evaluation.report.pictures import encode_picture
     from resnet.files import write_result
-    from resnet.images import read_image, resize_and_crop
+    from resnet.images import fit_square, read_image
 
     parser = argparse.ArgumentParser(prog="python -m evaluation.corruptions", description=__doc__)
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("out", metavar="OUT.png", type=Path)
     arguments = parser.parse_args()
-    image = resize_and_crop(read_image(arguments.image), REFERENCE_SIDE)
+    image = fit_square(read_image(arguments.image), REFERENCE_SIDE)
     write_result(arguments.out, encode_picture(draw_sheet(image)))
 
 

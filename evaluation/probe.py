@@ -54,11 +54,21 @@ def probe_layers(
 
     Features are means over positions. Both classifiers learn from `splits["train"]`. The strength of the
     probe is chosen by `splits["val"]` if there is one, and otherwise by a fifth of the training images. The
-    test images are only measured on. With `own_head`, `network` is the accuracy of the network's own head.
+    test images are only measured on. Where there are none, the validation images take their place. With
+    `own_head`, `network` is the accuracy of the network's own head.
 
     Raises:
-        UserError: there are too few training images to hold some out.
+        UserError: there are no test and no validation images, or too few training images to hold some out.
     """
+    measured = "test"
+    if "test" not in splits:
+        if "val" not in splits:
+            raise UserError(
+                "--mode=probe: the data have no test and no validation images to measure on; set"
+                " --config.data.test_fraction or --config.data.val_fraction"
+            )
+        measured = "validation"
+        splits = {"train": splits["train"], "test": splits["val"]}
     train, test = splits["train"], splits["test"]
     chooser = "val" if "val" in splits else "train"
     if chooser == "train" and np.bincount(train.labels).max() < 3:
@@ -74,6 +84,7 @@ def probe_layers(
             for layer in layers
         ],
         "images": {name: len(split.labels) for name, split in splits.items()},
+        "measured_on": measured,
         "neighbours": min(NEIGHBOURS, len(train.labels)),
         "strength_chosen_on": chooser if chooser == "val" else f"{HELD_OUT:.0%} of train",
     }  # fmt: skip

@@ -73,6 +73,8 @@ def full_report(
 ) -> dict[str, Any]:
     """Returns accuracy, loss, calibration, confusion matrix (rows: true class), and every class's scores.
 
+    `balanced_accuracy` is the mean recall of the classes that have images (Brodersen et al. 2010, "The
+    balanced accuracy and its posterior distribution"), which large classes do not dominate.
     Precision is None for a class that is never predicted, recall for a class without images. `twins`, bool
     [N], marks images with a near duplicate in training; `without_twins` has the scores of the others.
     """
@@ -89,8 +91,10 @@ def full_report(
         }
         for i, name in enumerate(class_names)
     ]
+    recalls = [row["recall"] for row in classes if row["recall"] is not None]
     report = {
         **accuracy_and_loss(logits, labels),
+        "balanced_accuracy": float(np.mean(recalls)),
         "images": len(labels),
         "classes": classes,
         "confusion_matrix": confusion.tolist(),
@@ -99,6 +103,22 @@ def full_report(
     if twins is not None:
         report["without_twins"] = _scores_without(twins, logits, labels)
     return report
+
+
+def frequent_confusions(report: dict[str, Any], most: int) -> list[tuple[str, str, int]]:
+    """Returns the `most` frequent mistakes of a `full_report`: true class, predicted class, their number."""
+    names = [row["class"] for row in report["classes"]]
+    mistakes = np.array(report["confusion_matrix"])
+    np.fill_diagonal(mistakes, 0)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
+    return [(names[i], names[j], int(mistakes[i, j])) for i, j in pairs if mistakes[i, j]]
+
+
+def hardest_classes(report: dict[str, Any], most: int) -> list[dict[str, Any]]:
+    """Returns the scores of the `most` classes of a `full_report` with the lowest recall, lowest first."""
+    rows = [row for row in report["classes"] if row["recall"] is not None]
+    return sorted(rows, key=lambda row: row["recall"])[:most]
 
 
 def _scores_without(twins: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import datasets
+from datasets.contents import image_table
 from datasets.duplicates import has_twin
 from datasets.types import Dataset, Split
 from devices.mesh import make_mesh, replicated
@@ -20,14 +21,18 @@ from resnet.classifier import Trained, load_trained
 from resnet.errors import UserError
 from resnet.network import Network, Weights
 from workdir import settings
+from workdir.images_file import describe_changes, read_images_file
 from workdir.statistics import by_seed
+
+NAMES_SHOWN = 10  # classes in a message
 
 
 class TrainedRun(NamedTuple):
     """A trained run with its data.
 
     `splits` by name are those of its data: train (as trained on), val if it held one out, and test. With
-    `on_other_data` they are those of a data set that it was not trained on. `predict` takes images uint8
+    `on_other_data` they are those of a data set that it was not trained on. `stored_train` are the training
+    images before `config.data.store_size` is cropped to the network's size. `predict` takes images uint8
     [N, H, W, 3] to logits float32 [N, classes]. `kind` of weights is `raw` or `ema`. `batch_size` is a
     multiple of the number of devices here.
     """
@@ -35,6 +40,7 @@ class TrainedRun(NamedTuple):
     config: ConfigDict
     class_names: tuple[str, ...]
     splits: dict[str, Split]
+    stored_train: Split
     network: Network
     weights: Weights
     step: int
@@ -42,6 +48,11 @@ class TrainedRun(NamedTuple):
     batch_size: int
     predict: Callable[[np.ndarray], np.ndarray]
     on_other_data: bool = False
+
+    @property
+    def main_split(self) -> str:
+        """The split that is measured unless another is named: test, or else val, or else train."""
+        return next(name for name in ("test", "val", "train") if name in self.splits)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -52,13 +63,15 @@ class TrainedRun(NamedTuple):
         """Returns the split of that name.
 
         Raises:
-            UserError: the run held out no validation images, and `name` is val.
+            UserError: the run has no such images.
         """
         if name not in self.splits:
-            raise UserError(
-                f"--split={name}: the run held out no validation images (config.data.val_fraction and"
-                " config.data.folds are 0); expected --split=train or --split=test"
-            )
+            reasons = {
+                "val": "held out no validation images, and its data set brings none",
+                "test": "held out no test images, and its data set brings none",
+            }
+            others = " or ".join(f"--split={other}" for other in self.splits)
+            raise UserError(f"--split={name}: the run {reasons[name]}; expected {others}")
         return self.splits[name]
 
     def report(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -93,12 +106,17 @@ def load_runs(
     trained = load_trained(workdir, checkpoint, raw)
     data = config.data if other_data is None else other_data
     dataset = datasets.load(data)
-    _check_dataset(dataset, data.name, class_names)
+    _check_dataset(dataset, data, class_names)
     if other_data is None:
-        _check_trained_on(dataset, data.name, workdir)
-    _check_same_step(trained, config, workdir, checkpoint)
+        _check_trained_on(dataset, data, workdir)
     splits = datasets.splits_by_name(dataset, data)
-    return _with_data(trained, config, class_names, splits, on_other_data=other_data is not None)
+    stored_train, _ = datasets.train_val_split(dataset, data)
+    # Without validation images the newest checkpoint is the best one.
+    has_best = bool(config.data.folds or config.data.val_fraction or "val" in splits)
+    _check_same_step(trained, config, workdir, has_best=has_best and checkpoint == "best")
+    return _with_data(
+        trained, config, class_names, splits, stored_train, on_other_data=other_data is not None
+    )
 
 
 def _with_data(
@@ -106,6 +124,7 @@ def _with_data(
     config: ConfigDict,
     class_names: tuple[str, ...],
     splits: dict[str, Split],
+    stored_train: Split,
     *,
     on_other_data: bool,
 ) -> list[TrainedRun]:
@@ -122,6 +141,7 @@ def _with_data(
             config=config,
             class_names=class_names,
             splits=splits,
+            stored_train=stored_train,
             network=network,
             weights=weights,
             step=seed.step,
@@ -142,29 +162,33 @@ def _check_image_size(config: ConfigDict, other_data: ConfigDict | None) -> None
         )
 
 
-def _check_dataset(dataset: Dataset, name: str, class_names: tuple[str, ...]) -> None:
+def _check_dataset(dataset: Dataset, data: ConfigDict, class_names: tuple[str, ...]) -> None:
     if dataset.class_names != class_names:
         raise UserError(
-            f"data set {name}: its classes are {', '.join(dataset.class_names)}, but the run was"
-            f" trained on {', '.join(class_names)}; expected a data set of the same classes"
+            f"data set {datasets.display_name(data)}: its classes are {_listed(dataset.class_names)}, but the"
+            f" run was trained on {_listed(class_names)}; expected a data set of the same classes"
         )
 
 
-def _check_trained_on(dataset: Dataset, name: str, workdir: Path) -> None:
-    if settings.trained_on(workdir) not in ("", dataset.train.digest()):
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"{', '.join(names[:NAMES_SHOWN])}{more}"
+
+
+def _check_trained_on(dataset: Dataset, data: ConfigDict, workdir: Path) -> None:
+    table = read_images_file(workdir)
+    changes = describe_changes(table, image_table(dataset)) if table else ""
+    if changes or settings.trained_on(workdir) not in ("", dataset.train.digest()):
         raise UserError(
-            f"data set {name}: its training images are not those that the run in {workdir} was trained"
-            " on, so that nothing tells what it has seen; name those, for SIGNS by SIGNS_DIR, or measure"
-            " these as another data set, with --config"
+            f"data set {datasets.display_name(data)}: its images are not those of the run in {workdir}"
+            f"{f' ({changes})' if changes else ''}, so that nothing tells what it has seen; name those, for"
+            " SIGNS by SIGNS_DIR, or measure these as another data set, with --config"
         )
 
 
-def _check_same_step(
-    trained: Sequence[Trained], config: ConfigDict, workdir: Path, checkpoint: Which
-) -> None:
+def _check_same_step(trained: Sequence[Trained], config: ConfigDict, workdir: Path, has_best: bool) -> None:
     """Checks that the seeds stand at the same step, unless each of them has a best step of its own."""
-    has_best = config.data.folds or config.data.val_fraction  # Otherwise the newest one is the best.
-    if len({seed.step for seed in trained}) > 1 and (not has_best or checkpoint == "last"):
+    if len({seed.step for seed in trained}) > 1 and not has_best:
         steps = ", ".join(
             f"{number}: {seed.step}" for number, seed in zip(config.seeds, trained, strict=True)
         )

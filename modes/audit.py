@@ -6,6 +6,8 @@ from typing import Any
 from modes.flags import JSON, Command, Mode, require_workdir
 from modes.tables import table
 
+CONFLICTS_PRINTED = 20  # pairs of files; `audit.json` has all
+
 
 def run(command: Command) -> int:
     """Prints the audit of the data; writes `audit.json` and a picture of close pairs into the workdir."""
@@ -15,8 +17,10 @@ def run(command: Command) -> int:
     from resnet.files import write_json
 
     workdir = command.run_folder
-    splits, class_names = datasets.load_splits(command.settings().data)
-    result = audit(splits, class_names)
+    config = command.settings().data
+    dataset = datasets.load(config)
+    splits = datasets.splits_by_name(dataset, config)
+    result = audit(splits, dataset.class_names) | {"unreadable": dataset.unreadable}
     write_json(workdir / "audit.json", result)
     if picture := draw_pairs(splits, result["pairs"]):
         write_picture(picture, workdir / "audit_pairs.png")
@@ -31,7 +35,7 @@ def run(command: Command) -> int:
 
 
 def format_audit(audit: dict[str, Any]) -> str:
-    """Returns the tables of the result of `datasets.audit.audit`."""
+    """Returns the tables of the result of `datasets.audit.audit`, and the files that are unreadable."""
     counts = audit["classes"]
     classes = [
         [name, *(str(counts[split][name]) for split in counts)] for name in next(iter(counts.values()))
@@ -46,6 +50,16 @@ def format_audit(audit: dict[str, Any]) -> str:
         for kind, part in (("all", scores), ("without a near duplicate", scores["without_twins"])):
             accuracy = "-" if part["accuracy"] is None else f"{part['accuracy']:.4f}"
             neighbour.append([split, kind, str(part["images"]), accuracy])
+    conflicts = [
+        [*pair["files"], f"{pair['distance']:.1f}"]
+        for pair in audit["pairs"]
+        if pair["conflict"] and "files" in pair
+    ][:CONFLICTS_PRINTED]
+    lists = []
+    if conflicts:
+        lists.append("Near duplicates of different classes\n" + table(conflicts, ["", "", "apart"], "llr"))
+    if audit.get("unreadable", ()):
+        lists.append("Files that cannot be read\n" + "\n".join(audit.get("unreadable", ())))
     return "\n\n".join(
         [
             "Images of each class\n" + table(classes, ["class", *counts], "l" + "r" * len(counts)),
@@ -54,6 +68,7 @@ def format_audit(audit: dict[str, Any]) -> str:
             + table(close, ["splits", "within", "pairs", "images", "conflicts"], "lrrrr"),
             "Nearest neighbour on raw pixels: the accuracy that a network must beat\n"
             + table(neighbour, ["split", "images", "number", "accuracy"], "llrr"),
+            *lists,
         ]
     )
 

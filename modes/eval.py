@@ -29,6 +29,8 @@ from resnet.errors import UserError
 if TYPE_CHECKING:
     from evaluation.trained_run import TrainedRun
 
+CLASSES_PRINTED = 20  # with more of them, tables show those that stand out
+
 CORRUPTIONS = Flag("corruptions", "Evaluate on corrupted images.", None, ("standard", "extra"))
 CROPS = Flag(
     "crops",
@@ -96,7 +98,7 @@ def run(command: Command) -> int:
 
 def evaluate_run(
     workdir: Path,
-    split: str,
+    split: str | None,
     *,
     corruptions: str | None = None,
     checkpoint: Any = "best",
@@ -108,26 +110,28 @@ def evaluate_run(
 
     `corruptions`, standard or extra, measures accuracy under corruptions instead; they are in the name of
     the file. `other_data`, the `data` part of a config, takes the place of the run's own data, and its name
-    is in the name of the file.
+    is in the name of the file. Without a split it is the run's `main_split`.
     """
+    import datasets
     from evaluation.trained_run import load_runs
     from resnet.files import write_json
     from workdir import settings
 
     runs = load_runs(workdir, checkpoint, raw, other_data)
     first = runs[0]
+    split = split or first.main_split
     result: dict[str, Any] = {"split": split, **first.identity}
     name = split
     if other_data is not None:
         _refuse_hands_that_were_trained_on(split, first.config, other_data)
         result["data"] = other_data.to_dict() | settings.preparation(first.config.data)
-        name = f"{other_data.name}_{split}"
+        name = f"{datasets.display_name(other_data)}_{split}"
     result |= _evaluate_corruptions(runs, split, corruptions) if corruptions else _evaluate(runs, split)
     file = workdir / f"eval_{name}{f'_{corruptions}_corruptions' if corruptions else ''}.json"
     if as_json:
         print(json.dumps(result))
     else:
-        source = f" of {other_data.name}" if other_data is not None else ""
+        source = f" of {datasets.display_name(other_data)}" if other_data is not None else ""
         print(f"{split} split{source}, step {first.step}, {first.kind} weights")
         print(format_corruptions(result) if corruptions else format_report(result))
     write_json(file, result)
@@ -189,6 +193,7 @@ def evaluate_folder(command: Command) -> int:
         "folder": printable(folder),
         **source,
         "image_size": classifier.image_size,
+        "fit": classifier.fit,
         "crop": classifier.crop,
         "unreadable": len(labels) - scores["images"],
         **scores,
@@ -222,23 +227,36 @@ def format_report(report: dict[str, Any]) -> str:
         headers, rows = seed_table(report)
         table = tabulate(rows, headers, disable_numparse=True)
         return f"{table}\n\nensemble: {format_report(report['ensemble'])}"
-    names = [row["class"] for row in report["classes"]]
-    confusion = [[name, *row] for name, row in zip(names, report["confusion_matrix"], strict=True)]
     head = [
         f"accuracy {report['accuracy']:.4f}   loss {report['loss']:.4f}   images {report['images']}",
+        f"balanced accuracy {report['balanced_accuracy']:.4f}",
         f"expected calibration error {report['calibration']['ece']:.4f}",
     ]
     if alone := report.get("without_twins"):
         count = f"{alone['images']} of {report['images']} images have no near duplicate in training"
         scores = f": accuracy {alone['accuracy']:.4f}   loss {alone['loss']:.4f}" if alone["images"] else ""
         head.append(f"{count}{scores}")
-    return "\n\n".join(
-        [
-            "\n".join(head),
-            tabulate(report["classes"], headers="keys", floatfmt=".4f", missingval="-"),
-            tabulate(confusion, headers=["true \\ predicted", *names]),
+    return "\n\n".join(["\n".join(head), *_class_tables(report)])
+
+
+def _class_tables(report: dict[str, Any]) -> list[str]:
+    """Returns the scores of every class and the confusion matrix; of many classes what stands out."""
+    from evaluation.scores import frequent_confusions, hardest_classes
+
+    def scores(rows: Sequence[dict[str, Any]]) -> str:
+        return tabulate(rows, headers="keys", floatfmt=".4f", missingval="-")
+
+    classes = report["classes"]
+    if len(classes) > CLASSES_PRINTED:
+        confusions = frequent_confusions(report, CLASSES_PRINTED)
+        return [
+            f"the {CLASSES_PRINTED} of {len(classes)} classes with the lowest recall; the JSON has all",
+            scores(hardest_classes(report, CLASSES_PRINTED)),
+            tabulate(confusions, headers=["true", "predicted", "images"]),
         ]
-    )
+    names = [row["class"] for row in classes]
+    confusion = [[name, *row] for name, row in zip(names, report["confusion_matrix"], strict=True)]
+    return [scores(classes), tabulate(confusion, headers=["true \\ predicted", *names])]
 
 
 def format_corruptions(result: dict[str, Any]) -> str:

@@ -52,7 +52,12 @@ WEIGHTS = Flag(
     "File of weights to use instead of a run.",
     hint="; a config takes them by --config.init_from",
 )
-SPLIT = Flag("split", "The split to evaluate on.", "test", ("train", "val", "test"))
+SPLIT = Flag(
+    "split",
+    "The split to evaluate on; by default test, or val where there are no test images.",
+    None,
+    ("train", "val", "test"),
+)
 CHECKPOINT = Flag("checkpoint", "The checkpoint of the run to use.", "best", ("best", "last"))
 RAW = Flag("raw", "Use the raw weights rather than their moving average.", False)
 JSON = Flag("json", "Print one JSON object a line rather than a table.", False)
@@ -124,6 +129,7 @@ class Command:
             compute_dtype=config.compute_dtype,
             convolution=config.model.convolution,
             image_size=config.data.image_size,
+            fit=config.data.fit,
             crop=config.data.crop,
             test_time_flip=config.test_time_flip,
             temperature=config.temperature,

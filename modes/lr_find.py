@@ -4,7 +4,6 @@ The learning rate range test of Smith 2017 (arXiv:1506.01186), section 3.3, with
 constant factor at each step.
 """
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,9 +80,10 @@ class _Training:
 
         import datasets
         from devices.mesh import make_mesh, replicated
-        from input_pipeline import epoch_permutation, put_on_devices, steps_per_epoch, training_images
+        from input_pipeline import make_epoch_order, put_on_devices, steps_per_epoch, training_images
         from resnet.pretrained import read_pretrained
         from train import init_state, make_run_steps
+        from training.loss import class_weights
         from training.network import adopt, initial_weights, make_network
         from training.optimizer import make_optimizer
 
@@ -91,7 +91,7 @@ class _Training:
         config = adopt(config, pretrained) if pretrained else config.copy_and_resolve_references()
         mesh = make_mesh(config.batch_size)
         dataset = datasets.load(config.data)
-        train, _ = datasets.train_val_split(dataset.train, config.data)
+        train, _ = datasets.train_val_split(dataset, config.data)
         network = make_network(config, len(dataset.class_names))
         optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, schedule)
         if pretrained:
@@ -104,9 +104,10 @@ class _Training:
         self._per_epoch = steps_per_epoch(train, config.batch_size)
         self._run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
         self._permute = jax.jit(
-            partial(epoch_permutation, size=len(train.labels)), out_shardings=replicated(mesh)
+            make_epoch_order(train.labels, config.data.sampling), out_shardings=replicated(mesh)
         )
-        self._images = put_on_devices(training_images(train, config), mesh)
+        balance = class_weights(train.labels, network.num_classes, config.loss.class_weights)
+        self._images = put_on_devices(training_images(train, config), mesh, balance)
         self._state = jax.device_put(state, replicated(mesh))
 
     def call(self, step: int, most: int) -> tuple[list[float], list[float]]:

@@ -86,7 +86,8 @@ def format_probe(result: dict[str, Any]) -> str:
     headers = ["layer", "channels", f"{result['neighbours']}-NN", "linear probe", "its L2"]
     table = tabulate(rows, headers, disable_numparse=True, colalign=["left", *["right"] * 4])
     images = result["images"]
-    lines = [f"accuracy on {images['test']} test images, from features of {images['train']} training images"]
+    measured = f"{images['test']} {result['measured_on']} images"
+    lines = [f"accuracy on {measured}, from features of {images['train']} training images"]
     if "network" in result:
         lines.append(f"the network's own head: {result['network']:.4f}")
     return "\n".join([*lines, "", table])

@@ -16,7 +16,7 @@ def run(command: Command) -> int:
     config = command.settings()
     check_image_size(config.data.image_size)
     dataset = datasets.load(config.data)
-    train_split, _ = datasets.train_val_split(dataset.train, config.data)
+    train_split, _ = datasets.train_val_split(dataset, config.data)
     images, labels = first_training_batch(train_split, config)
     captions = [dataset.class_names[label] for label in labels[:IMAGES_SHOWN]]
     file = command.run_folder / PICTURE_FILE

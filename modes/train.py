@@ -54,12 +54,17 @@ def prefetch_training_step(config: ConfigDict) -> None:
 
 
 def format_summaries(summaries: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns a line with test accuracy and loss for each kind of weights: mean ± std over seeds."""
+    """Returns a line with accuracy and loss for each kind of weights: mean ± std over seeds.
+
+    They are of the test images or, where there are none, of the validation images, or else of training.
+    """
     from workdir.statistics import format_spread, mean_and_std
 
+    names = {"test": "test", "val": "validation", "train": "training"}
+    split = next(split for split in names if split in summaries[0])
     scores = {
-        "raw weights": [summary["test"] for summary in summaries],
-        "moving average": [summary["ema"]["test"] for summary in summaries if "ema" in summary],
+        "raw weights": [summary[split] for summary in summaries],
+        "moving average": [summary["ema"][split] for summary in summaries if "ema" in summary],
     }
     lines = []
     for kind, by_seed in scores.items():
@@ -68,7 +73,7 @@ def format_summaries(summaries: Sequence[dict[str, Any]]) -> list[str]:
             accuracy, loss = (
                 format_spread(spread["mean"][name], spread["std"][name]) for name in ("accuracy", "loss")
             )
-            lines.append(f"test accuracy {accuracy} loss {loss} ({kind})")
+            lines.append(f"{names[split]} accuracy {accuracy} loss {loss} ({kind})")
     return lines
 
 

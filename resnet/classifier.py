@@ -15,7 +15,7 @@ from PIL import Image
 from resnet.checkpoint import Checkpoints, Which
 from resnet.errors import UserError
 from resnet.imagenet import synsets_of
-from resnet.images import read_image, resize_and_crop, ten_crops
+from resnet.images import fit_square, read_image, read_square, ten_crops
 from resnet.network import Arranged, Network, Weights
 from resnet.run import read_run, seed_workdir
 
@@ -63,6 +63,7 @@ class Classifier:
         self.class_names = class_names
         self.image_size = network.preprocessing.image_size
         self.crop = network.preprocessing.crop
+        self.fit = network.preprocessing.fit
         self._feature_programs: dict[tuple[tuple[str, ...], str], Callable] = {}
         batch_shape = (BATCH_SIZE, self.image_size, self.image_size, 3)
         self._arrange = jax.jit(partial(network.arrange, batch_shape=batch_shape))
@@ -109,20 +110,28 @@ class Classifier:
         return predictions + self.predict_prepared(names, images)
 
     def prepare(self, picture: Picture) -> np.ndarray:
-        """Reads, resizes and crops one picture to uint8 [image_size, image_size, 3].
+        """Reads one picture and makes it a square, uint8 [image_size, image_size, 3]; see `fit_square`.
 
         Raises:
             UserError: it is not a readable image.
         """
-        return resize_and_crop(_read(picture), self.image_size, self.crop)
+        if isinstance(picture, str | PathLike):
+            return read_square(picture, self.image_size, self.crop, self.fit)
+        return fit_square(picture, self.image_size, self.crop, self.fit)
 
     def prepare_ten_crops(self, picture: Picture) -> np.ndarray:
         """Reads one picture and cuts it to uint8 [10, image_size, image_size, 3], see `ten_crops`.
 
         Raises:
-            UserError: it is not a readable image.
+            UserError: it is not a readable image, or pictures are padded or stretched for this network.
         """
-        return ten_crops(_read(picture), self.image_size, self.crop)
+        if self.fit != "crop":
+            raise UserError(
+                f"ten crops: this network takes pictures with fit={self.fit}, and crops need fit=crop;"
+                " use a single crop"
+            )
+        image = read_image(picture) if isinstance(picture, str | PathLike) else picture
+        return ten_crops(image, self.image_size, self.crop)
 
     def predict_prepared(self, names: Sequence[str | None], images: Sequence[np.ndarray]) -> list[Prediction]:
         """Classifies `images` from `prepare`; `names` become the `path` of the predictions."""
@@ -286,10 +295,6 @@ class Ensemble(Classifier):
             f"export: writes the weights of one network, and this run has {len(self.members)} seeds;"
             " name the folder of one in the workdir, such as seed_0"
         )
-
-
-def _read(picture: Picture) -> Image.Image | np.ndarray:
-    return read_image(picture) if isinstance(picture, str | PathLike) else picture
 
 
 class Trained(NamedTuple):

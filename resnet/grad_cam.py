@@ -5,6 +5,7 @@ Selvaraju et al. 2017 (arXiv:1610.02391).
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +70,10 @@ def _batch_maps(
 
 def _add_to_output(model: ResNet, stage: str, offset: jax.Array) -> None:
     """Replaces a stage of `model` by one that adds `offset` to its output."""
-    original: Callable[[jax.Array, bool], tuple[jax.Array, dict]] = getattr(model, stage)
+    original: Callable[..., tuple[jax.Array, dict]] = getattr(model, stage)
 
-    def with_offset(x: jax.Array, train: bool) -> tuple[jax.Array, dict]:
-        output, block_outputs = original(x, train)
+    def with_offset(*arguments: Any) -> tuple[jax.Array, dict]:
+        output, block_outputs = original(*arguments)
         return output + offset, block_outputs
 
     setattr(model, stage, with_offset)

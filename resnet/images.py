@@ -5,7 +5,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -15,8 +15,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from resnet.errors import UserError
+from resnet.preprocessing import Fit
 
 MAX_PIXELS = 100_000_000
+LARGE_PIXELS = 25_000_000  # larger images are decoded one at a time, as each takes gigabytes
+PADDING = 128  # the grey level beside a padded picture
 
 # EPS starts Ghostscript, IPTC opens whatever is embedded in it (even EPS), and WMF calls a renderer of the
 # system. Pillow recognises the others but cannot decode them.
@@ -39,7 +42,7 @@ _TRANSPOSITIONS: dict[object, Image.Transpose] = {
 _CENTRE = (0.5, 0.5)
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
-_pillow_lock = threading.Lock()
+_large_image_lock = threading.Lock()
 
 
 def find_images(paths: Sequence[str | PathLike]) -> list[Path]:
@@ -73,8 +76,8 @@ def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) 
     32-bit integers after clipping to that range. 32-bit floats are scaled from 0..1 if all of them lie in it.
     Otherwise they count as 0..255 and are clipped. NaN is black.
 
-    Formats that need another program (EPS, WMF) are not accepted. Images are decoded one at a time, even when
-    several threads call, because Pillow's safety settings hold for the whole process.
+    Formats that need another program (EPS, WMF) are not accepted. Threads with the same limit decode side by
+    side.
 
     Args:
       source: a path, or a binary stream, which is read from its position to its end.
@@ -87,12 +90,46 @@ def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) 
       UserError: the file is missing, unreadable, a folder, empty, not an image, truncated or damaged, or it
         has more than `max_pixels` pixels.
     """
+    with _opened(source, max_pixels) as image:
+        return np.array(_to_rgb(image))
+
+
+def read_square(
+    source: str | PathLike | BinaryIO, size: int, crop: float = 1.0, fit: Fit = "crop"
+) -> np.ndarray:
+    """Decodes an image file to a square, uint8 `[size, size, 3]`.
+
+    The pixels are those of `fit_square` of `read_image`. It takes less time and memory, as the whole image
+    never becomes an array. Threads decode side by side, but for images of more than 25 megapixels.
+
+    Raises:
+      UserError: as `read_image`.
+    """
+    with _opened(source, MAX_PIXELS) as image:
+        is_large = image.width * image.height > LARGE_PIXELS
+        with _large_image_lock if is_large else nullcontext():
+            return _squares(_to_rgb(image), size, crop, fit, [_CENTRE])[0]
+
+
+@contextmanager
+def _opened(source: str | PathLike | BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens an image without decoding it. Whatever goes wrong inside is a UserError."""
     if isinstance(source, str | PathLike):
-        with _open(source) as file:
-            return _decode(file, _printable(source), max_pixels)
-    name = getattr(source, "name", None)
-    name = _printable(name) if isinstance(name, str) else "image data"
-    return _decode(io.BytesIO(source.read()), name, max_pixels)
+        file, name = _open(source), _printable(source)
+    else:
+        path = getattr(source, "name", None)
+        name = _printable(path) if isinstance(path, str) else "image data"
+        file = io.BytesIO(source.read())
+    with file:
+        if not file.read(1):
+            raise UserError(f"{name}: is empty (0 bytes), expected an image; save it again")
+        with (
+            _pillow_errors(name, max_pixels),
+            # Pillow maps a file into memory if it is given a path, but not if it is given an open file. A
+            # file that another program cuts short meanwhile is then an error instead of a crash.
+            Image.open(file, formats=_accepted_formats()) as image,
+        ):
+            yield image
 
 
 def _open(path: str | PathLike) -> BinaryIO:
@@ -111,17 +148,24 @@ def _open(path: str | PathLike) -> BinaryIO:
         raise UserError(f"{name}: cannot be read ({reason}); check its permissions") from None
 
 
-def resize_and_crop(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
-    """Scales the shorter side to `size / crop` (antialiased bicubic) and cuts out the centre square.
+def fit_square(
+    image: np.ndarray | Image.Image, size: int, crop: float = 1.0, fit: Fit = "crop"
+) -> np.ndarray:
+    """Makes a picture of any size and shape a square, by antialiased bicubic resizing.
 
-    The pixels equal those of torchvision, timm and transformers within rounding. Only the square is computed,
-    so extreme aspect ratios cost nothing. An image whose shorter side is already `size / crop` is cropped
+    `fit` says how. `crop` scales the shorter side to `size / crop` and cuts out the centre. `stretch` scales
+    both sides to `size / crop`, and `pad` the longer side, with grey beside the shorter one; both then cut
+    out the centre too, which is everything if `crop` is 1.
+
+    The pixels of `crop` equal those of torchvision, timm and transformers within rounding. Only the square is
+    computed, so extreme aspect ratios cost nothing. A picture that already has the size to scale to is cut
     without changing a pixel.
 
     Args:
       image: uint8 `[H, W, 3]`, or a Pillow image, which is converted as in `read_image`.
       size: side of the result in pixels, at least 1.
-      crop: side of the square as a share of the shorter side; ImageNet's 224 of 256 is 0.875.
+      crop: side of the square as a share of the scaled side; ImageNet's 224 of 256 is 0.875.
+      fit: one of crop, pad and stretch.
 
     Returns:
       uint8 `[size, size, 3]`.
@@ -130,54 +174,73 @@ def resize_and_crop(image: np.ndarray | Image.Image, size: int, crop: float = 1.
       UserError: the array has another shape, another dtype or no pixels, or the Pillow image cannot be
         decoded.
     """
-    return _resize_and_cut(image, size, crop, [_CENTRE])[0]
+    return _squares(_as_rgb(image), size, crop, fit, [_CENTRE])[0]
 
 
 def ten_crops(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
     """Cuts out the centre and the four corners of the scaled image, and adds their mirror images.
 
     Krizhevsky, Sutskever & Hinton 2012 (NeurIPS), section 4.1, average a network's probabilities over them.
-    Here the corners are those of the whole image. Arguments and errors are the same as for `resize_and_crop`.
+    Here the corners are those of the whole image. Arguments and errors are the same as for `fit_square`.
 
     Returns:
-      uint8 `[10, size, size, 3]`; the first is what `resize_and_crop` returns.
+      uint8 `[10, size, size, 3]`; the first is what `fit_square` returns.
     """
-    crops = _resize_and_cut(image, size, crop, [_CENTRE, *_CORNERS])
+    crops = _squares(_as_rgb(image), size, crop, "crop", [_CENTRE, *_CORNERS])
     return np.concatenate([crops, crops[:, :, ::-1]])
 
 
-def _resize_and_cut(
-    image: np.ndarray | Image.Image, size: int, crop: float, places: list[tuple[float, float]]
-) -> np.ndarray:
-    """Cuts squares out of the scaled image: uint8 [places, size, size, 3].
-
-    A place (down, right) is (0, 0) for the upper left corner and (1, 1) for the lower right corner.
-    """
+def _as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
+    """Returns an array, or a Pillow image of any mode, as an RGB image."""
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "")
         with _pillow_errors(_printable(name) if name else "image", MAX_PIXELS):
-            image = np.array(_to_rgb(image))
+            return _to_rgb(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise UserError(
             f"image array: is {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3] with at least one"
             " pixel; convert it first"
         )
-    height, width, _ = image.shape
-    shorter = int(round(size / crop, 6))  # In floating point 64 / (64 / 72) is a little less than 72.
-    scaled_height = shorter * height // min(height, width)
-    scaled_width = shorter * width // min(height, width)
-    whole, squares = Image.fromarray(image), []
-    for down, right in places:
-        top, left = round((scaled_height - size) * down), round((scaled_width - size) * right)
-        # Pillow's filter reads beyond the box, so this equals cropping after resizing the whole image.
-        box = (
-            left * width / scaled_width,
-            top * height / scaled_height,
-            min((left + size) * width / scaled_width, width),
-            min((top + size) * height / scaled_height, height),
-        )
-        squares.append(np.array(whole.resize((size, size), Image.Resampling.BICUBIC, box=box)))
-    return np.stack(squares)
+    return Image.fromarray(image)
+
+
+def _squares(
+    image: Image.Image, size: int, crop: float, fit: Fit, places: Sequence[tuple[float, float]]
+) -> np.ndarray:
+    """Cuts squares out of the scaled image: uint8 [places, size, size, 3].
+
+    A place (down, right) is (0, 0) for the upper left corner and (1, 1) for the lower right corner.
+    """
+    side = int(round(size / crop, 6))  # In floating point 64 / (64 / 72) is a little less than 72.
+    if fit == "stretch":
+        scaled = (side, side)
+        if image.width < side < image.height:
+            # Older versions of Pillow resize across first, which enlarges all rows of a tall thin picture.
+            image = image.resize((image.width, side), Image.Resampling.BICUBIC)
+    else:
+        whole = min(image.size) if fit == "crop" else max(image.size)
+        scaled = (max(side * image.height // whole, 1), max(side * image.width // whole, 1))
+    return np.stack([_square(image, size, scaled, place) for place in places])
+
+
+def _square(image: Image.Image, size: int, scaled: tuple[int, int], place: tuple[float, float]) -> np.ndarray:
+    """Cuts a square out of the image of `scaled` height and width; where it lies outside, it is grey."""
+    top, left = (round((length - size) * share) for length, share in zip(scaled, place, strict=True))
+    upper, lower = max(top, 0), min(top + size, scaled[0])
+    first, last = max(left, 0), min(left + size, scaled[1])
+    # Pillow's filter reads beyond the box, so this equals cropping after resizing the whole image.
+    box = (
+        first * image.width / scaled[1],
+        upper * image.height / scaled[0],
+        min(last * image.width / scaled[1], image.width),
+        min(lower * image.height / scaled[0], image.height),
+    )
+    part = np.array(image.resize((last - first, lower - upper), Image.Resampling.BICUBIC, box=box))
+    if part.shape[:2] == (size, size):
+        return part
+    square = np.full((size, size, 3), PADDING, np.uint8)
+    square[upper - top : lower - top, first - left : last - left] = part
+    return square
 
 
 @cache
@@ -224,34 +287,60 @@ def _printable(path: str | PathLike) -> str:
     return os.fsdecode(path).encode("utf-8", "replace").decode()
 
 
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
-    """Decodes an open file, from its beginning, to uint8 `[H, W, 3]`."""
-    if not file.read(1):
-        raise UserError(f"{name}: is empty (0 bytes), expected an image; save it again")
-    with (
-        _pillow_errors(name, max_pixels),
-        # Pillow maps a file into memory if it is given a path, but not if it is given an open file. A file
-        # that another program cuts short meanwhile is then an error instead of a crash.
-        Image.open(file, formats=_accepted_formats()) as image,
-    ):
-        return np.array(_to_rgb(image))
+class _StrictPillow:
+    """Makes Pillow strict while anybody is inside. Its settings hold for the whole process.
+
+    Threads that want the same limit are inside together, and others wait until they have left.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+        self._max_pixels = MAX_PIXELS
+        self._settings = ExitStack()
+
+    @contextmanager
+    def __call__(self, max_pixels: int) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._inside or self._max_pixels == max_pixels)
+            if not self._inside:
+                self._settings.enter_context(_strict_settings(max_pixels))
+                self._max_pixels = max_pixels
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                if not self._inside:
+                    self._settings.close()
+                    self._condition.notify_all()
+
+
+@contextmanager
+def _strict_settings(max_pixels: int) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Pillow warns above MAX_IMAGE_PIXELS and fails above twice that number. Turned into an error, the
+        # warning is an exact limit, which also covers images nested in ICO or TIFF files.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        saved = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = saved
+
+
+_strict_pillow = _StrictPillow()
 
 
 @contextmanager
 def _pillow_errors(name: str, max_pixels: int) -> Iterator[None]:
     """Makes Pillow strict, and turns whatever it raises into a UserError that begins with `name`."""
     try:
-        with _pillow_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Pillow warns above MAX_IMAGE_PIXELS and fails above twice that number. Turned into an error, the
-            # warning is an exact limit, which also covers images nested in ICO or TIFF files.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            saved = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
-            try:
-                yield
-            finally:
-                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = saved
+        with _strict_pillow(max_pixels):
+            yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(
             f"{name}: has more than {max_pixels:,} pixels, the limit; reduce its size first"

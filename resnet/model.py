@@ -252,11 +252,14 @@ class Block(nnx.Module):
             setattr(self, f"norm{i}", norm)
             in_features = shape.out_features
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, residual_scale: jax.Array | None = None) -> jax.Array:
+        """Returns the output for `x` [N, H, W, C]; `residual_scale` [N, 1, 1, 1] is for stochastic depth."""
         branches = self._preactivated_branches if self.preactivation else self._branches
         y, shortcut = branches(x, train)
         if self.squeezes:
             y = self.squeeze(y)
+        if residual_scale is not None:
+            y = (y * residual_scale).astype(y.dtype)
         if shortcut is not None:
             y = y + shortcut
         return y if self.preactivation else nnx.relu(y)
@@ -374,6 +377,7 @@ class ResNet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         frozen: int = 0,
         freeze_norm: bool = False,
+        stochastic_depth: float = 0.0,
         rng: Rng,
         **options: Any,
     ) -> None:
@@ -381,12 +385,14 @@ class ResNet(nnx.Module):
 
         Convolutions compute in `dtype`. Parameters, statistics and logits are float32. In the first `frozen`
         parts (1 is the stem, 2 adds stage 1, ...) the norms use and keep their running statistics in training
-        too, with `freeze_norm` all of them do.
+        too, with `freeze_norm` all of them do. `stochastic_depth` is the probability that training skips the
+        last block for an image; see `_residual_scales`.
         """
         self.architecture = Architecture(depth, **options)
         self.dtype = dtype
         self.frozen = frozen
         self.freeze_norm = freeze_norm
+        self.stochastic_depth = stochastic_depth
         # The order in which the parts are built is the order in which their weights are drawn.
         self._add_stem(lowering, rng)
         out_features = self._add_stages(lowering, rng)
@@ -427,26 +433,48 @@ class ResNet(nnx.Module):
             setattr(self, f"stage{stage}", Sequence(blocks))
         return in_features
 
-    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(
+        self, images: jax.Array, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns logits, float32 [N, classes], and features of normalised `images` [N, H, W, 3].
 
         The features by name are the outputs of `stem` (after the max-pool), of every block, such as
         `stage1.block2`, and of every stage, such as `stage1`, [N, h, w, c] in the compute dtype, and
         `pooled`, float32 [N, c]. With `train`, norms use the statistics of the batch and update their running
-        statistics.
+        statistics, and `key` draws the blocks that stochastic depth skips.
         """
+        residual_scales = self._residual_scales(len(images), key) if train else {}
         train = train and not self.freeze_norm
         x = self._stem(images.astype(self.dtype), train and self.frozen < 1)
         features = {"stem": x}
         stages = len(self.architecture.blocks)
         for stage in range(1, stages + 1):
-            x, blocks = getattr(self, f"stage{stage}")(x, train and self.frozen < stage + 1)
+            x, blocks = getattr(self, f"stage{stage}")(
+                x, train and self.frozen < stage + 1, residual_scales.get(stage)
+            )
             features |= {f"stage{stage}.{name}": y for name, y in blocks.items()}
             features[f"stage{stage}"] = x
         if self.architecture.preactivation:
             x = nnx.relu(self.final_norm(x, train and self.frozen < stages + 1))
         features["pooled"] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return self.head(features["pooled"]), features
+
+    def _residual_scales(self, count: int, key: jax.Array | None) -> dict[int, jax.Array]:
+        """Draws the factors of the residuals of `count` images, [blocks, N, 1, 1, 1] for every stage.
+
+        Stochastic depth: Huang et al. 2016 (arXiv:1603.09382), section 3. Block l of L survives with
+        probability 1 - l / L * `stochastic_depth`, drawn for each image. As in torchvision, what survives is
+        divided by that probability, so that evaluation needs no factor. Frozen stages skip nothing.
+        """
+        if not self.stochastic_depth:
+            return {}
+        assert key is not None, "stochastic depth needs a random key in training"
+        blocks = self.architecture.blocks
+        total = sum(blocks)
+        survival = (1 - self.stochastic_depth * np.arange(1, total + 1) / total).astype(np.float32)[:, None]
+        scales = jax.random.bernoulli(key, survival, (total, count)) / survival
+        stages = jnp.split(scales[..., None, None, None], np.cumsum(blocks)[:-1])
+        return {stage: scale for stage, scale in enumerate(stages, start=1) if self.frozen < stage + 1}
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         a = self.architecture
@@ -475,9 +503,15 @@ class Sequence(nnx.Module):
         for index, block in enumerate(blocks, start=1):
             setattr(self, f"block{index}", block)
 
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns the output of the last block, and the outputs of all blocks by name."""
+    def __call__(
+        self, x: jax.Array, train: bool, residual_scales: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the output of the last block, and the outputs of all blocks by name.
+
+        `residual_scales` [blocks, N, 1, 1, 1] are for stochastic depth.
+        """
         outputs = {}
         for index in range(1, self.count + 1):
-            outputs[f"block{index}"] = x = getattr(self, f"block{index}")(x, train)
+            scale = None if residual_scales is None else residual_scales[index - 1]
+            outputs[f"block{index}"] = x = getattr(self, f"block{index}")(x, train, scale)
         return x, outputs

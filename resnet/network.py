@@ -63,14 +63,24 @@ class Network:
         convolution: Lowering = "auto",
         frozen: int = 0,
         freeze_norm: bool = False,
+        stochastic_depth: float = 0.0,
     ) -> None:
         """Describes the network; it has no weights of its own.
 
         `compute_dtype` is the dtype of the convolutions: `auto` is bfloat16 on accelerators and float32 on
         CPU. `convolution` says how they are computed, see `resnet.ops.convolution`. In training, norms keep
         their running statistics in the first `frozen` parts (1: the stem, 2: stage 1 too, ...), or
-        everywhere with `freeze_norm`.
+        everywhere with `freeze_norm`. `stochastic_depth` is the probability that training skips the last
+        block for an image: Huang et al. 2016 (arXiv:1603.09382). It falls linearly towards the first block.
+
+        Raises:
+            UserError: blocks are to be skipped in a network without shortcuts.
         """
+        if stochastic_depth and not architecture.residual:
+            raise UserError(
+                f"config.model.stochastic_depth={stochastic_depth}: skips blocks by their shortcuts, but"
+                " model.residual is false; expected 0, or a residual network"
+            )
         self.architecture = architecture
         self.preprocessing = preprocessing
         self.num_classes = num_classes
@@ -78,6 +88,7 @@ class Network:
         self._dtype = compute_dtype_here(compute_dtype)
         self._frozen = frozen
         self._freeze_norm = freeze_norm
+        self._stochastic_depth = stochastic_depth
         self._views = 2 if preprocessing.test_time_flip else 1
         self._mean = np.asarray(preprocessing.mean, np.float32) * 255
         self._std = np.asarray(preprocessing.std, np.float32) * 255
@@ -102,6 +113,7 @@ class Network:
             dtype=self._dtype,
             frozen=self._frozen,
             freeze_norm=self._freeze_norm,
+            stochastic_depth=self._stochastic_depth,
             rng=rng,
             **asdict(self.architecture),
         )
@@ -117,15 +129,16 @@ class Network:
         return {name: leaf.shape for name, leaf in blank.named().items()}
 
     def apply(
-        self, weights: Weights, images: jax.Array, train: bool
+        self, weights: Weights, images: jax.Array, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array], Tree]:
         """Runs the network on `images` [N, H, W, 3], uint8 or float, of range 0 to 255.
 
         Returns logits [N, classes] float32, the outputs of the stages (see `ResNet.__call__`) and the batch
-        statistics. Only training (`train=True`) changes the statistics.
+        statistics. Only training (`train=True`) changes the statistics. With stochastic depth, training needs
+        a random `key`; everything else ignores it.
         """
         model = self.merge(weights)
-        logits, features = model(self.normalize(images), train)
+        logits, features = model(self.normalize(images), train, key)
         return logits, features, self._pure(model).batch_stats
 
     def arrange(self, weights: Weights, batch_shape: tuple[int, ...]) -> Arranged:

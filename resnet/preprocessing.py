@@ -8,10 +8,12 @@ from resnet.fields import Bounds, check_fields, check_three_numbers
 
 Standardize = Literal["none", "image", "channel"]
 ChannelOrder = Literal["rgb", "bgr"]
+Fit = Literal["crop", "pad", "stretch"]
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "standardize": get_args(Standardize),
     "channel_order": get_args(ChannelOrder),
+    "fit": get_args(Fit),
 }
 BOUNDS: dict[str, Bounds] = {
     "image_size": (1, 4096),
@@ -31,7 +33,9 @@ class Preprocessing:
       channels, in place of `mean` and `std`.
     - `channel_order`: the order in which the network takes the channels.
     - `image_size`: side of its images in pixels.
-    - `crop`: side of the centre square that is cut from a picture, as a share of the picture's shorter side.
+    - `fit`: how a picture becomes a square. `crop` cuts out its centre, `pad` adds grey at its shorter side,
+      and `stretch` changes its aspect ratio.
+    - `crop`: side of the centre square that is cut from the scaled picture, as a share of it.
     - `test_time_flip`: whether to predict by the mean of the logits of an image and its mirror image.
     - `temperature`: divides the logits (Guo et al. 2017, arXiv:1706.04599, section 4.2).
     """
@@ -41,6 +45,7 @@ class Preprocessing:
     standardize: Standardize = "none"
     channel_order: ChannelOrder = "rgb"
     image_size: int = 64
+    fit: Fit = "crop"
     crop: float = 1.0
     test_time_flip: bool = False
     temperature: float = 1.0

@@ -71,6 +71,7 @@ def read_run(workdir: Path) -> StoredRun:
         taken = {name: data[name] for name in names & data.keys()}
         taken |= {name: config[name] for name in PREDICTION if name in config}
         lowering = model.pop("convolution", "auto")
+        model.pop("stochastic_depth", None)  # It is for training alone.
         return StoredRun(
             architecture=_described(Architecture, model, "config.model", workdir),
             preprocessing=_described(Preprocessing, taken, "config.data", workdir),

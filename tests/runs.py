@@ -56,9 +56,13 @@ def seeds_config(data_dir: Path, **fields: object) -> ConfigDict:
     return small_config(**short | NO_RESAMPLING | fields)
 
 
+# All that is on by default, and the geometry that a recipe may add.
+AUGMENTATIONS = ("flip", "rotation", "scale", "translation", "perspective", "appearance")
+
+
 def without_augmentation(config: ConfigDict) -> ConfigDict:
     """Switches off all augmentation of `config` and returns it."""
-    config.augment.update(dict.fromkeys(config.augment, 0.0))
+    config.augment.update(dict.fromkeys(AUGMENTATIONS, 0.0))
     return config
 
 

@@ -18,6 +18,7 @@ from input_pipeline import (
     epoch_permutation,
     evaluation_batches,
     first_training_batch,
+    make_epoch_order,
     put_on_devices,
     step_keys,
     steps_per_epoch,
@@ -27,7 +28,7 @@ from input_pipeline import (
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.network import Weights
-from tests.runs import NO_RESAMPLING, small_config
+from tests.runs import NO_RESAMPLING, small_config, without_augmentation
 from train import init_state, make_run_steps
 from training.augment import augment
 from training.optimizer import learning_rate_schedule, make_optimizer
@@ -55,6 +56,29 @@ def test_permutations_depend_on_seed_and_epoch_alone() -> None:
     assert len({tuple(order) for order in orders.values()}) == len(orders)
     np.testing.assert_array_equal(epoch_permutation(1, 2, 50), orders[1, 2])
     np.testing.assert_array_equal(jax.jit(epoch_permutation, static_argnums=2)(1, 2, 50), orders[1, 2])
+
+
+def test_balanced_epochs_show_every_class_equally_often() -> None:
+    labels = np.repeat(np.array([7, 0, 3], np.int32), (40, 2, 18))  # 60 images, in no order of classes
+    order = make_epoch_order(labels, "balanced")
+    epochs = [np.asarray(order(5, epoch)) for epoch in range(3)]
+    for epoch in epochs:
+        shown = labels[epoch]
+        assert np.unique(shown, return_counts=True)[1].tolist() == [20, 20, 20]
+        # A class that is large enough is shown without repetition, a small one again and again.
+        assert len(set(epoch[shown == 7])) == 20
+        assert len(set(epoch[shown == 3])) == 18
+        assert set(epoch[shown == 0]) == {40, 41}
+        gaps = np.diff(np.flatnonzero(shown == 0))
+        assert gaps.min() < 3 < gaps.max()  # the classes do not take turns
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert not np.array_equal(order(6, 0), epochs[0])
+    np.testing.assert_array_equal(jax.jit(order)(np.uint32(5), 0), epochs[0])
+
+
+def test_shuffled_epochs_are_permutations() -> None:
+    order = make_epoch_order(np.zeros(50, np.int32), "shuffle")
+    np.testing.assert_array_equal(order(1, 2), epoch_permutation(1, 2, 50))
 
 
 def test_draws_differ_from_those_of_the_order_between_seeds_and_between_steps() -> None:
@@ -118,7 +142,7 @@ def test_added_images_are_augmented_like_the_others() -> None:
     own = np.arange(2 * batch_size) < batch_size
     split = Split(np.stack([ramp] * len(own)), own.astype(np.int32))
     config = of_batches(batch_size, rendered_share=0.5, at_start=0.5)
-    config.augment.update(dict.fromkeys(config.augment, 0.0), rotation=20.0)
+    without_augmentation(config).augment.rotation = 20.0
     mesh = make_mesh(batch_size)
 
     @jax.jit
@@ -177,11 +201,14 @@ class SpyNetwork:
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
+        self.num_classes = 6
 
     def init(self, seed: int) -> Weights:
         return Weights({"head": {"kernel": np.ones((3, 6), np.float32)}}, {})
 
-    def apply(self, weights: Weights, images: jax.Array, train: bool) -> tuple[jax.Array, dict, dict]:
+    def apply(
+        self, weights: Weights, images: jax.Array, train: bool, key: jax.Array
+    ) -> tuple[jax.Array, dict, dict]:
         jax.debug.callback(lambda pixels: self.seen.append(np.asarray(pixels)), images)
         return images.mean(axis=(1, 2)) @ weights.params["head"]["kernel"], {}, {}
 

@@ -182,7 +182,7 @@ def test_other_images_under_the_same_settings_are_refused(
     shutil.copytree(shared_signs_dir, other)
     with h5py.File(other / "train_signs.h5", "r+") as file:
         file["train_set_x"][0, 0, 0, 0] ^= 1
-    with pytest.raises(UserError, match="other training images"):
+    with pytest.raises(UserError, match="holds a run on other images"):
         train_and_evaluate(config_for(other), finished)
     assert (finished / "config.json").read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""Random augmentation of training images on the device: geometry, background, light, colour and noise."""
+"""Random augmentation of training images on the device: crop, geometry, policy, light, colour, noise."""
 
 from functools import reduce
 
@@ -8,6 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from datasets.rendered.pixels import interpolation
+from resnet.errors import UserError
+from training.boxes import random_boxes
+from training.crops import random_crop, random_resized_crop
+from training.draws import Draw
+from training.policies import apply_policy
 
 # Sides of the grids of random colours that are enlarged and added up to a texture: from slow gradients
 # to cells of two pixels in a 64x64 image.
@@ -23,32 +28,61 @@ def grown(value: float, progress: float | jax.Array, ramp: float) -> float | jax
 
 
 def augment(
-    key: jax.Array, images: jax.Array, config: ConfigDict, progress: float | jax.Array = 1.0
+    key: jax.Array,
+    images: jax.Array,
+    config: ConfigDict,
+    progress: float | jax.Array = 1.0,
+    *,
+    size: int | None = None,
 ) -> jax.Array:
-    """Changes every one of `images` uint8 [N, H, W, 3 or 4] at random; strengths from `config.augment`.
+    """Changes every one of `images` uint8 [N, S, S, 3 or 4] at random; strengths from `config.augment`.
 
     A fourth channel is the matte: 255 where a pixel shows the object, 0 where it shows the background.
-    Returns float32 [N, H, W, 3] of range 0 to 255. Geometry is a single bilinear resampling with extended
-    edges. After it, the object may be put before another background, mixed with a texture (as in PixMix,
-    Hendrycks et al. 2022, arXiv:2112.05135), and changed in exposure, colour and noise. Cutout (DeVries &
-    Taylor 2017, arXiv:1708.04552) comes last.
+    Returns float32 [N, size, size, 3] of range 0 to 255; `size` is S if it is not given. First comes a random
+    crop. Geometry is a single bilinear resampling with extended edges. After it and a policy, the object may
+    be put before another background, mixed with a texture (as in PixMix, Hendrycks et al. 2022,
+    arXiv:2112.05135), and changed in exposure, colour and noise. Cutout (DeVries & Taylor 2017,
+    arXiv:1708.04552) and random erasing come last.
 
-    Everything but geometry happens to a share of the images alone. That share grows with `progress`, the
-    share of the training that is done; see `grown`.
+    Background, texture, exposure, colour, noise and cutout happen to a share of the images alone. That share
+    grows with `progress`, the share of the training that is done; see `grown`.
+
+    Raises:
+        UserError: no crop brings the images to `size`, or they are too small for it.
     """
     geometry, mirror, appearance, chosen = jax.random.split(key, 4)
+    images = _crop(jax.random.fold_in(key, Draw.CROP), images, config, size or images.shape[1])
     images = images.astype(jnp.float32)
     if config.rotation or config.scale or config.translation or config.perspective:
         images = _resample(images, _random_projection(geometry, len(images), config))
     if config.flip:
         flipped = jax.random.bernoulli(mirror, config.flip, (len(images), 1, 1, 1))
         images = jnp.where(flipped, images[:, :, ::-1], images)
+    if config.policy != "none":
+        images = apply_policy(jax.random.fold_in(key, Draw.POLICY), images, config)
     images, matte = images[..., :3], images[..., 3:] / 255
-    if not config.appearance:
-        return images
-    share = grown(config.appearance, progress, config.ramp)
-    changes = jax.random.bernoulli(chosen, share, (len(images), 1, 1, 1))
-    return jnp.where(changes, _change_appearance(appearance, images, matte, config), images)
+    if config.appearance:
+        share = grown(config.appearance, progress, config.ramp)
+        changes = jax.random.bernoulli(chosen, share, (len(images), 1, 1, 1))
+        images = jnp.where(changes, _change_appearance(appearance, images, matte, config), images)
+    return _erase(jax.random.fold_in(key, Draw.ERASING), images, config.erasing) if config.erasing else images
+
+
+def _crop(key: jax.Array, images: jax.Array, config: ConfigDict, size: int) -> jax.Array:
+    """Crops `images` [N, S, S, C] to `size`, after adding zeros around them (He et al. 2015, section 4.2)."""
+    pad, stored = config.pad, images.shape[1]
+    if pad:
+        images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    if config.resized_crop:
+        return random_resized_crop(key, images, size, config.resized_crop)
+    if pad and stored + 2 * pad >= size:
+        return random_crop(key, images, size)
+    if stored != size:
+        raise UserError(
+            f"config.data.store_size={stored}: nothing crops images of this size to data.image_size={size};"
+            " expected augment.resized_crop above 0, or enough of augment.pad, or the same two sizes"
+        )
+    return images
 
 
 def _change_appearance(key: jax.Array, images: jax.Array, matte: jax.Array, config: ConfigDict) -> jax.Array:
@@ -196,3 +230,16 @@ def _cut_out(key: jax.Array, images: jax.Array, side: float) -> jax.Array:
     rows = jnp.abs(jnp.arange(h)[None, :, None] + 0.5 - centre[0] * h) <= side * h / 2
     columns = jnp.abs(jnp.arange(w)[None, None, :] + 0.5 - centre[1] * w) <= side * w / 2
     return jnp.where((rows & columns)[..., None], 127.5, images)
+
+
+def _erase(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+    """Sets a random rectangle of a share of the images to middle grey (Zhong et al. 2017, arXiv:1708.04896).
+
+    Areas and ratios are those of torchvision's RandomErasing. Middle grey is what a data.mean of 0.5 turns
+    into 0.
+    """
+    n, size = images.shape[:2]
+    chosen, box_key = jax.random.split(key)
+    boxes, exists = random_boxes(box_key, n, size, areas=(0.02, 0.33), ratios=(0.3, 3.3), largest=size - 1)
+    erased = exists & jax.random.bernoulli(chosen, probability, (n,))
+    return jnp.where(boxes.mask(size) & erased[:, None, None, None], 127.5, images)

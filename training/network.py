@@ -27,6 +27,7 @@ def make_network(config: ConfigDict, num_classes: int) -> Network:
         convolution=config.model.convolution,
         frozen=config.finetune.frozen,
         freeze_norm=config.finetune.freeze_norm,
+        stochastic_depth=config.model.stochastic_depth,
     )
 
 

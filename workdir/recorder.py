@@ -18,6 +18,7 @@ from resnet.errors import UserError
 from resnet.files import write_json
 from workdir import settings
 from workdir.metrics import MetricsWriter
+from workdir.settings import TrainingImages
 from workdir.summary import SUMMARY_FILE, read_summary
 
 Metrics = dict[str, float]
@@ -243,7 +244,7 @@ class Recorder:
 def record_settings(
     config: ConfigDict,
     class_names: tuple[str, ...],
-    data_digest: str,
+    images: TrainingImages,
     *,
     workdirs: Sequence[Path],
     seeds: Sequence[int] = (),
@@ -256,5 +257,5 @@ def record_settings(
     configs = [settings.for_seed(config, seed) for seed in seeds] if seeds else [config] * len(workdirs)
     for own, workdir in zip(configs, workdirs, strict=True):
         finished = read_summary(workdir).get("epochs") == own.num_epochs
-        settings.check_same_run(own, workdir, data_digest, finished)
-        settings.save(own, class_names, workdir, data_digest)
+        settings.check_same_run(own, workdir, images, finished)
+        settings.save(own, class_names, workdir, images)

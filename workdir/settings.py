@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -13,6 +13,7 @@ from resnet.errors import UserError
 from resnet.files import write_whole
 from resnet.preprocessing import NORMALIZATION
 from resnet.run import CONFIG_FILE, damaged_config_file, read_config_file, seed_workdir
+from workdir.images_file import IMAGES_FILE, describe_changes, read_images_file
 
 # Fields that may change when a run is resumed: neither the model nor the steps so far depend on them.
 MAY_CHANGE = (
@@ -29,21 +30,42 @@ MAY_CHANGE = (
     "gpu",
 )
 # Fields of `config.data` that belong to a network: how it takes its images.
-PREPARATION = (*NORMALIZATION, "image_size", "crop")
+PREPARATION = (*NORMALIZATION, "image_size", "fit", "crop")
 
 
-def save(config: ConfigDict, class_names: tuple[str, ...], workdir: Path, data_digest: str = "") -> None:
+class TrainingImages(NamedTuple):
+    """What identifies the training images of a run.
+
+    `digest` is a checksum of their pixels and labels. `table` lists the files of a folder, as
+    `datasets.contents.image_table` writes them, and is "" for images that have none.
+    """
+
+    digest: str = ""
+    table: str = ""
+
+
+NO_IMAGES = TrainingImages()
+
+
+def save(
+    config: ConfigDict,
+    class_names: tuple[str, ...],
+    workdir: Path,
+    images: TrainingImages = NO_IMAGES,
+) -> None:
     """Makes `workdir` and writes every field and the names of the classes to its `config.json`, atomically.
 
-    `data_digest` is a checksum of the training images, see `trained_on`.
+    It also holds the digest of the training `images`, see `trained_on`. Their table is in `images.tsv`.
 
     Raises:
         UserError: `workdir` cannot be made or written.
     """
-    stored = {"config": config.to_dict(), "class_names": class_names, "data_digest": data_digest}
+    stored = {"config": config.to_dict(), "class_names": class_names, "data_digest": images.digest}
     text = json.dumps(stored, indent=2)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        if images.table:
+            write_whole(workdir / IMAGES_FILE, images.table)
         write_whole(workdir / CONFIG_FILE, text + "\n")
     except OSError as error:
         raise UserError(
@@ -110,8 +132,13 @@ def prediction(config: ConfigDict) -> str:
     return f"test_time_flip={config.test_time_flip} temperature={config.temperature:g}"
 
 
-def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "", finished: bool = False) -> None:
-    """Checks that a run of `config` on the data of `data_digest` may go on from the run in `workdir`.
+def check_same_run(
+    config: ConfigDict,
+    workdir: Path,
+    images: TrainingImages = NO_IMAGES,
+    finished: bool = False,
+) -> None:
+    """Checks that a run of `config` on `images` may go on from the run in `workdir`.
 
     Anything may start where there is no run yet. The learning rate of a `finished` run may not change.
 
@@ -135,10 +162,11 @@ def check_same_run(config: ConfigDict, workdir: Path, data_digest: str = "", fin
             f"{workdir}: holds a run with other settings: {'; '.join(differing)};"
             " use another --workdir, or the same settings"
         )
-    if trained_on(workdir) != data_digest:
+    changes = describe_changes(read_images_file(workdir), images.table) if images.table else ""
+    if changes or trained_on(workdir) != images.digest:
         raise UserError(
-            f"{workdir}: holds a run on other training images than those of {config.data.name} now;"
-            " use another --workdir, or the same images"
+            f"{workdir}: holds a run on other images than those of {config.data.dir or config.data.name} now"
+            f"{f': {changes}' if changes else ''}; use another --workdir, or the same images"
         )
     if config.num_epochs < old.num_epochs:
         raise UserError(

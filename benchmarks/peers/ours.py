@@ -48,8 +48,7 @@ def _config(case: Case) -> ConfigDict:
     config.optimizer.weight_decay = 0.0
     config.label_smoothing = 0.0
     config.ema_decay = 0.0
-    for strength in config.augment:
-        config.augment[strength] = 0.0
+    config.augment.update(flip=0.0, rotation=0.0, scale=0.0, translation=0.0, appearance=0.0)
     return config
 
 

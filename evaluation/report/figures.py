@@ -1,6 +1,7 @@
 """The figures of a report, drawn by matplotlib: the course of training, and how good predictions are."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from PIL import Image
 
 DPI = 110
 ANNOTATED_CLASSES = 20  # numbers in the cells of a larger matrix could not be read
+NAMED_CLASSES = 50  # names along a larger matrix could not be read
+NAME_LENGTH = 24  # characters of a class's name that are shown
 
 History = Sequence[dict[str, Any]]  # lines of `metrics.jsonl`
 
@@ -19,7 +22,10 @@ History = Sequence[dict[str, Any]]  # lines of `metrics.jsonl`
 def encode_figure(figure: Figure) -> bytes:
     """Returns the bytes of a PNG of `figure`."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
+    with warnings.catch_warnings():
+        # The font lacks some scripts. The page itself shows every name.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(content, format="png", dpi=DPI)
     return content.getvalue()
 
 
@@ -116,9 +122,11 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str]
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
-    ticks = np.arange(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45 if max(map(len, class_names)) > 3 else 0)
-    axes.set_yticks(ticks, class_names)
+    if len(class_names) <= NAMED_CLASSES:
+        ticks, names = np.arange(len(class_names)), [_shortened(name) for name in class_names]
+        # A name such as "$1" is no formula.
+        axes.set_xticks(ticks, names, rotation=45 if max(map(len, names)) > 3 else 0, parse_math=False)
+        axes.set_yticks(ticks, names, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     if len(class_names) <= ANNOTATED_CLASSES:
         for row, column in np.ndindex(counts.shape):
@@ -193,7 +201,9 @@ def probe(result: dict[str, Any]) -> Figure:
     if "network" in result:
         label = f"the network's own head, {result['network']:.3f}"
         axes.axhline(result["network"], color="grey", linestyle="--", label=label)
-    axes.set(ylim=(None, 1.01), ylabel=f"accuracy on {result['images']['test']} test images")
+    axes.set(
+        ylim=(None, 1.01), ylabel=f"accuracy on {result['images']['test']} {result['measured_on']} images"
+    )
     _finish(axes)
     return figure
 
@@ -206,6 +216,10 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     colours = colormaps["turbo"](strength[..., 0])[..., :3] * 255
     opacity = 0.25 + 0.35 * strength
     return np.rint(image * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
 
 
 def _recorded(history: History, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:

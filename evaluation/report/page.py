@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
+import datasets
 from configs import rules
 from datasets.types import Split
 from evaluation.report import figures
 from evaluation.report.pictures import draw_grid, encode_picture
-from evaluation.scores import log_softmax, seed_table
+from evaluation.scores import frequent_confusions, hardest_classes, log_softmax, seed_table
 from evaluation.trained_run import TrainedRun, load_runs, report_seeds
 from input_pipeline import first_training_batch
 from resnet.checkpoint import Which
@@ -27,6 +28,7 @@ FOLDER = "report"
 PAGE = "index.html"
 IMAGES_SHOWN = 16  # mistakes, hits
 BATCH_SHOWN = 32
+CLASSES_SHOWN = 40  # with more of them, tables show those that stand out
 EXPLAINED = 12  # images with Grad-CAM
 STAGES_EXPLAINED = 3  # by Grad-CAM, from the last one, whose map is 2x2 for an image of 64x64
 
@@ -49,15 +51,18 @@ class Section(NamedTuple):
 
 
 def write_report(
-    workdir: Path, split_name: str = "test", checkpoint: Which = "best", raw: bool = False
+    workdir: Path, split_name: str | None = None, checkpoint: Which = "best", raw: bool = False
 ) -> Path:
     """Evaluates a run on a split and writes `report/` into its workdir; returns the path of the page.
+
+    Without a name it is the run's `main_split`.
 
     Raises:
         UserError: there is no trained run, its data cannot be read, or the report cannot be written.
     """
     runs = load_runs(workdir, checkpoint, raw)
     run = runs[0]
+    split_name = split_name or run.main_split
     logits, report = report_seeds(runs, split_name) if run.config.seeds else run.report(split_name)
     histories = [read_metrics(folder) for folder in settings.seed_workdirs(run.config, workdir)]
     summary = read_summary(workdir)
@@ -77,7 +82,10 @@ def write_report(
     ]
     page = _render(
         title=workdir.resolve().name,
-        subtitle=f"{run.config.data.name}, {split_name} split, step {run.step}, {_weights_name(run.kind)}",
+        subtitle=(
+            f"{datasets.display_name(run.config.data)}, {split_name} split, step {run.step},"
+            f" {_weights_name(run.kind)}"
+        ),
         facts=_facts(report, summary),
         sections=sections,
     )
@@ -118,6 +126,7 @@ def _facts(report: dict[str, Any], summary: dict[str, Any]) -> list[tuple[str, s
     suffix = ", ensemble" if seeds else ""
     facts += [
         (f"accuracy{suffix}", f"{report['accuracy']:.4f}"),
+        (f"balanced accuracy{suffix}", f"{report['balanced_accuracy']:.4f}"),
         (f"cross-entropy{suffix}", f"{report['loss']:.4f}"),
         (f"calibration error{suffix}", f"{report['calibration']['ece']:.4f}"),
         ("images", f"{report['images']:,}"),
@@ -164,23 +173,35 @@ def _seeds(report: dict[str, Any]) -> list[Section]:
 
 
 def _classes(report: dict[str, Any]) -> list[Section]:
-    names = [row["class"] for row in report["classes"]]
+    """Returns the sections about classes and calibration; of many classes, those that stand out."""
+    classes, matrix = report["classes"], report["confusion_matrix"]
+    text = "How often a class is mistaken for another; precision and recall of every class."
+    tables, shown = [], classes
+    if len(classes) > CLASSES_SHOWN:
+        shown = hardest_classes(report, CLASSES_SHOWN)
+        text = (
+            f"How often a class is mistaken for another; the {len(shown)} of {len(classes):,} classes with"
+            " the lowest recall, and the most frequent mistakes. `--mode=eval` writes those of all classes."
+        )
+        confusions = [(*names, str(count)) for *names, count in frequent_confusions(report, CLASSES_SHOWN)]
+        tables.append(Table(["true class", "predicted", "images"], confusions))
     rows = [
         [
             row["class"],
             str(row["images"]),
             *("-" if row[n] is None else f"{row[n]:.4f}" for n in ("precision", "recall")),
         ]
-        for row in report["classes"]
+        for row in shown
     ]
-    matrix = figures.encode_figure(figures.confusion_matrix(report["confusion_matrix"], names))
+    names = [row["class"] for row in classes]
+    confusion = figures.encode_figure(figures.confusion_matrix(matrix, names))
     diagram = figures.encode_figure(figures.reliability(report["calibration"]))
     return [
         Section(
             "Classes",
-            "How often a class is mistaken for another; precision and recall of every class.",
-            {"confusion_matrix.png": matrix},
-            [Table(["class", "images", "precision", "recall"], rows)],
+            text,
+            {"confusion_matrix.png": confusion},
+            [Table(["class", "images", "precision", "recall"], rows), *tables],
         ),
         Section(
             "Calibration",
@@ -276,7 +297,7 @@ def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Sectio
 def _batch(run: TrainedRun) -> Section:
     config = run.config.copy_and_resolve_references()
     config.batch_size = run.batch_size
-    images, labels = first_training_batch(run.splits["train"], config)
+    images, labels = first_training_batch(run.stored_train, config)
     captions = [run.class_names[label] for label in labels[:BATCH_SHOWN]]
     picture = encode_picture(draw_grid(images[:BATCH_SHOWN], captions))
     text = "A batch of training images, augmented as at the end of training."

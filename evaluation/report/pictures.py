@@ -36,8 +36,19 @@ def draw_grid(images: np.ndarray, captions: Sequence[str]) -> Image.Image:
         x, y = MARGIN + column * tile_width, MARGIN + row * tile_height
         grid.paste(Image.fromarray(image.repeat(zoom, axis=0).repeat(zoom, axis=1)), (x, y))
         middle = (x + width * zoom / 2, y + height * zoom + 2)
+        caption = "\n".join(_shortened(line, font, width * zoom) for line in caption.split("\n"))
         draw.text(middle, caption, "black", font, anchor="ma", align="center")
     return grid
+
+
+def _shortened(line: str, font: Any, width: float) -> str:
+    """Returns `line`, or as much of it as is no wider than `width` pixels."""
+    if font.getlength(line) <= width:
+        return line
+    end = len(line)
+    while end and font.getlength(f"{line[:end]}…") > width:
+        end -= 1
+    return f"{line[:end]}…"
 
 
 def draw_pairs(splits: dict[str, Split], pairs: Sequence[dict[str, Any]]) -> Image.Image | None:

@@ -75,7 +75,8 @@ def _huggingface_files(network: Exported) -> dict[str, bytes]:
         "huggingface/model.safetensors": write_safetensors(arrays, description),
         "huggingface/config.json": _json(config),
     }
-    if network.preprocessing.standardize == "none":  # Their preprocessor has no other normalisation.
+    # Their preprocessor has no other normalisation, and no other way to a square.
+    if network.preprocessing.standardize == "none" and network.preprocessing.fit == "crop":
         preprocessor = huggingface.preprocessor_json(description["data"])
         files["huggingface/preprocessor_config.json"] = _json(preprocessor)
     return files
@@ -132,10 +133,11 @@ def describe_input(preprocessing: Preprocessing, format: str) -> str:
         "image": "pixels less their mean, over their standard deviation, of each image",
         "channel": "pixels less their mean, over their standard deviation, of each channel of each image",
     }[preprocessing.standardize]
+    square = {"crop": "", "pad": "; padded to a square with grey", "stretch": "; stretched to a square"}
     views = "; as an image and as its mirror image, of whose logits the mean is taken"
     return (
         f"float32 [N, {', '.join(map(str, shape))}], {preprocessing.channel_order.upper()}; {normalized}"
-        f"{views if preprocessing.test_time_flip else ''}"
+        f"{square[preprocessing.fit]}{views if preprocessing.test_time_flip else ''}"
     )
 
 

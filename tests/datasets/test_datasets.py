@@ -12,7 +12,7 @@ from configs import default
 from datasets import Dataset, Split, signs
 from datasets.rendered import dataset as render_dataset
 from datasets.rendered.render import render
-from resnet.images import resize_and_crop
+from resnet.images import fit_square
 from tests.datasets.errors import error_line
 
 
@@ -49,7 +49,7 @@ def test_for_an_unknown_name_the_nearest_is_suggested():
             line = error_line(lambda name=name, load=load: load(ConfigDict({"name": name})))
             assert line.startswith(f"config.data.name={name}: expected")
         error_line(lambda load=load: load(ConfigDict({"name": "sings"})), "did you mean 'signs'")
-        error_line(lambda load=load: load(ConfigDict({"name": "xyz"})), "'signs' or 'rendered'")
+        error_line(lambda load=load: load(ConfigDict({"name": "xyz"})), "'signs' or 'rendered' or 'folder'")
 
 
 def test_the_config_may_name_every_data_set():
@@ -72,8 +72,11 @@ def test_class_names_without_images(signs_dir):
 def test_every_name_has_class_names_where_there_are_no_files(tmp_path, monkeypatch):
     monkeypatch.delenv("SIGNS_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
-    for name in datasets.NAMES:
+    for name in ("signs", "rendered"):
         assert len(datasets.class_names(data_config(name=name))) == 6
+    error_line(
+        lambda: datasets.class_names(data_config(name="folder")), "config.data.dir='': ", "--config.data.dir="
+    )
 
 
 # Image sizes
@@ -90,7 +93,7 @@ def test_images_are_resized_as_for_a_prediction(signs_dir, image_size, crop):
         assert after.mattes is None
         np.testing.assert_array_equal(after.labels, before.labels)
         for image, expected in zip(after.images, before.images, strict=True):
-            np.testing.assert_array_equal(image, resize_and_crop(expected, image_size, crop))
+            np.testing.assert_array_equal(image, fit_square(expected, image_size, crop))
 
 
 @pytest.mark.parametrize("crop", [1.0, 0.875])
@@ -134,28 +137,41 @@ def test_mattes_are_resized_like_their_images(monkeypatch):
 
 
 def split_config(**changes) -> ConfigDict:
-    return ConfigDict({"val_fraction": 0.0, "fold": 0, "folds": 0, "split_seed": 0} | changes)
+    return data_config(image_size=2, **changes)
 
 
 @pytest.fixture
-def split() -> Split:
-    """60 images `[60, 2, 2, 3]` whose pixels are the image's number, labels in turn."""
+def dataset() -> Dataset:
+    """60 training images `[60, 2, 2, 3]` whose pixels are the image's number, labels in turn."""
     images = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None, None, None], (60, 2, 2, 3))
-    return Split(images, (np.arange(60) % 6).astype(np.int32))
+    return Dataset(Split(images, (np.arange(60) % 6).astype(np.int32)), None, tuple("abcdef"))
 
 
-def test_no_validation_split_by_default(split):
-    train, val = datasets.train_val_split(split, split_config())
-    assert train is split
+def test_no_validation_split_by_default(dataset):
+    train, val = datasets.train_val_split(dataset, split_config())
+    assert train is dataset.train
     assert val is None
+
+
+def test_validation_images_of_a_data_set_are_used_as_they_are(dataset):
+    own = dataset.train.subset(np.arange(6))
+    train, val = datasets.train_val_split(dataset._replace(val=own), split_config(val_fraction=0.5))
+    assert train is dataset.train
+    assert val is own
+
+
+def test_only_the_splits_that_there_are_have_a_name(dataset):
+    assert list(datasets.splits_by_name(dataset, split_config())) == ["train"]
+    whole = dataset._replace(test=dataset.train)
+    assert list(datasets.splits_by_name(whole, split_config(folds=5))) == ["train", "val", "test"]
 
 
 @pytest.mark.parametrize(
     ("changes", "sizes"),
     [({"val_fraction": 0.2}, (48, 12)), ({"folds": 5, "fold": 4}, (48, 12))],
 )
-def test_images_keep_their_labels(split, changes, sizes):
-    train, val = datasets.train_val_split(split, split_config(**changes))
+def test_images_keep_their_labels(dataset, changes, sizes):
+    train, val = datasets.train_val_split(dataset, split_config(**changes))
     assert (len(train.images), len(val.images)) == sizes
     for part in (train, val):
         np.testing.assert_array_equal(part.images[:, 0, 0, 0] % 6, part.labels)
@@ -165,9 +181,9 @@ def test_images_keep_their_labels(split, changes, sizes):
     np.testing.assert_array_equal(np.sort(numbers), np.arange(60))
 
 
-def test_config_fields_reach_the_split(split):
+def test_config_fields_reach_the_split(dataset):
     def held_out(**changes):
-        return datasets.train_val_split(split, split_config(**changes))[1].images[:, 0, 0, 0].tolist()
+        return datasets.train_val_split(dataset, split_config(**changes))[1].images[:, 0, 0, 0].tolist()
 
     assert held_out(val_fraction=0.2) != held_out(val_fraction=0.2, split_seed=1)
     assert held_out(folds=5) != held_out(folds=5, split_seed=1)
@@ -183,8 +199,8 @@ def test_config_fields_reach_the_split(split):
         ({"folds": 1}, ["config.data.folds=1:"]),
     ],
 )
-def test_config_that_cannot_be_split_by_is_named_in_one_line(split, changes, words):
-    message = error_line(lambda: datasets.train_val_split(split, split_config(**changes)), *words)
+def test_config_that_cannot_be_split_by_is_named_in_one_line(dataset, changes, words):
+    message = error_line(lambda: datasets.train_val_split(dataset, split_config(**changes)), *words)
     assert message.startswith("config.data.")
 
 

@@ -175,9 +175,18 @@ def test_tracing_a_step_runs_code_of_traced_files_alone() -> None:
 def step_with_everything() -> tuple[Any, tuple]:
     """Returns a training step with all augmentation, fine-tuning and a loss of weights; and its arguments."""
     config = small_config(batch_size=4, ema_decay=0.9, **{"model.depth": 16, "data.rendered_share": 0.5})
-    config.augment.update(dict.fromkeys(config.augment, 0.1))
+    config.augment.update({name: 0.1 for name, value in config.augment.items() if type(value) is float})
+    config.augment.update(pad=1, policy="rand")
     config.update_from_flattened_dict(
-        {"finetune.frozen": 1, "finetune.layer_decay": 0.5, "optimizer.l2_stem_and_head": 0.1}
+        {
+            "finetune.frozen": 1,
+            "finetune.layer_decay": 0.5,
+            "optimizer.l2_stem_and_head": 0.1,
+            "optimizer.name": "muon",
+            "optimizer.accumulate": 2,
+            "model.stochastic_depth": 0.1,
+            "loss.name": "sigmoid",
+        }
     )
     mesh, network = make_mesh(4), make_network(config, 6)
     schedule = learning_rate_schedule(config.optimizer, num_epochs=2, steps_per_epoch=2)

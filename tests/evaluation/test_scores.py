@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from evaluation.scores import accuracy_and_loss, calibration, ensemble_logits, full_report, log_softmax
+from evaluation.scores import (
+    accuracy_and_loss,
+    calibration,
+    ensemble_logits,
+    frequent_confusions,
+    full_report,
+    hardest_classes,
+    log_softmax,
+)
 from modes.eval import format_report
 
 
@@ -91,3 +99,25 @@ def test_ensemble_averages_probabilities() -> None:
         logits = np.log(shares) + np.array([5.0, -3.0, 0.0])[:, None, None]
     result = np.exp(ensemble_logits(list(logits)))
     np.testing.assert_allclose(result, [[0.7, 0.3]], rtol=1e-12)
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_have_images() -> None:
+    labels = np.array([0] * 8 + [1] * 2)
+    report = full_report(one_hot_logits([0] * 8 + [0, 1], 3), labels, ("many", "few", "none"))
+    assert report["accuracy"] == pytest.approx(0.9)
+    assert report["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
+    assert "balanced accuracy 0.7500" in format_report(report)
+
+
+def test_of_many_classes_those_that_stand_out_are_printed() -> None:
+    names = tuple(f"class {i}" for i in range(300))
+    labels = np.repeat(np.arange(300), 2)
+    predicted = labels.copy()
+    predicted[14:16] = 9  # class 7 is taken for class 9, both times
+    predicted[8] = 2  # class 4 once for class 2
+    report = full_report(one_hot_logits(predicted.tolist(), 300), labels, names)
+    assert frequent_confusions(report, 5) == [("class 7", "class 9", 2), ("class 4", "class 2", 1)]
+    assert [row["class"] for row in hardest_classes(report, 2)] == ["class 7", "class 4"]
+    printed = format_report(report)
+    assert len(printed.splitlines()) < 60
+    assert "the 20 of 300 classes with the lowest recall" in printed

@@ -76,7 +76,7 @@ def test_eval_on_other_training_images_of_the_same_name(
         file["train_set_x"][0, 0, 0, 0] ^= 1
     for mode in ("eval", "report", "probe"):
         result = run(f"--mode={mode}", f"--workdir={copy}")
-        assert_refused(result, "data set signs: its training images are not those", str(copy), "SIGNS_DIR")
+        assert_refused(result, "data set signs: its images are not those", str(copy), "SIGNS_DIR")
     as_other = [DEFAULT_CONFIG, f"--config.data.dir={signs_dir}"]
     assert run("--mode=eval", f"--workdir={copy}", *as_other).code == 0
 

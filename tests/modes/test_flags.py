@@ -68,7 +68,7 @@ BAD_FLAGS = {
     "--config.lr=1": "config.lr: no such field; did you mean config.optimizer.learning_rate?",
     "--config.optimizer.lr=1": "no such field; did you mean config.optimizer.learning_rate?",
     "--config.wd=1": "config.wd: no such field; did you mean config.optimizer.weight_decay?",
-    "--config.mixup=1": "config.mixup: no such field; configs/default.py lists all fields",
+    "--config.mixup=1": "config.mixup: no such field; did you mean config.augment.mixup?",
 }
 
 

@@ -15,8 +15,9 @@ from resnet import Classifier
 from resnet.checkpoint import Checkpoints
 from resnet.classifier import BATCH_SIZE
 from resnet.errors import UserError
-from resnet.images import read_image, resize_and_crop
+from resnet.images import fit_square, read_image
 from resnet.network import Weights
+from resnet.preprocessing import Fit
 from tests.resnet.networks import make_network
 from workdir import settings
 
@@ -136,13 +137,29 @@ def test_predict_takes_files_pictures_and_arrays_of_any_size(classifier: Classif
     Image.fromarray(pixels).save(path)
     predictions = classifier.predict([path, str(path), Image.open(path), pixels])
 
-    [expected] = expected_probabilities(weights_of(1), resize_and_crop(read_image(path), SIZE)[None])
+    [expected] = expected_probabilities(weights_of(1), fit_square(read_image(path), SIZE)[None])
     for prediction in predictions:
         np.testing.assert_allclose(list(prediction.probabilities.values()), expected, atol=1e-5)
         assert tuple(prediction.probabilities) == CLASSES
         assert prediction.label == CLASSES[expected.argmax()]
         assert prediction.probability == prediction.probabilities[prediction.label]
     assert [prediction.path for prediction in predictions] == [str(path), str(path), None, None]
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_pictures_become_squares_as_the_network_takes_them(fit: Fit, tmp_path: Path) -> None:
+    network = make_network(len(CLASSES), image_size=SIZE, crop=0.75, fit=fit)
+    classifier = Classifier(network, weights_of(1), CLASSES)
+    pixels = np.random.default_rng(1).integers(0, 256, (70, 110, 3), dtype=np.uint8)
+    path = tmp_path / "hand.png"
+    Image.fromarray(pixels).save(path)
+    for picture in (path, str(path), Image.open(path), pixels):
+        np.testing.assert_array_equal(classifier.prepare(picture), fit_square(pixels, SIZE, 0.75, fit))
+    if fit == "crop":
+        assert classifier.prepare_ten_crops(path).shape == (10, SIZE, SIZE, 3)
+    else:
+        with pytest.raises(UserError, match=f"ten crops: .*fit={fit}"):
+            classifier.prepare_ten_crops(path)
 
 
 def test_predictions_come_in_the_order_given(classifier: Classifier, images: np.ndarray) -> None:

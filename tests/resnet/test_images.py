@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import PIL
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from resnet.errors import UserError
-from resnet.images import resize_and_crop, ten_crops
+from resnet.images import PADDING, fit_square, read_square, ten_crops
 from tests.resnet.pictures import (
     ORIENTATION,
     as_camera_stores,
@@ -83,8 +85,8 @@ def test_jpeg_colour_is_decoded_from_ycbcr():
 
 
 def test_hsv_pillow_image():
-    assert_colour(resize_and_crop(patch("HSV", (0, 255, 255)), 8), RED)
-    assert_colour(resize_and_crop(patch("HSV", (170, 255, 255)), 8), BLUE)
+    assert_colour(fit_square(patch("HSV", (0, 255, 255)), 8), RED)
+    assert_colour(fit_square(patch("HSV", (170, 255, 255)), 8), BLUE)
 
 
 @pytest.mark.parametrize(("mode", "file_format"), [("I;16", "PNG"), ("I;16", "TIFF")])
@@ -290,24 +292,24 @@ def test_crops_equal_those_of_an_independently_resized_image(shape, size, crop, 
     crops = ten_crops(image, size, crop)
     assert crops.dtype == np.uint8
     np.testing.assert_allclose(crops.astype(int), expected, atol=2)  # Pillow may begin with the columns.
-    np.testing.assert_array_equal(resize_and_crop(image, size, crop), crops[0])
+    np.testing.assert_array_equal(fit_square(image, size, crop), crops[0])
 
 
 def test_resize_keeps_constant_blocks():
     """Halving 16 x 16 blocks leaves 8 x 8 blocks, whose inner 2 x 2 pixels no edge reaches."""
     blocks = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
-    result = resize_and_crop(blocks.repeat(16, axis=0).repeat(16, axis=1), 32)
+    result = fit_square(blocks.repeat(16, axis=0).repeat(16, axis=1), 32)
     inner = result.reshape(4, 8, 4, 8, 3)[:, 3:5, :, 3:5]
     np.testing.assert_array_equal(inner, np.broadcast_to(blocks[:, None, :, None], inner.shape))
 
 
 def test_image_of_the_right_size_is_bit_identical():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    result = resize_and_crop(image, 64)
+    result = fit_square(image, 64)
     np.testing.assert_array_equal(result, image)
-    np.testing.assert_array_equal(resize_and_crop(decode(encode(image, "PNG")), 64), image)
+    np.testing.assert_array_equal(fit_square(decode(encode(image, "PNG")), 64), image)
     wide = np.concatenate([image[:, ::-1], image, image[:, ::-1]], axis=1)
-    np.testing.assert_array_equal(resize_and_crop(wide, 64), image)
+    np.testing.assert_array_equal(fit_square(wide, 64), image)
     result[:] = 0
     assert image.any()
 
@@ -315,15 +317,15 @@ def test_image_of_the_right_size_is_bit_identical():
 @pytest.mark.parametrize("axis", [0, 1])
 def test_crop_is_central(axis):
     parts = [np.full((32, 32, 3), colour, np.uint8) for colour in (BLUE, RED, GREEN)]
-    assert_colour(resize_and_crop(np.concatenate(parts, axis), 32), RED, within=0)
-    inner = resize_and_crop(np.concatenate(parts, axis), 16)[2:-2, 2:-2]
+    assert_colour(fit_square(np.concatenate(parts, axis), 32), RED, within=0)
+    inner = fit_square(np.concatenate(parts, axis), 16)[2:-2, 2:-2]
     assert_colour(inner, RED, within=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50_000), (50_000, 1), (2, 3), (3000, 5)])
 def test_extreme_aspect_ratios(shape):
     image = np.full((*shape, 3), (10, 20, 30), np.uint8)
-    result = resize_and_crop(image, 64)
+    result = fit_square(image, 64)
     assert result.shape == (64, 64, 3)
     assert_colour(result, (10, 20, 30), within=0)
     for square in ten_crops(image, 56, 0.875):
@@ -335,10 +337,10 @@ def test_pillow_image_is_converted_like_a_file(tmp_path):
     exif[ORIENTATION] = 6
     path = tmp_path / "turned.png"
     path.write_bytes(encode(np.rot90(photograph(24, 24)).copy(), "PNG", exif=exif))
-    np.testing.assert_array_equal(resize_and_crop(Image.open(path), 24), photograph(24, 24))
+    np.testing.assert_array_equal(fit_square(Image.open(path), 24), photograph(24, 24))
     path.write_bytes(encode(photograph(), "PNG")[:-40])
     with pytest.raises(UserError, match=r"turned\.png: .*truncated"):
-        resize_and_crop(Image.open(path), 24)
+        fit_square(Image.open(path), 24)
 
 
 @pytest.mark.parametrize(
@@ -353,4 +355,71 @@ def test_pillow_image_is_converted_like_a_file(tmp_path):
 )
 def test_array_of_another_kind_is_refused(image):
     with pytest.raises(UserError, match=r"expected uint8 \[H, W, 3\]"):
-        resize_and_crop(image, 64)
+        fit_square(image, 64)
+
+
+# Fits
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (7, 90)])
+def test_stretch_is_the_whole_picture_in_another_aspect_ratio(shape):
+    image = np.random.default_rng(0).integers(64, 192, (*shape, 3), np.uint8)
+    result = fit_square(image, 16, fit="stretch")
+    np.testing.assert_allclose(result.astype(int), resized(image, 16, 16), atol=2)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_pad_is_the_whole_picture_between_grey(axis):
+    image = np.random.default_rng(0).integers(64, 192, (24, 48, 3), np.uint8)
+    result = fit_square(image.swapaxes(0, axis), 32, fit="pad").swapaxes(0, axis)
+    assert (result[:8] == PADDING).all()
+    assert (result[24:] == PADDING).all()
+    np.testing.assert_allclose(result[8:24].astype(int), resized(image, 16, 32), atol=2)
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+@pytest.mark.parametrize("shape", [(40, 60), (90, 30), (50, 50)])
+def test_with_a_crop_the_centre_of_the_larger_square_is_left(fit, shape):
+    image = np.random.default_rng(0).integers(64, 192, (*shape, 3), np.uint8)
+    whole = fit_square(image, 32, fit=fit)
+    np.testing.assert_allclose(
+        fit_square(image, 24, 0.75, fit).astype(int), whole[4:28, 4:28].astype(int), atol=1
+    )
+
+
+def test_every_fit_of_a_square_picture_is_the_same():
+    image = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+    for fit in ("pad", "stretch"):
+        np.testing.assert_array_equal(fit_square(image, 24, 0.75, fit), fit_square(image, 24, 0.75))
+        np.testing.assert_array_equal(fit_square(image, 50, fit=fit), image)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10_000), (10_000, 1), (3_000_000, 5)])
+def test_extreme_aspect_ratios_of_every_fit(fit, shape):
+    image = np.full((*shape, 3), (10, 20, 30), np.uint8)
+    result = fit_square(image, 64, 0.875, fit)
+    assert result.shape == (64, 64, 3)
+    assert_colour(result[32:33, 32:33], (10, 20, 30), within=0 if fit != "pad" or shape == (1, 1) else 118)
+
+
+def test_a_long_thin_picture_takes_no_more_memory_than_its_pixels():
+    program = """
+import resource
+import numpy as np
+from resnet.images import fit_square
+image = np.zeros((8_000_000, 1, 3), np.uint8)
+fit_square(np.zeros((9, 9, 3), np.uint8), 64)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for fit in ("crop", "pad", "stretch"):
+    fit_square(image, 64, fit=fit)
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_file_becomes_the_same_square_as_its_pixels(fit):
+    data = encode(photograph(60, 90), "JPEG")
+    expected = fit_square(decode(data), 32, 0.875, fit)
+    np.testing.assert_array_equal(read_square(io.BytesIO(data), 32, 0.875, fit), expected)

@@ -4,7 +4,9 @@ import io
 import os
 import struct
 import subprocess
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,39 @@ def test_settings_of_pillow_are_overridden_and_restored(monkeypatch):
         decode(encode(photograph(), "JPEG")[:-150])
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
     assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_threads_decode_side_by_side_and_strictly(monkeypatch):
+    together = threading.Barrier(2)
+    open_image = Image.open
+
+    def open_together(*args, **kwargs):
+        together.wait(timeout=10)
+        return open_image(*args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", open_together)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    whole, cut = encode(photograph(), "PNG"), encode(photograph(), "JPEG")[:-150]
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.submit(decode, whole), threads.submit(decode, cut)
+        np.testing.assert_array_equal(first.result(), photograph())
+        with pytest.raises(UserError, match="truncated"):
+            second.result()
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_a_thread_with_another_limit_waits_for_its_turn():
+    data = encode(photograph(10, 10), "PNG")
+
+    def fits(max_pixels):
+        try:
+            return decode(data, max_pixels=max_pixels).shape == (10, 10, 3)
+        except UserError:
+            return False
+
+    limits = [100, 99] * 200
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(fits, limits)) == [limit == 100 for limit in limits]
 
 
 @pytest.mark.filterwarnings("error")

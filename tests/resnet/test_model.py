@@ -239,6 +239,86 @@ def test_zero_init_last_starts_blocks_as_the_identity(
         assert np.array_equal(block(x, train), identity) is zero_init_last
 
 
+# Stochastic depth
+
+
+def with_stochastic_depth(probability: float, **options: Any) -> Network:
+    """Returns a narrow network without norms of the batch, which would make images depend on each other."""
+    architecture = Architecture(18, width=4, zero_init_last=False)
+    return Network(
+        architecture,
+        Preprocessing(),
+        6,
+        compute_dtype="float32",
+        convolution="lax",
+        stochastic_depth=probability,
+        **{"freeze_norm": True} | options,
+    )
+
+
+def train(network: Network, weights: Weights, images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, Tree]:
+    """Returns logits and features in training, with the random key of `seed`."""
+    apply = quick_jit(lambda w, x: network.apply(w, x, train=True, key=jax.random.key(seed))[:2])
+    return jax.tree.map(np.asarray, apply(weights, images))
+
+
+def test_stochastic_depth_skips_residuals_of_single_images_and_enlarges_the_others() -> None:
+    count, probability = 200, 0.8
+    network = with_stochastic_depth(probability)
+    weights = random_weights(network)
+    _, features = train(network, weights, random_images(count, 32, 32))
+    model = network.merge(weights)
+    for number, (stage, x) in {2: ("stage1", "stage1.block1"), 6: ("stage3", "stage3.block1")}.items():
+        survival = 1 - number / 8 * probability
+        x, y = features[x], features[stage]
+        skipped = np.abs(x - y).max((1, 2, 3)) < 1e-4
+        deviation = np.sqrt(survival * (1 - survival) / count)
+        assert abs(skipped.mean() - (1 - survival)) < 4 * deviation
+        enlarged = getattr(model, stage).block2(x, train=False, residual_scale=1 / survival)
+        np.testing.assert_allclose(y[~skipped], enlarged[~skipped], rtol=1e-4, atol=1e-4)
+
+
+def test_stochastic_depth_is_drawn_by_the_key_and_for_training_alone() -> None:
+    network, plain = with_stochastic_depth(0.5), with_stochastic_depth(0.0)
+    weights, images = random_weights(network), random_images(4, 32, 32)
+    logits = [train(network, weights, images, seed)[0] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    assert not np.allclose(logits[0], logits[2])
+    np.testing.assert_array_equal(run(network, weights, images)[0], run(plain, weights, images)[0])
+    assert network.init(0).named().keys() == plain.init(0).named().keys()
+
+
+def test_frozen_stages_skip_nothing() -> None:
+    frozen, plain = with_stochastic_depth(0.9, frozen=4), with_stochastic_depth(0.0)
+    weights, images = random_weights(frozen), random_images(4, 32, 32)
+    (_, features), (_, expected) = (train(network, weights, images) for network in (frozen, plain))
+    np.testing.assert_allclose(features["stage3"], expected["stage3"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(features["stage4"], expected["stage4"])
+
+
+def test_without_stochastic_depth_the_key_changes_no_program() -> None:
+    network = with_stochastic_depth(0.0, freeze_norm=False)
+    weights, images = network.init(0), random_images(1, 32, 32)
+    programs = [
+        str(jax.make_jaxpr(lambda w, x, key=key: network.apply(w, x, train=True, key=key))(weights, images))
+        for key in (None, jax.random.key(0))
+    ]
+    assert programs[0] == programs[1]
+
+
+def test_where_stochastic_depth_cannot_work() -> None:
+    network = with_stochastic_depth(0.1)
+    with pytest.raises(AssertionError, match="needs a random key"):
+        network.apply(network.init(0), random_images(1, 32, 32), train=True)
+    plain = Architecture(18, residual=False)
+    with pytest.raises(UserError) as refused:
+        Network(plain, Preprocessing(), 6, stochastic_depth=0.1)
+    assert str(refused.value) == (
+        "config.model.stochastic_depth=0.1: skips blocks by their shortcuts, but model.residual is false;"
+        " expected 0, or a residual network"
+    )
+
+
 # Batch normalisation
 
 

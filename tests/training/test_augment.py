@@ -1,6 +1,7 @@
 """Augmentation: how images change, by how much, and that each has draws of its own."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +10,33 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
+from resnet.errors import UserError
 from tests.quick_compilation import quick_jit
-from tests.runs import without_augmentation
 from training import augment as augment_module
 from training.augment import augment
+from training.draws import Draw
 
 
-def strengths(**fields: float) -> ConfigDict:
+def strengths(**fields: float | str) -> ConfigDict:
     """The augmentation with everything off but `fields`."""
-    config = without_augmentation(default.get_config()).augment
+    config = default.get_config().augment
+    config.update({name: type(value)(0) for name, value in config.items() if not name.startswith("policy")})
     config.appearance = 1.0
     config.update(fields)
     return config
 
 
-def augmented(images: np.ndarray, seed: int = 0, **fields: float) -> np.ndarray:
-    result = quick_jit(partial(augment, config=strengths(**fields)))(jax.random.key(seed), images)
+@cache
+def compiled(size: int | None, **fields: float | str) -> Callable[..., jax.Array]:
+    return quick_jit(partial(augment, config=strengths(**fields), size=size))
+
+
+def augmented(
+    images: np.ndarray, seed: int = 0, *, size: int | None = None, **fields: float | str
+) -> np.ndarray:
+    result = compiled(size, **fields)(jax.random.key(seed), images)
     assert result.dtype == jnp.float32
-    assert result.shape == (*images.shape[:3], 3)
+    assert result.shape == (len(images), *([size] * 2 if size else images.shape[1:3]), 3)
     return np.asarray(result)
 
 
@@ -334,6 +344,80 @@ def test_geometry_of_an_augmented_image_is_that_of_its_draw() -> None:
         np.testing.assert_allclose(result, expected, atol=2e-2)
 
 
+# Recipes
+
+
+def test_padding_surrounds_the_image_with_black_before_the_crop() -> None:
+    images = np.full((300, 6, 6, 3), 200, np.uint8)
+    result = augmented(images, pad=2)
+    assert set(np.unique(result)) == {0, 200}
+    shown = (result == 200).all(-1)
+    rows, columns = shown.any(2).sum(1), shown.any(1).sum(1)
+    np.testing.assert_array_equal(shown.sum((1, 2)), rows * columns)
+    # Shifts of -2 to 2 pixels, each as often as the others: 4, 5 or 6 pixels are left.
+    for sides in (rows, columns):
+        np.testing.assert_allclose(np.bincount(sides)[4:] / 300, [0.4, 0.4, 0.2], atol=0.12)
+
+
+@pytest.mark.parametrize("crop", [{"pad": 1}, {"resized_crop": 0.1}])
+def test_larger_images_are_cropped_to_the_size_of_the_network(crop: dict[str, float]) -> None:
+    images = random_images(4, size=(16, 16))
+    assert augmented(images, size=10, **crop).shape == (4, 10, 10, 3)
+
+
+@pytest.mark.parametrize(("fields", "size"), [({}, 10), ({"pad": 2}, 24)])
+def test_a_size_that_no_crop_gives_is_refused(fields: dict[str, int], size: int) -> None:
+    with pytest.raises(UserError, match=rf"^config.data.store_size=16: .* data.image_size={size}; expected"):
+        augmented(random_images(2, size=(16, 16)), size=size, **fields)
+
+
+def test_a_resized_crop_shows_a_part_of_the_image_alone() -> None:
+    ramp = np.linspace(0, 255, 32).round().astype(np.uint8)
+    images = np.broadcast_to(ramp[:, None, None], (200, 32, 32, 3))
+    rows = augmented(images, resized_crop=0.08)[:, :, 0, 0]
+    assert (np.diff(rows) > -1e-3).all()
+    assert rows[:, 0].max() > 100
+    assert 30 < np.ptp(rows, axis=1).min() < 100
+
+
+def test_a_policy_keeps_whole_numbers_and_moves_the_matte() -> None:
+    images = with_matte(random_images(60, 100, 200, size=(16, 16)), np.full(1, 255))
+    fields = {"policy": "rand", "policy_operations": 1, "policy_magnitude": 30.0}
+    plain = augmented(images, **fields)
+    np.testing.assert_array_equal(plain, np.round(plain))
+    replaced = augmented(images, **fields, background=1.0)
+    # What a shear, a shift or a turn brings in from outside is background.
+    from_outside = (plain == 0).all(-1)
+    assert 0.02 < from_outside.mean() < 0.5
+    assert (replaced[from_outside] > 0).any(-1).mean() > 0.9
+
+
+def test_erasing_greys_a_rectangle_in_its_share_of_the_images() -> None:
+    images = random_images(400, 0, 100, size=(32, 32))
+    result = augmented(images, erasing=0.25)
+    erased = (result == 127.5).all(-1)
+    np.testing.assert_array_equal(result[~erased], images[~erased])
+    chosen = erased[erased.any((1, 2))]
+    assert abs(len(chosen) / 400 - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+    for mask in chosen:
+        np.testing.assert_array_equal(mask, mask.any(1)[:, None] & mask.any(0))
+    area = chosen.mean((1, 2))
+    assert 0.015 < area.min() < 0.06
+    assert 0.25 < area.max() < 0.35
+
+
+@pytest.mark.parametrize("recipe", [{"erasing": 1.0}, {"resized_crop": 0.9}, {"pad": 1}])
+def test_a_recipe_leaves_the_draws_of_the_others_as_they_are(recipe: dict[str, float]) -> None:
+    columns = np.arange(16, dtype=np.uint8)[:, None] * 8
+    images = np.broadcast_to(columns, (60, 16, 16, 3))
+    plain, result = (augmented(images, flip=0.5, **fields) for fields in ({}, recipe))
+    # By the direction in which most pixels grow brighter, whatever is erased or black around them.
+    inner = (x[:, 2:-2, 2:-2, 0] for x in (plain, result))
+    is_flipped, is_still_flipped = (np.sign(np.diff(pixels)).sum((1, 2)) < 0 for pixels in inner)
+    assert 10 < is_flipped.sum() < 50
+    np.testing.assert_array_equal(is_flipped, is_still_flipped)
+
+
 # Draws
 
 
@@ -341,11 +425,13 @@ EVERYTHING = {
     "flip": 0.5, "rotation": 15.0, "scale": 0.15, "translation": 0.1,
     "brightness": 0.15, "contrast": 0.2, "channel_gain": 0.1, "cutout": 0.2,
     "perspective": 0.2, "background": 0.9, "veil": 0.5, "saturation": 0.5, "levels": 0.5, "noise": 0.2,
+    "pad": 3, "resized_crop": 0.2, "policy": "rand", "erasing": 0.9,
 }  # fmt: skip
+NOT_OF_AN_IMAGE = {"appearance", "ramp", "policy_operations", "policy_magnitude", "mixup", "cutmix"}
 
 
 def test_every_strength_is_covered() -> None:
-    assert set(EVERYTHING) == set(default.get_config().augment) - {"appearance", "ramp"}
+    assert set(EVERYTHING) == set(default.get_config().augment) - NOT_OF_AN_IMAGE
 
 
 @pytest.mark.parametrize("name", [name for name in EVERYTHING if name not in ("flip", "background")])
@@ -353,6 +439,13 @@ def test_images_of_a_batch_have_draws_of_their_own(name: str) -> None:
     images = np.repeat(random_images(1, 60, 190, size=(16, 16)), 4, axis=0)
     result = augmented(images, **{name: EVERYTHING[name]})
     assert len({image.tobytes() for image in result}) == 4
+
+
+def test_no_two_parts_draw_from_the_same_key() -> None:
+    key = jax.random.key(0)
+    keys = [*jax.random.split(key, 4), *(jax.random.fold_in(key, draw) for draw in Draw)]
+    assert len(Draw) == 5
+    assert len({tuple(map(int, jax.random.key_data(key))) for key in keys}) == 9
 
 
 def test_a_key_fixes_every_bit() -> None:

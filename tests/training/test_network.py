@@ -9,6 +9,7 @@ from resnet.errors import UserError
 from resnet.pretrained import read_pretrained
 from tests.runs import DIGITS, save_untrained_run, small_config, without_augmentation
 from train import train_and_evaluate
+from training.network import make_network
 from workdir import settings
 
 
@@ -41,3 +42,8 @@ def test_missing_weights_are_reported_before_anything_is_written(tmp_path: Path)
     with pytest.raises(UserError, match="nowhere: no such file"):
         train_and_evaluate(small_config(init_from=str(tmp_path / "nowhere")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_stochastic_depth_of_the_config_reaches_the_network() -> None:
+    network = make_network(small_config(**{"model.stochastic_depth": 0.25}), 3)
+    assert network.build(None).stochastic_depth == 0.25

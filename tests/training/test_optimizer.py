@@ -1,5 +1,6 @@
 """Optimizers, schedule and training step against recurrences in NumPy, in float64; what fine-tuning moves."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from resnet.architecture import Architecture
+from resnet.checkpoint import Checkpoints
 from resnet.errors import UserError
 from resnet.network import Weights
 from tests.quick_compilation import quick_jit
@@ -58,7 +60,7 @@ def recurrence(update: object, decayed: float, clip_norm: float = np.inf) -> dic
     """Parameters after `update(p, g, memory, step, decay)` at every step, weight decay on kernels alone."""
     params = {"kernel": PARAMS["conv"]["kernel"], "scale": PARAMS["norm"]["scale"]}
     params = {name: value.astype(np.float64) for name, value in params.items()}
-    memory = {name: {} for name in params}
+    memory: dict[str, dict] = {name: {"is_kernel": name == "kernel"} for name in params}
     for step in range(STEPS):
         tree = gradients_of_step(step)
         gradients = {"kernel": tree["conv"]["kernel"], "scale": tree["norm"]["scale"]}
@@ -91,13 +93,32 @@ def adamw(p: np.ndarray, g: np.ndarray, memory: dict, step: int, decay: float) -
     return adam(p, g, memory, step, 0.0) + decay * p
 
 
+def momentum(p: np.ndarray, g: np.ndarray, memory: dict, step: int, decay: float) -> np.ndarray:
+    """Polyak's momentum, with L2 decay inside the gradient."""
+    memory["v"] = 0.8 * memory.get("v", 0) + g + decay * p
+    return memory["v"]
+
+
+def lamb(p: np.ndarray, g: np.ndarray, memory: dict, step: int, decay: float) -> np.ndarray:
+    """You et al. 2020, algorithm 2, with the identity for phi; norms and biases keep Adam's length."""
+    update = adamw(p, g, memory, step, decay)
+    return update * np.linalg.norm(p) / np.linalg.norm(update) if memory["is_kernel"] else update
+
+
+def lion(p: np.ndarray, g: np.ndarray, memory: dict, step: int, decay: float) -> np.ndarray:
+    """Chen et al. 2023, algorithm 2."""
+    m = memory.get("m", 0)
+    memory["m"] = 0.95 * m + 0.05 * g
+    return np.sign(0.7 * m + 0.3 * g) + decay * p
+
+
 @pytest.mark.parametrize("clip_norm", [0.0, 0.7])
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-@pytest.mark.parametrize("update", [sgd, adam, adamw])
+@pytest.mark.parametrize("update", [sgd, momentum, adam, adamw, lamb, lion])
 def test_optimizers_follow_their_recurrences(update: object, decay: float, clip_norm: float) -> None:
     config = config_with(
-        name=update.__name__, momentum=0.8, b1=0.7, b2=0.95, epsilon=1e-3, weight_decay=decay,
-        clip_norm=clip_norm,
+        name="sgd" if update is momentum else update.__name__, nesterov=update is not momentum, momentum=0.8,
+        b1=0.7, b2=0.95, epsilon=1e-3, weight_decay=decay, clip_norm=clip_norm,
     )  # fmt: skip
     actual = parameters_after_steps(config)
     expected = recurrence(update, decay, clip_norm or np.inf)
@@ -119,6 +140,105 @@ def test_every_kernel_of_a_network_decays_and_nothing_else() -> None:
             leaf = leaf[key.key]
         kernel = path[-1].key == "kernel"
         np.testing.assert_allclose(update, -0.05 * leaf if kernel else np.zeros_like(leaf), rtol=1e-5)
+
+
+def newton_schulz(matrix: np.ndarray) -> np.ndarray:
+    """Jordan et al. 2024: five steps towards the orthogonal matrix with the same singular vectors."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x
+    return x
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (1, 1, 4, 12)])
+def test_muon_takes_a_kernel_as_a_matrix(shape: tuple[int, ...], nesterov: bool) -> None:
+    config = config_with(name="muon", momentum=0.8, nesterov=nesterov, weight_decay=0.3)
+    optimizer = make_optimizer(config.optimizer, config.finetune, Architecture(), learning_rate)
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal(shape).astype(np.float32)
+    params = {"conv": {"kernel": kernel}}
+    state, average = optimizer.init(params), 0.0
+    for step in range(3):
+        gradient = rng.standard_normal(shape).astype(np.float32)
+        updates, state = optimizer.update({"conv": {"kernel": gradient}}, state, params)
+        # The average without its bias to zero, as in Adam; Nesterov's looks one step ahead.
+        average = 0.8 * average + 0.2 * gradient
+        direction = average / (1 - 0.8 ** (step + 1))
+        if nesterov:
+            ahead = average / (1 - 0.8 ** (step + 2))
+            direction = 0.8 * ahead + 0.2 * gradient / (1 - 0.8 ** (step + 1))
+        matrix = newton_schulz(direction.reshape(-1, shape[-1]).astype(np.float64))
+        expected = 0.2 * np.sqrt(max(matrix.shape)) * matrix.reshape(shape) + 0.3 * kernel
+        expected *= -learning_rate(step)
+        np.testing.assert_allclose(updates["conv"]["kernel"], expected, rtol=1e-3, atol=1e-4)
+        # What makes one learning rate do for all shapes: every entry moves by 0.2, as large as with Adam.
+        moved = -updates["conv"]["kernel"] / learning_rate(step) - 0.3 * kernel
+        assert 0.14 < np.sqrt((moved**2).mean()) < 0.24
+
+
+def test_muon_leaves_the_head_and_the_norms_to_adam() -> None:
+    config = config_with(name="muon", b1=0.7, b2=0.95, epsilon=1e-3, weight_decay=0.3)
+    actual, expected = parameters_after_steps(config), recurrence(adamw, 0.3)
+    for name, value in expected.items():  # This kernel has two dimensions, as that of a head.
+        np.testing.assert_allclose(actual[name], value, rtol=1e-5, err_msg=name)
+
+
+# Several batches for one update
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "muon"])
+def test_several_batches_make_the_update_of_their_mean_gradient(name: str) -> None:
+    config = config_with(name=name, weight_decay=0.3, clip_norm=0.7, accumulate=3)
+    actual = parameters_after_steps(config)
+    config.optimizer.accumulate = 1
+    optimizer = make_optimizer(
+        config.optimizer, config.finetune, Architecture(), lambda update: learning_rate(3 * update)
+    )
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for first in range(0, STEPS, 3):
+        gradients = map(gradients_of_step, range(first, first + 3))
+        mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *gradients)
+        updates, state = optimizer.update(mean, state, params)
+        params = jax.tree.map(lambda p, u: p + u, params, updates)
+    np.testing.assert_allclose(actual["kernel"], params["conv"]["kernel"], rtol=1e-5)
+    np.testing.assert_allclose(actual["scale"], params["norm"]["scale"], rtol=1e-5)
+
+
+def test_parameters_rest_until_all_batches_of_an_update_are_there() -> None:
+    config = config_with(name="adamw", weight_decay=0.3, accumulate=STEPS + 1)
+    np.testing.assert_array_equal(parameters_after_steps(config)["kernel"], PARAMS["conv"]["kernel"])
+
+
+def test_a_training_too_short_for_one_update_is_refused() -> None:
+    config = config_with(accumulate=9)
+    with pytest.raises(UserError) as refused:
+        schedule_of(config, num_epochs=2)
+    assert str(refused.value) == (
+        "config.optimizer.accumulate=9: the training has 8 batches, too few for one update; expected at most"
+        " 8, or more epochs"
+    )
+    config.optimizer.accumulate = 8
+    schedule_of(config, num_epochs=2)
+
+
+def test_seeds_are_updated_together_as_alone() -> None:
+    config = config_with(name="muon", weight_decay=0.3, accumulate=2)
+    optimizer = make_optimizer(config.optimizer, config.finetune, Architecture(), learning_rate)
+    kernels, gradients = np.random.default_rng(0).standard_normal((2, 2, 3, 3, 2, 4), np.float32)
+
+    def second_update(kernel: np.ndarray, gradient: np.ndarray) -> jax.Array:
+        params, updates = {"conv": {"kernel": kernel}}, {"conv": {"kernel": gradient}}
+        _, state = optimizer.update(updates, optimizer.init(params), params)
+        return optimizer.update(updates, state, params)[0]["conv"]["kernel"]
+
+    together = quick_jit(jax.vmap(second_update))(kernels, gradients)
+    alone = quick_jit(second_update)
+    for seed in range(2):
+        np.testing.assert_allclose(
+            together[seed], alone(kernels[seed], gradients[seed]), rtol=1e-4, atol=1e-6
+        )
 
 
 # Schedule
@@ -152,6 +272,26 @@ def test_constant_with_warmup() -> None:
     np.testing.assert_allclose([schedule(step) for step in (0, 1, 4, 99)], [0.0, 0.1, 0.4, 0.4], rtol=1e-6)
 
 
+def test_linear_with_warmup() -> None:
+    config = config_with(schedule="linear", learning_rate=0.4, warmup_epochs=2.0)
+    schedule = schedule_of(config, num_epochs=10)  # 8 steps of warm-up, 32 to zero
+    expected = {0: 0.0, 4: 0.2, 8: 0.4, 16: 0.3, 24: 0.2, 39: 0.0125, 40: 0.0}
+    np.testing.assert_allclose([schedule(step) for step in expected], list(expected.values()), atol=1e-7)
+
+
+@pytest.mark.parametrize("warmup_epochs", [0.0, 2.0])
+def test_milestones_are_shares_of_the_whole_training(warmup_epochs: float) -> None:
+    config = config_with(
+        schedule="multistep", learning_rate=0.4, warmup_epochs=warmup_epochs, milestones=(0.5, 0.75)
+    )
+    schedule = schedule_of(config, num_epochs=10)  # 40 steps
+    expected = {8: 0.4, 19: 0.4, 20: 0.04, 29: 0.04, 30: 0.004, 39: 0.004}
+    np.testing.assert_allclose([schedule(step) for step in expected], list(expected.values()), rtol=1e-6)
+    assert schedule(4) == np.float32(0.2 if warmup_epochs else 0.4)
+    config.optimizer.milestones = (0.5, 0.5)
+    np.testing.assert_allclose(schedule_of(config, num_epochs=10)(20), 0.004, rtol=1e-6)
+
+
 def test_warmup_longer_than_the_run() -> None:
     config = config_with(schedule="cosine", learning_rate=0.4, warmup_epochs=4.0)
     schedule = schedule_of(config, num_epochs=2)
@@ -161,7 +301,9 @@ def test_warmup_longer_than_the_run() -> None:
 # The training step, on a network small enough for its gradient to be written out
 
 
-def apply_linear(weights: Weights, images: jax.Array, train: bool) -> tuple[jax.Array, dict, dict]:
+def apply_linear(
+    weights: Weights, images: jax.Array, train: bool, key: jax.Array
+) -> tuple[jax.Array, dict, dict]:
     """Two linear maps of each image's mean colour; the statistics move half-way to the batch's mean."""
     assert train
     colour = images.astype(jnp.float32).mean((1, 2)) / 255
@@ -179,7 +321,7 @@ def initial_weights(seed: int) -> Weights:
     return Weights(params, {"mean": np.zeros(3, np.float32)})
 
 
-NETWORK = SimpleNamespace(apply=apply_linear)
+NETWORK = SimpleNamespace(apply=apply_linear, num_classes=6)
 
 
 def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -339,3 +481,39 @@ def test_layer_decay_scales_the_step_of_sgd() -> None:
     }.items():
         full, less = (after.named()[name] - before.named()[name] for before, after in runs)
         np.testing.assert_allclose(less, share * full, rtol=1e-2, atol=1e-3 * abs(full).max() * share)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_frozen_parameters_have_no_state(name: str, accumulate: int) -> None:
+    config = finetuning(
+        **{"optimizer.name": name, "optimizer.accumulate": accumulate, "finetune.freeze_norm": True}
+    )
+    network = make_network(config, 6)
+    params = network.init(0).params
+    head = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
+    norms = sum(leaf.size for name, leaf in Weights(params, {}).named().items() if "norm" in name)
+    everything = sum(leaf.size for leaf in jax.tree.leaves(params))
+    # Momentum alone, or both moments; Muon has both for the head, but the momentum alone for convolutions.
+    moments = {"sgd": (1, 1), "adamw": (2, 2), "muon": (1, 2)}[name]
+    for frozen, convolutions in {5: 0, 0: everything - head - norms}.items():
+        config.finetune.frozen = frozen
+        optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, learning_rate)
+        state = jax.eval_shape(optimizer.init, params)
+        size = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 3)  # without counts
+        gradients = (convolutions + head) * (accumulate > 1)
+        assert size == moments[0] * convolutions + moments[1] * head + gradients
+
+
+def test_state_without_frozen_parameters_survives_a_checkpoint(tmp_path: Path) -> None:
+    config = finetuning(**{"optimizer.name": "muon", "optimizer.accumulate": 2, "finetune.frozen": 4})
+    network = make_network(config, 6)
+    params = network.init(0).params
+    optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, learning_rate)
+    state = jax.jit(lambda params: optimizer.update(params, optimizer.init(params), params)[1])(params)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"opt_state": state}, {}, None)
+        checkpoints.wait()
+        restored, _ = checkpoints.restore_newest({"opt_state": optimizer.init(params)})
+    assert jax.tree.structure(restored["opt_state"]) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored["opt_state"], state)

@@ -13,7 +13,9 @@ def test_corruptions_of_other_seeds_and_predictions_are_not_shown(tmp_path: Path
     config = default.get_config()
     config.seeds = (0, 1)
     # Its network is not asked.
-    run = TrainedRun(config, ("0", "1"), {}, None, None, step=9, kind="ema", batch_size=32, predict=None)
+    run = TrainedRun(
+        config, ("0", "1"), {}, None, None, None, step=9, kind="ema", batch_size=32, predict=None
+    )
     mean = {"mean": 0.5, "clean": 0.9, "by_severity": [0.5] * 5, "corruptions": {"fog": [0.5] * 5}}
     identity = {"step": 9, "weights": "ema", "prediction": settings.prediction(config)}
     result = {**identity, "mean": mean, "seeds": {"0": mean, "1": mean}}

@@ -1,0 +1,257 @@
+"""A user's own images: a folder, an archive or a table, as `datasets.listing` describes them."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from datasets.archives import printable
+from datasets.decoding import Square
+from datasets.duplicates import twin_groups
+from datasets.image_cache import load_or_decode
+from datasets.listing import ImageFile, Listing, list_images
+from datasets.splits import draw_validation, stratified_split
+from datasets.types import Dataset, Split
+from resnet.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+MEMORY_SHARE = 0.8  # of the memory, that images may take
+MAX_WARNINGS = 5  # unreadable images that are named
+
+
+class _Pictures(NamedTuple):
+    """The readable ones of some files: images `[N, S, S, 3]`, their digests, and their places in the listing.
+
+    `unreadable` is what is wrong with the others, by their place in the listing.
+    """
+
+    images: np.ndarray
+    digests: list[str]
+    places: np.ndarray
+    unreadable: dict[int, str]
+
+
+def load(config: "ConfigDict") -> Dataset:
+    """Loads the images at `config.dir`, and draws the splits that they do not bring with them.
+
+    Images become squares as for a prediction, by `config.image_size`, `config.crop` and `config.fit`. With
+    `config.store_size` those for training are whole squares of that size instead. Near duplicates stay on one
+    side when images are held out: `config.test_fraction` of those that have no splits, and validation images
+    as `datasets.splits.draw_validation` says, if there are none yet. So no others are to be drawn from the
+    training images.
+
+    Unreadable images are left out with a warning, or refused if `config.unreadable` says so. A line on stderr
+    says what the data set holds, as stdout belongs to the results of a command.
+
+    Returns: images uint8 `[N, S, S, 3]`, labels int32 `[N]` and files of each split, None for one without.
+
+    Raises: UserError for a place that `list_images` refuses, unreadable images that are refused or all that
+    a class has, fields that do not go with the data, and images that do not fit into memory.
+    """
+    listing = list_images(os.path.expanduser(config.dir))
+    splits = np.array([file.split for file in listing.files], "U5")
+    splits_are_given = bool((splits != "").any())
+    _check_folds(splits, listing, config)
+    square = Square(config.image_size, config.crop, config.fit)
+    stored = square
+    if config.store_size > config.image_size:
+        stored = Square(config.store_size, 1.0, config.fit)
+    _check_memory(len(listing.files), stored.size, config)
+    # Together in one pass if possible, as an archive may be read as a whole each time.
+    is_wanted = (splits == "") | (splits == "train") | (stored == square)
+    pool = _decode(listing, np.flatnonzero(is_wanted), stored, config.dir)
+    _check_classes(pool, splits, listing, config.dir)
+    _draw_splits(splits, pool, listing, config)
+    held_out = pool
+    if stored != square:
+        held_out = _decode(listing, np.flatnonzero(splits != "train"), square, config.dir)
+    unreadable = _report_unreadable(pool.unreadable | held_out.unreadable, listing, config)
+    _warn_of_conflicts(pool, listing)
+    train = _split("train", pool, splits, listing)
+    val, test = (_split(name, held_out, splits, listing) for name in ("val", "test"))
+    dataset = Dataset(
+        train,
+        test if len(test.labels) else None,
+        listing.class_names,
+        val if len(val.labels) else None,
+        tuple(unreadable),
+    )
+    line = describe(dataset, listing, config.dir)
+    if config.test_fraction and splits_are_given:
+        line += "; it has splits, so data.test_fraction is not used"
+    print(line, file=sys.stderr, flush=True)
+    return dataset
+
+
+def class_names(config: "ConfigDict") -> tuple[str, ...]:
+    """Returns the class names of the images at `config.dir`, without decoding any.
+
+    Raises: UserError for a place that `list_images` refuses.
+    """
+    return list_images(os.path.expanduser(config.dir)).class_names
+
+
+def describe(dataset: Dataset, listing: Listing, path: str) -> str:
+    """Says in one line what a data set holds and what is not part of it."""
+    sizes = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    counts = {name: len(split.labels) for name, split in sizes.items() if split is not None}
+    total = sum(counts.values())
+    name = os.path.basename(os.path.abspath(os.path.expanduser(path)))
+    line = (
+        f"{printable(name)}: {total:,} images of {len(listing.class_names)} classes in {listing.layout}:"
+        f" {', '.join(f'{count:,} {split}' for split, count in counts.items())}"
+    )
+    if dataset.test is None and dataset.val is None:
+        line += "; nothing to measure by, as config.data.val_fraction and config.data.test_fraction are 0"
+    elif dataset.test is None:
+        line += "; no test images, so validation is what is measured"
+    passed_over = dict(listing.passed_over) | {"that cannot be read": len(listing.files) - total}
+    reasons = [f"{count:,} {reason}" for reason, count in passed_over.items() if count]
+    return f"{line}; passed over: {', '.join(reasons)}" if reasons else line
+
+
+def _check_folds(splits: np.ndarray, listing: Listing, config: "ConfigDict") -> None:
+    """Raises UserError for folds of images that bring their own validation images."""
+    if config.folds and (splits == "val").any():
+        raise UserError(
+            f"config.data.folds={config.folds}: {printable(config.dir)} has {listing.layout}, whose"
+            " validation images are used as they are; set it to 0, or leave these out"
+        )
+
+
+def _check_memory(count: int, size: int, config: "ConfigDict") -> None:
+    """Raises UserError if `count` images of `size` pixels a side do not fit into this machine's memory."""
+    needed, available = count * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > MEMORY_SHARE * available:
+        raise UserError(
+            f"{printable(config.dir)}: {count:,} images of {size}x{size} take {needed / 1e9:,.1f} GB, and all"
+            f" are held in memory; expected at most {MEMORY_SHARE:.0%} of the {available / 1e9:,.1f} GB here:"
+            " lower data.store_size or data.image_size, or take fewer images"
+        )
+
+
+def _decode(listing: Listing, places: np.ndarray, square: Square, path: str) -> _Pictures:
+    """Decodes the files at `places` in the listing."""
+    if not len(places):
+        return _Pictures(np.empty((0, square.size, square.size, 3), np.uint8), [], places, {})
+    names = [listing.files[place].name for place in places]
+    decoded = load_or_decode(names, listing.source, square, os.path.abspath(os.path.expanduser(path)))
+    unreadable = {int(places[i]): error for i, error in decoded.unreadable.items()}
+    return _Pictures(decoded.images, decoded.digests, np.delete(places, [*decoded.unreadable]), unreadable)
+
+
+def _labels(places: np.ndarray, listing: Listing) -> np.ndarray:
+    return np.array([listing.files[place].label for place in places], np.int32)
+
+
+def _check_classes(pool: _Pictures, splits: np.ndarray, listing: Listing, path: str) -> None:
+    """Raises UserError for a class none of whose training images can be read."""
+    training = pool.places[splits[pool.places] != "val"]
+    training = training[splits[training] != "test"]
+    for label in range(len(listing.class_names)):
+        if label not in set(_labels(training, listing).tolist()):
+            errors = [error for i, error in pool.unreadable.items() if listing.files[i].label == label]
+            reason = f", such as: {errors[0]}" if errors else ""
+            raise UserError(
+                f"{printable(path)}: class {listing.class_names[label]}: none of its training images can be"
+                f" read, expected one at least; replace them, or leave the class out{reason}"
+            )
+
+
+def _draw_splits(splits: np.ndarray, pool: _Pictures, listing: Listing, config: "ConfigDict") -> None:
+    """Writes into `splits` where images go that are in none, and which training images are for validation.
+
+    Splits that the images bring with them stay as they are.
+    """
+    draws_test = config.test_fraction > 0 and not splits.any()
+    draws_val = bool(config.val_fraction or config.folds) and not (splits == "val").any()
+    splits[splits == ""] = "train"
+    if not (draws_test or draws_val):
+        return
+    rows = np.flatnonzero(splits[pool.places] == "train")
+    groups = _groups(_rows(pool.images, rows))
+    if draws_test:
+        labels = _labels(pool.places[rows], listing)
+        train, test = stratified_split(
+            labels, config.test_fraction, config.split_seed, groups, field="test_fraction"
+        )
+        splits[pool.places[rows[test]]] = "test"
+        rows, groups = rows[train], groups[train]
+    if draws_val:
+        _, val = draw_validation(_labels(pool.places[rows], listing), config, groups)
+        splits[pool.places[rows[val]]] = "val"
+
+
+def _groups(images: np.ndarray) -> np.ndarray:
+    """Returns which images are to stay on one side, int `[N]`: near duplicates.
+
+    Where most images are near duplicates of one another, only equal ones stay together, with a warning.
+    """
+    groups = twin_groups(images)
+    largest = int(np.bincount(groups).max())
+    if largest <= len(images) / 2:
+        return groups
+    print(
+        f"warning: {largest:,} of {len(images):,} images are near duplicates of one another, too many to keep"
+        " them in one split; only equal images are kept together",
+        file=sys.stderr,
+        flush=True,
+    )
+    return twin_groups(images, 0)
+
+
+def _report_unreadable(unreadable: dict[int, str], listing: Listing, config: "ConfigDict") -> list[str]:
+    """Warns of unreadable images, and returns what is wrong with each of them.
+
+    Raises: UserError if they are refused.
+    """
+    errors = [error for _, error in sorted(unreadable.items())]
+    if not errors:
+        return []
+    if config.unreadable == "refuse":
+        raise UserError(
+            f"{errors[0]} ({len(errors):,} of {len(listing.files):,} images cannot be read;"
+            " config.data.unreadable=skip leaves them out)"
+        )
+    lines = [f"warning: {error}" for error in errors[:MAX_WARNINGS]]
+    if len(errors) > MAX_WARNINGS:
+        more = len(errors) - MAX_WARNINGS
+        lines.append(f"warning: and {more:,} more images that cannot be read; --mode=audit lists all")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    return errors
+
+
+def _warn_of_conflicts(pictures: _Pictures, listing: Listing) -> None:
+    """Prints a warning if images of different classes have the same pixels."""
+    firsts: dict[str, ImageFile] = {}
+    pairs: list[tuple[ImageFile, ImageFile]] = []
+    for digest, place in zip(pictures.digests, pictures.places, strict=True):
+        file = listing.files[place]
+        first = firsts.setdefault(digest, file)
+        if first.label != file.label:
+            pairs.append((first, file))
+    if pairs:
+        names = " and ".join(printable(file.name) for file in pairs[0])
+        print(
+            f"warning: the same image in two classes: {names}; {len(pairs):,} such"
+            f" {'pair' if len(pairs) == 1 else 'pairs'} in all",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _split(name: str, pictures: _Pictures, splits: np.ndarray, listing: Listing) -> Split:
+    rows = np.flatnonzero(splits[pictures.places] == name)
+    places = pictures.places[rows]
+    files = np.array([listing.files[place].name for place in places], str)
+    return Split(_rows(pictures.images, rows), _labels(places, listing), files=files)
+
+
+def _rows(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns `images[rows]`, for increasing rows without a copy if none is left out between them."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return images[rows[0] : rows[-1] + 1]
+    return images[rows]

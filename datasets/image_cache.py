@@ -1,0 +1,279 @@
+"""Keeps decoded images in the cache folder, so that the next start of a training begins at once.
+
+An entry is one file: the pixels of all images, the rest of `Decoded` as JSON, and the checksum and length of
+that. Its name says which files it was made of, by their names and contents. The folder `places` remembers
+which entry belongs to files at a place, by their stamps, so that none of them is read to find it.
+"""
+
+import errno
+import fcntl
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, NamedTuple
+
+import numpy as np
+
+import resnet.images
+from datasets import decoding
+from datasets.contents import pixel_digests
+from datasets.decoding import Decoding, Square, content_digest, decode
+from datasets.listing import Source
+from resnet.errors import UserError
+from resnet.files import cache_folder, write_whole
+
+LIMIT = 50 * 10**9  # bytes that all entries may take together, and never more than half of the free disk
+LENGTH = 8  # bytes at the end of an entry that say how long its JSON is
+CHECKSUM = 32  # bytes before them, the SHA-256 of the JSON
+
+
+class Decoded(NamedTuple):
+    """The readable images of files, in their order.
+
+    Attributes:
+      images: uint8 `[M, S, S, 3]`, read-only if they lie in the cache.
+      digests: the `pixel_digest` of each image.
+      unreadable: what is wrong with a file that is not among them, by its place among the files.
+    """
+
+    images: np.ndarray
+    digests: list[str]
+    unreadable: dict[int, str]
+
+
+def load_or_decode(names: Sequence[str], source: Source, square: Square, place: str) -> Decoded:
+    """Decodes files, or reads what an earlier start decoded.
+
+    Files with the same stamps at the same place are not read at all. Files that have moved are read and
+    recognised, and decoded only if one of them has changed. What is damaged in the cache is decoded anew.
+    Where the cache cannot be written, a line says so and the images are in memory alone.
+
+    Args:
+      names: of files in `source`.
+      source: gives the contents and stamps.
+      square: how a picture becomes a square.
+      place: where the files are, such as an absolute path.
+
+    Raises: UserError if the images fit neither into the cache nor into memory.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return _decode_in_memory(names, source, square)
+    folder = folder / "images"
+    # The stamps are taken before the contents, so that a change in between is noticed next time.
+    stamps = source.stamps(names)
+    pictures = _key(_version(), repr(tuple(square)), *names)
+    note = folder / "places" / _key(place, pictures, *(stamps[name] for name in names))
+    entry = _noted_entry(note)
+    decoded = _read(entry, square.size) if entry else None
+    if decoded is None and any(folder.glob(f"{pictures}-*.images")):
+        content = content_digest(names, source)
+        entry = _entry(folder, pictures, content) if content else None
+        decoded = _read(entry, square.size) if entry else None
+    if decoded is None:
+        entry, decoded = _decode_and_keep(names, source, square, folder, pictures)
+    if entry:
+        with suppress(OSError):  # Without the note it is found by its content.
+            note.parent.mkdir(exist_ok=True)
+            write_whole(note, entry.name)
+            os.utime(entry)
+    return decoded
+
+
+def _decode_in_memory(names: Sequence[str], source: Source, square: Square) -> Decoded:
+    shape = (len(names), square.size, square.size, 3)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if math.prod(shape) > memory:
+        raise UserError(
+            f"config.data.image_size: {len(names):,} images of {square.size}x{square.size} pixels take"
+            f" {_gigabytes(math.prod(shape))}, and the memory is {_gigabytes(memory)}; choose a smaller"
+            " image_size or store_size, or make room for them on the disk of the cache folder"
+        )
+    images = np.empty(shape, np.uint8)
+    return _without_gaps(images, decode(names, source, square, images))
+
+
+def _decode_and_keep(
+    names: Sequence[str], source: Source, square: Square, folder: Path, pictures: str
+) -> tuple[Path | None, Decoded]:
+    """Decodes files straight into the cache. The entry is None if it could not be kept."""
+    shape = (len(names), square.size, square.size, 3)
+    with ExitStack() as stack:
+        try:
+            draft = stack.enter_context(_draft(folder, math.prod(shape)))
+        except OSError as error:
+            _say_not_kept(error.strerror)
+            return None, _decode_in_memory(names, source, square)
+        images = np.memmap(draft, np.uint8, "r+", shape=shape).view(np.ndarray)
+        decoding = decode(names, source, square, images)
+        decoded = _without_gaps(images, decoding)
+        decoded.images.flags.writeable = False
+        if decoding.content is None:
+            _say_not_kept("some of the files could not be opened")
+            return None, decoded
+        entry = _entry(folder, pictures, decoding.content)
+        try:
+            _finish(draft, decoded)
+            os.replace(draft.name, entry)
+        except OSError as error:
+            _say_not_kept(error.strerror)
+            return None, decoded
+    return entry, decoded
+
+
+def _without_gaps(images: np.ndarray, decoding: Decoding) -> Decoded:
+    """Moves the readable images together, in place."""
+    kept = [place for place in range(len(images)) if place not in decoding.unreadable]
+    for row, place in enumerate(kept):
+        if row != place:
+            images[row] = images[place]
+    digests = [decoding.digests[place] for place in kept]
+    return Decoded(images[: len(kept)], digests, decoding.unreadable)
+
+
+@contextmanager
+def _draft(folder: Path, size: int) -> Iterator[IO[bytes]]:
+    """Opens a new file of `size` bytes, for which the disk has room.
+
+    It is locked while its process lives, which tells it from one that a kill has left. At the end its name is
+    gone, but its pixels stay while they are in use.
+
+    Raises: OSError if there is no room, or the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    _make_room(folder, size)
+    with NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as draft:
+        try:
+            fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _reserve(draft, size)
+            yield draft
+        finally:
+            Path(draft.name).unlink(missing_ok=True)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Makes a file `size` bytes long. With holes, writing through a memory map would crash on a full disk."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    zeros = bytes(2**20)
+    for start in range(0, size, len(zeros)):
+        file.write(zeros[: size - start])
+    file.flush()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the drafts of processes that have been killed."""
+    for file in folder.glob("*.tmp"):
+        with suppress(OSError), file.open("rb") as draft:  # A lock that is refused is an OSError.
+            fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.unlink()
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Removes the entries that have been unused the longest, until `size` more bytes are within the limit.
+
+    Raises: OSError if they are above it even so.
+    """
+    entries = sorted(folder.glob("*.images"), key=lambda file: file.stat().st_mtime)
+    sizes = [file.stat().st_size for file in entries]
+    used = sum(sizes)
+    limit = min(LIMIT, (shutil.disk_usage(folder).free + used) // 2)
+    if size > limit:
+        raise OSError(errno.ENOSPC, f"{_gigabytes(size)}, of at most {_gigabytes(limit)} in the cache folder")
+    for file, file_size in zip(entries, sizes, strict=True):
+        if used + size <= limit:
+            break
+        file.unlink(missing_ok=True)
+        used -= file_size
+    for note in folder.glob("places/*"):
+        entry = _noted_entry(note)
+        if entry is None or not entry.exists():
+            note.unlink(missing_ok=True)
+
+
+def _finish(draft: IO[bytes], decoded: Decoded) -> None:
+    """Writes behind the pixels what else there is.
+
+    Raises: OSError if it cannot be written.
+    """
+    rest = {"digests": decoded.digests, "unreadable": list(decoded.unreadable.items())}
+    text = json.dumps(rest).encode()
+    draft.seek(decoded.images.nbytes)
+    draft.write(text + sha256(text).digest() + len(text).to_bytes(LENGTH, "little"))
+    draft.truncate()
+    draft.flush()
+
+
+def _read(entry: Path, size: int) -> Decoded | None:
+    """Reads an entry of images of `size` pixels along a side. What is damaged is removed, and gives None."""
+    try:
+        with entry.open("rb") as file:
+            text = _read_text(file)
+            rest = json.loads(text)
+            shape = (len(rest["digests"]), size, size, 3)
+            if os.fstat(file.fileno()).st_size == math.prod(shape) + len(text) + CHECKSUM + LENGTH:
+                images = np.memmap(file, np.uint8, "r", shape=shape).view(np.ndarray)
+                if pixel_digests(images) == rest["digests"]:
+                    return Decoded(images, rest["digests"], dict(rest["unreadable"]))
+    except (OSError, ValueError):
+        pass
+    with suppress(OSError):
+        entry.unlink(missing_ok=True)
+    return None
+
+
+def _read_text(file: IO[bytes]) -> bytes:
+    """Returns the JSON at the end of an entry.
+
+    Raises: ValueError or OSError if it is damaged.
+    """
+    file.seek(-LENGTH, os.SEEK_END)
+    length = int.from_bytes(file.read(), "little")
+    file.seek(-LENGTH - CHECKSUM - length, os.SEEK_END)
+    text, checksum = file.read(length), file.read(CHECKSUM)
+    if sha256(text).digest() != checksum:
+        raise ValueError("the checksum is another")
+    return text
+
+
+def _entry(folder: Path, pictures: str, content: str) -> Path:
+    return folder / f"{pictures}-{content[:32]}.images"
+
+
+def _noted_entry(note: Path) -> Path | None:
+    try:
+        return note.parent.parent / Path(note.read_text()).name
+    except (OSError, ValueError):
+        return None
+
+
+def _key(*parts: str) -> str:
+    """Returns a digest of `parts` for the name of a file."""
+    return sha256(b"\0".join(map(os.fsencode, parts))).hexdigest()[:32]
+
+
+@cache
+def _version() -> str:
+    """Names all that decides over the pixels of a file: our own source and the libraries."""
+    sources = (Path(resnet.images.__file__), Path(decoding.__file__))
+    libraries = [f"{name} {version(name)}" for name in ("pillow", "pillow-heif")]
+    return _key(*(sha256(file.read_bytes()).hexdigest() for file in sources), *libraries)
+
+
+def _say_not_kept(reason: str | None) -> None:
+    print(f"note: the decoded images are not kept for the next start ({reason})", file=sys.stderr, flush=True)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2g} GB"

@@ -1,0 +1,53 @@
+"""The images that a run was trained on, as it keeps them: `images.tsv`, and what has changed since."""
+
+from pathlib import Path
+
+IMAGES_FILE = "images.tsv"
+MAX_EXAMPLES = 3  # names of files in a description
+
+
+def read_images_file(workdir: Path) -> str:
+    """Returns the content of the `images.tsv` in `workdir`, "" if there is none."""
+    try:
+        return (workdir / IMAGES_FILE).read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def describe_changes(old: str, new: str) -> str:
+    """Says in one line how the images of two tables differ, or returns "" if they do not.
+
+    The tables are those of `datasets.contents.image_table`. An example: "2 images added (cat/new.jpg,
+    dog/new.jpg), 1 removed (cat/1.jpg), 3 changed (dog/4.jpg, ...)". An image in another split or class
+    counts as moved.
+    """
+    before, after = _rows(old), _rows(new)
+    common = [image for image in after if image in before]
+    changes = {
+        "added": [image for image in after if image not in before],
+        "removed": [image for image in before if image not in after],
+        "changed": [image for image in common if before[image][2] != after[image][2]],
+    }
+    if not any(changes.values()):  # Otherwise splits are drawn anew, which says no more.
+        moved = [image for image in common if before[image][:2] != after[image][:2]]
+        changes["moved to another split or class"] = moved
+    parts: list[str] = []
+    for change, images in changes.items():
+        if images:
+            names = [name for name, _ in images[:MAX_EXAMPLES]]
+            names += ["..."] if len(images) > MAX_EXAMPLES else []
+            noun = "" if parts else " image" if len(images) == 1 else " images"
+            parts.append(f"{len(images):,}{noun} {change} ({', '.join(names)})")
+    return ", ".join(parts)
+
+
+def _rows(table: str) -> dict[tuple[str, int], tuple[str, str, str]]:
+    """Returns split, class and digest of each image by its file and how often that occurred before."""
+    rows: dict[tuple[str, int], tuple[str, str, str]] = {}
+    times: dict[str, int] = {}
+    for line in table.split("\n")[1:]:
+        if line.count("\t") == 3:
+            split, label, file, digest = line.split("\t")
+            times[file] = times.get(file, -1) + 1
+            rows[file, times[file]] = (split, label, digest)
+    return rows
