@@ -1,0 +1,181 @@
+"""PyTorch: trains a small ResNet by a recipe of this project, and prints a JSON line after every epoch.
+
+`python -m benchmarks.peers.torch_recipe RECIPE.json IMAGES.npz`: see `benchmarks.time_to_accuracy`, which
+writes both. The network is that of He et al. 2015 (arXiv:1512.03385), section 4.2, in plain `torch.nn`. It is
+channels last, which is PyTorch's fastest layout here. Images lie in memory, and a batch is cropped and
+flipped by one gather, so that no loader has to be waited for.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+EVALUATION_BATCH = 500
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions around which the input is added, with zeros for new channels (option A)."""
+
+    def __init__(self, inplanes: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.stride, self.more = stride, planes - inplanes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        if self.more:
+            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        return functional.relu(y + x, inplace=True)
+
+
+def make_network(depth: int, width: int, classes: int, *, zero_init_last: bool) -> nn.Sequential:
+    """Returns the network of `depth` 6n + 2, its kernels drawn as He-normal by fan-out.
+
+    With `zero_init_last` the last scale of every block starts at zero.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    ]
+    planes = width
+    for stage in range(3):
+        for index in range((depth - 2) // 6):
+            features = width * 2**stage
+            layers.append(Block(planes, features, 2 if stage and not index else 1))
+            planes = features
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(planes, classes))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Block) and zero_init_last:
+            nn.init.zeros_(module.bn2.weight)
+    return network.to(memory_format=torch.channels_last)
+
+
+class Images:
+    """Normalised images on the CPU, and batches of them, cropped after padding and flipped at random."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, recipe: dict[str, Any]) -> None:
+        """Takes `images` uint8 [N, H, W, 3] and `labels` [N]."""
+        mean, std = (255 * torch.tensor(recipe[name]) for name in ("mean", "std"))
+        self._size, self._pad = images.shape[1], recipe["pad"]
+        self._flip, self._batch = recipe["flip"], recipe["batch_size"]
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+        self.plain = torch.from_numpy(images)
+        self._mean, self._std = mean, std
+
+    def normalized(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns `images` uint8 [N, H, W, 3] as float32 [N, 3, H, W], channels last."""
+        return ((images.float() - self._mean) / self._std).permute(0, 3, 1, 2)
+
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields the full batches of an epoch in random order."""
+        order = torch.randperm(len(self.labels))
+        size, pad = self._size, self._pad
+        padded = functional.pad(self.plain, (0, 0, pad, pad, pad, pad))
+        steps = torch.arange(size)
+        for start in range(0, len(order) - self._batch + 1, self._batch):
+            chosen = order[start : start + self._batch]
+            rows = torch.randint(0, 2 * pad + 1, (len(chosen), 1)) + steps
+            columns = torch.randint(0, 2 * pad + 1, (len(chosen), 1)) + steps
+            flipped = torch.rand(len(chosen), 1) < self._flip
+            columns = torch.where(flipped, columns.flip(1), columns)
+            crops = padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+            yield self.normalized(crops), self.labels[chosen]
+
+
+def make_optimizer(network: nn.Module, recipe: dict[str, Any]) -> torch.optim.SGD:
+    """Returns SGD with momentum, whose weight decay is for kernels alone."""
+    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": kernels, "weight_decay": recipe["weight_decay"]},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=recipe["momentum"], nesterov=recipe["nesterov"])
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+    """Moves `average` towards the weights and the statistics of `network`."""
+    decay = min(decay, step / (step + 9))
+    ours = [tensor for tensor in average.state_dict().values() if tensor.is_floating_point()]
+    new = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    torch._foreach_lerp_(ours, new, 1 - decay)
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, images: Images, flips: bool) -> float:
+    """Returns the accuracy on `images`, with `flips` of the mean logits of an image and its mirror image."""
+    network.eval()
+    hits = 0
+    for start in range(0, len(images.labels), EVALUATION_BATCH):
+        batch = images.normalized(images.plain[start : start + EVALUATION_BATCH])
+        logits = network(batch)
+        if flips:
+            logits = logits + network(batch.flip(3))
+        hits += int((logits.argmax(1) == images.labels[start : start + EVALUATION_BATCH]).sum())
+    return hits / len(images.labels)
+
+
+def train(recipe: dict[str, Any], train_images: Images, test_images: Images) -> None:
+    """Trains, and prints the seconds of steps so far and the test accuracy after every epoch."""
+    torch.manual_seed(recipe["seed"])
+    network = make_network(
+        recipe["depth"], recipe["width"], recipe["classes"], zero_init_last=recipe["zero_init_last"]
+    )
+    average = deepcopy(network) if recipe["ema_decay"] else network
+    optimizer = make_optimizer(network, recipe)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe["dtype"] == "bfloat16")
+    step, seconds = 0, 0.0
+    for epoch in range(1, recipe["epochs"] + 1):
+        network.train()
+        started = time.perf_counter()
+        for images, labels in train_images.batches():
+            for group in optimizer.param_groups:
+                group["lr"] = recipe["learning_rates"][step]
+            optimizer.zero_grad(set_to_none=True)
+            with autocast:
+                logits = network(images)
+            loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe["label_smoothing"])
+            loss.backward()
+            optimizer.step()
+            step += 1
+            if average is not network:
+                update_average(average, network, step, recipe["ema_decay"])
+        seconds += time.perf_counter() - started
+        score = accuracy(average, test_images, recipe["test_time_flip"])
+        line = {"epoch": epoch, "seconds": seconds, "accuracy": score, "loss": loss.item()}
+        print(json.dumps(line), flush=True)
+
+
+def main(recipe_file: str, images_file: str) -> None:
+    """Trains by the two files that `benchmarks.time_to_accuracy` writes."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_flush_denormal(True)
+    with open(recipe_file) as file:
+        recipe = json.load(file)
+    with np.load(images_file, allow_pickle=False) as arrays:
+        splits = [Images(arrays[f"{s}_images"], arrays[f"{s}_labels"], recipe) for s in ("train", "test")]
+    train(recipe, *splits)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

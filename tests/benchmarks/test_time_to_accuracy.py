@@ -1,0 +1,52 @@
+"""The same recipe for PyTorch: what it takes over, and what it refuses not to know."""
+
+import json
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from benchmarks.time_to_accuracy import check_is_known, format_report, make_recipe
+from configs import cifar10_short
+from resnet.errors import UserError
+
+
+def config_with(**fields: Any) -> ConfigDict:
+    config = cifar10_short.get_config()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
+def test_the_recipe_is_that_of_the_config() -> None:
+    config = config_with(num_epochs=4, batch_size=100, optimizer__warmup_epochs=1.0, seed=3)
+    recipe = json.loads(json.dumps(make_recipe(config, classes=10, train_size=1050, dtype="float32")))
+    rates = recipe["learning_rates"]
+    assert len(rates) == 4 * 10
+    assert rates[0] == 0
+    assert max(rates) == rates[10] == pytest.approx(config.optimizer.learning_rate)
+    for name in ("seed", "batch_size", "label_smoothing", "ema_decay", "test_time_flip"):
+        assert recipe[name] == config[name]
+    assert (recipe["depth"], recipe["width"], recipe["pad"]) == (20, 16, config.augment.pad)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"augment__mixup": 0.2}, {"model__shortcut": "projection"}, {"optimizer__name": "adam"},
+     {"optimizer__accumulate": 2}, {"loss__name": "sigmoid"}, {"augment__rotation": 5.0}],
+)  # fmt: skip
+def test_what_pytorch_does_not_know_is_refused(fields: dict[str, Any]) -> None:
+    check_is_known(config_with())
+    [name] = fields
+    with pytest.raises(UserError, match=f"config.{name.replace('__', '.')}="):
+        check_is_known(config_with(**fields))
+
+
+def test_the_ratio_is_of_the_same_seed() -> None:
+    runs = [
+        {"name": "this project", "seed": 0, "accuracy": 0.9, "epoch": 9.0, "seconds": 300.0},
+        {"name": "PyTorch, float32", "seed": 0, "accuracy": 0.9, "epoch": 9, "seconds": 200.0},
+        {"name": "this project", "seed": 1, "accuracy": 0.8, "epoch": None, "seconds": None},
+    ]
+    lines = format_report({"runs": runs, "target": 0.88}).splitlines()
+    assert lines[-2].endswith("1.50")
+    assert "never" in lines[-1]
