@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def list_cells(options: argparse.Namespace) -> Iterator[Cell]:
-    """Yields every run of the other half, those of few images first."""
+    """Yields every run on the other half of the classes, in ascending order of images a class."""
     for images in options.images:
         for seed in range(options.seeds):
             for start in STARTS:

@@ -187,7 +187,7 @@ def _result(name: str, seed: int, lines: Sequence[dict[str, Any]], target: float
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """Returns the table of all runs; the ratio is the seconds of this project to those of the peer's seed."""
+    """Returns the table of all runs; the ratio divides our seconds by the peer's, for the same seed."""
     ours = {run["seed"]: run["seconds"] for run in report["runs"] if run["name"] == "this project"}
     rows = []
     for run in report["runs"]:

@@ -7,10 +7,10 @@ networks have `--config.model.depth` 20, 32, 44, 56 and 110, and errors of 8.75,
 (table 6). Depth 110 needs a gentle start: theirs are 400 steps at a tenth of the learning rate, here it is
 `--config.optimizer.warmup_epochs=1.0`, 390 steps in which the rate grows.
 
-Four things differ from the paper. The mean of each channel is subtracted, there that of each pixel, and
-pixels are divided by their deviation. Images are padded with black, there with the mean. Weight decay is for
-kernels alone, there also for biases and norms. And the last images of an epoch that do not fill a batch are
-left out.
+Four things differ from the paper. It subtracts the mean of each pixel; here it is the mean of each channel,
+and pixels are divided by their deviation. Images are padded with black, there with the mean. Weight decay is
+for kernels alone, there also for biases and norms. And the last images of an epoch that do not fill a batch
+are left out.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
 The learning rate is large. It grows for 3 epochs and then falls to zero in a line, as in Smith & Topin 2017
 (arXiv:1708.07120) and in the entries of DAWNBench (Page 2018, "How to train your ResNet"). The latter also
 have Nesterov's momentum, more weight decay, and label smoothing. Blocks start as the identity, which
-helps at large learning rates: Goyal et al. 2017 (arXiv:1706.02677), section 5.1. Shifts by 2 pixels, and
-predictions that average over the image and its mirror image, are those of Jordan 2024 (arXiv:2404.00498).
+helps at large learning rates: Goyal et al. 2017 (arXiv:1706.02677), section 5.1. Jordan 2024
+(arXiv:2404.00498) also shifts by 2 pixels, and averages predictions over the image and its mirror image.
 """
 
 from ml_collections import ConfigDict

@@ -12,7 +12,7 @@ Training, on a folder with `train/CLASS` and `val/CLASS`:
 All images are held in memory, 252 GB for the whole of ImageNet at 256 pixels: a smaller machine needs a part
 of it, or smaller images.
 
-The recipe is that of Goyal et al. 2017 (arXiv:1706.02677), section 5.1: 0.1 for each 256 images of a batch as
+The recipe comes from Goyal et al. 2017 (arXiv:1706.02677), section 5.1: 0.1 for each 256 images of a batch as
 learning rate, a tenth of it after 30, 60 and 80 epochs, and a warm-up of 5 epochs. A batch of B images takes
 `--config.optimizer.learning_rate` 0.1 * B / 256. Two things differ: crops come from the centre square of the
 image, stored at 256 pixels, and the warm-up starts at zero, there at 0.1. Later recipes add

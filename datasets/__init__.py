@@ -85,7 +85,7 @@ def class_names(config: "ConfigDict") -> tuple[str, ...]:
 
 
 def display_name(config: "ConfigDict") -> str:
-    """Returns the name by which people know the data set: that of the folder, or of the source."""
+    """Returns the name to show for the data set: the name of its folder, or else `config.name`."""
     return Path(config.dir).name if config.name == "folder" else config.name
 
 
@@ -111,9 +111,9 @@ def splits_by_name(dataset: Dataset, config: "ConfigDict") -> dict[str, Split]:
 def train_val_split(dataset: Dataset, config: "ConfigDict") -> tuple[Split, Split | None]:
     """Returns the images of `dataset` to train on and those to validate on.
 
-    Validation images that the data set comes with are used as they are, as are those of a folder. Others are
-    drawn from the training images, see `datasets.splits.draw_validation`. With none of them, there is no
-    validation split.
+    A data set that brings validation images keeps them, and `datasets.folder` has drawn its own. Otherwise
+    they are drawn from the training images, see `datasets.splits.draw_validation`. If none are drawn, there
+    is no validation split.
 
     Raises: UserError as `draw_validation`.
     """

@@ -48,8 +48,8 @@ def decode(names: Sequence[str], source: Source, square: Square, images: np.ndar
     """Decodes files into the rows of `images`.
 
     Threads do the work, because Pillow lets go of the interpreter while it decodes and resizes. The pixels
-    are those of `resnet.images.read_square`. Few files are in memory at a time. A terminal shows a progress
-    bar.
+    equal what `resnet.images.read_square` returns. Few files are in memory at a time. A terminal shows a
+    progress bar.
 
     Args:
       names: of files in `source`. A name may occur more than once.

@@ -67,7 +67,7 @@ def twin_groups(images: np.ndarray, distance: float = TWIN_DISTANCE) -> np.ndarr
     Two images within `distance` are in one group, and so are images that a chain of such pairs connects.
     Groups are numbered from 0, in the order in which they first occur.
 
-    Most pairs are told apart by thumbnails of block means. By Jensen's inequality two thumbnails are at most
+    Thumbnails of block means rule out most pairs. By Jensen's inequality two thumbnails are at most
     as far apart as their images, so no pair is missed.
     """
     _, firsts, copies = np.unique(pixel_digests(images), return_index=True, return_inverse=True)
@@ -126,7 +126,7 @@ def _join_twins(different: _Different, rows: slice, columns: slice, distance: fl
         return
     _drop_distant(is_near, different, rows, columns, distance)
     # A group is joined with one neighbour at a time. What is one group by then needs no further look, so
-    # images that are all alike take no longer.
+    # nearly equal images take no longer.
     while is_near.any():
         row, column = np.flatnonzero(is_near.any(1)), np.flatnonzero(is_near.any(0))
         lefts = np.concatenate([row, is_near[:, column].argmax(0)]) + rows.start
@@ -170,7 +170,7 @@ def _exact_pairs(
     right: tuple[np.ndarray, np.ndarray],
     distance: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the pairs among those of `is_near`, bool `[N, M]`, that are within `distance`.
+    """Returns which pairs marked in `is_near`, bool `[N, M]`, are within `distance`.
 
     `left` and `right` are images and the places of N and M of them. The result is the indices into the
     places, and the distances.

@@ -1,7 +1,7 @@
 """PyTorch: trains a small ResNet by a recipe of this project, and prints a JSON line after every epoch.
 
 `python -m benchmarks.peers.torch_recipe RECIPE.json IMAGES.npz`: see `benchmarks.time_to_accuracy`, which
-writes both. The network is that of He et al. 2015 (arXiv:1512.03385), section 4.2, in plain `torch.nn`. It is
+writes both. The network comes from He et al. 2015 (arXiv:1512.03385), section 4.2, in plain `torch.nn`. It is
 channels last, which is PyTorch's fastest layout here. Images lie in memory, and a batch is cropped and
 flipped by one gather, so that no loader has to be waited for.
 """
