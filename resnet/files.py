@@ -1,10 +1,11 @@
-"""Files: written whole or not at all, JSON that may be missing, and the cache folder."""
+"""Files: written whole or not at all, read within bounds, and the cache folder."""
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from resnet.errors import UserError
 
@@ -51,6 +52,62 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         UserError: `path` cannot be written.
     """
     write_result(path, json.dumps(content, indent=2) + "\n")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens the ordinary file `path` for reading. A pipe or a device is refused, where reading could hang.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is no ordinary file, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path.
+        raise UserError(
+            f"{path}: cannot be read ({_reason(error)}); check the path and its permissions"
+        ) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
+        raise UserError(f"{path}: is {kind}, expected an ordinary file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Returns the bytes of the ordinary file `path`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is no ordinary file, cannot be read, or has more than `max_bytes`.
+    """
+    with open_file(path) as file:
+        try:
+            content = file.read(max_bytes + 1)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({_reason(error)}); restore it from a copy") from None
+    if len(content) > max_bytes:
+        raise UserError(f"{path}: has more than {max_bytes:,} bytes, expected at most that")
+    return content
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def _reason(error: Exception) -> str:
+    """Returns the words of the operating system for `error`."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from resnet.checkpoint import Checkpoints
 from resnet.classifier import Classifier
 from resnet.errors import UserError
 from resnet.formats import huggingface, timm_config, torchvision
-from resnet.formats.containers import read_container
 from resnet.formats.names import Format
 from resnet.formats.reading import Translation, infer_model, recognise
+from resnet.formats.weights_file import read_container
 from resnet.imagenet import class_names_of
 from resnet.network import ComputeDtype, Network, Weights, check_image_size
 from resnet.ops.convolution import Lowering

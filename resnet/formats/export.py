@@ -12,10 +12,10 @@ from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.files import write_result
 from resnet.formats import EXPORT_FORMATS, huggingface, torchvision
-from resnet.formats.containers import write_safetensors
 from resnet.formats.keras_model import keras_archive
 from resnet.formats.names import Arrays, Format
 from resnet.formats.reading import OWN
+from resnet.formats.safetensors_file import write_safetensors
 from resnet.network import Network, Weights
 from resnet.preprocessing import Preprocessing
 

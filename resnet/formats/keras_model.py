@@ -18,7 +18,8 @@ import numpy as np
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.formats import keras
-from resnet.formats.containers import DESCRIPTION, KERAS_WEIGHTS
+from resnet.formats.containers import DESCRIPTION
+from resnet.formats.hdf5 import KERAS_WEIGHTS
 from resnet.formats.names import Arrays
 
 KERAS_VERSION = "3.15.1"  # The release whose layout this is.

@@ -18,9 +18,9 @@ import resnet
 from configs import default
 from resnet.errors import UserError
 from resnet.formats import huggingface, keras, torchvision
-from resnet.formats.containers import read_container
 from resnet.formats.export import export
 from resnet.formats.names import Arrays
+from resnet.formats.weights_file import read_container
 from resnet.pretrained import read_pretrained
 from tests.resnet.networks import make_network
 from tests.weights import in_torchvision

@@ -1,0 +1,70 @@
+"""JSON that somebody may have edited or cut off: read within bounds, and checked by a schema before use."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from resnet.errors import UserError
+from resnet.files import read_file
+
+MAX_BYTES = 64 * 2**20  # More than the metrics of a training of weeks.
+MAX_SHOWN = 120  # characters of a value in a message
+
+Schema = dict[str, Any]  # https://json-schema.org, draft 2020-12
+
+
+def read_json(path: Path, schema: Schema, max_bytes: int = MAX_BYTES) -> Any:
+    """Returns the JSON in `path`, which has the form that `schema` describes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is no file, too large, or not JSON of that form. The message names the place.
+    """
+    return parse_json(read_file(path, max_bytes), schema, str(path))
+
+
+def parse_json(text: str | bytes, schema: Schema, source: str) -> Any:
+    """Returns the JSON in `text`, which has the form that `schema` describes; `source` says where it stands.
+
+    Raises:
+        UserError: it is something else. The message begins with `source`.
+    """
+    try:
+        content = json.loads(text if isinstance(text, str) else text.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: is not UTF-8 (byte {error.start:,}), expected JSON") from None
+    except RecursionError:
+        raise UserError(
+            f"{source}: has too many brackets inside each other, expected JSON as written"
+        ) from None
+    except ValueError as error:  # Numbers of thousands of digits are among them.
+        raise UserError(f"{source}: is not JSON ({error}); mend it, or restore it from a copy") from None
+    check_json(content, schema, source)
+    return content
+
+
+def check_json(content: Any, schema: Schema, source: str) -> None:
+    """Checks that `content`, which was read as JSON from `source`, has the form that `schema` describes.
+
+    Raises:
+        UserError: it has not. The message names the first place that differs.
+    """
+    import jsonschema  # A tenth of a second of every start that reads none.
+
+    try:
+        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(content))
+    except RecursionError:
+        raise UserError(
+            f"{source}: has too many brackets inside each other, expected JSON as written"
+        ) from None
+    if error is not None:
+        place = error.json_path.removeprefix("$").removeprefix(".")
+        raise UserError(f"{source}: {place and f'{_shortened(place)}: '}{_shortened(error.message)}")
+
+
+def _shortened(text: str) -> str:
+    """Shows both ends of a long text. Messages of schemas end with what was expected."""
+    if len(text) <= MAX_SHOWN:
+        return text
+    half = MAX_SHOWN // 2
+    return f"{text[:half]} ... {text[-half:]}"
