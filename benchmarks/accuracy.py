@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
@@ -172,17 +173,15 @@ def _select_scores(report: dict[str, Any]) -> dict[str, Any]:
 def time_to(lines: Sequence[dict[str, Any]], batch_size: int, accuracy: float) -> dict[str, float] | None:
     """Returns the `epoch` after which the test accuracy first reaches `accuracy`, and the `seconds`.
 
-    `lines` are the lines of `metrics.jsonl`. Only training steps count towards the seconds. The
+    `lines` are the lines of `metrics.jsonl`. The seconds are those of the training steps until then, at the
+    median speed of the run, so that other work on the machine for a while does not count. The
     result is None if the accuracy was never reached, or the test split never evaluated.
     """
-    seconds, last_step = 0.0, 0
-    for line in lines:
-        if line["split"] == "train":
-            seconds += (line["step"] - last_step) * batch_size / line["images_per_second"]
-            last_step = line["step"]
-        elif line["split"] == "test" and line["accuracy"] >= accuracy:
-            return {"epoch": float(line["epoch"]), "seconds": seconds}
-    return None
+    reached = next((line for line in lines if line["split"] == "test" and line["accuracy"] >= accuracy), None)
+    if reached is None:
+        return None
+    speed = median(line["images_per_second"] for line in lines if line["split"] == "train")
+    return {"epoch": float(reached["epoch"]), "seconds": reached["step"] * batch_size / speed}
 
 
 def format_table(seeds: dict[str, dict[str, Any]]) -> str:

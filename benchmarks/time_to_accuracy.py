@@ -3,7 +3,8 @@
 Trains the network of `--config` and the same network in PyTorch on the same images, one after the other for
 each seed. Both start from fresh weights of the same distribution, and see the same recipe: batches, learning
 rates, weight decay, crops, flips, label smoothing, moving average. The test split is measured after every
-epoch, for this report alone; only the seconds of training steps count, compiling aside.
+epoch, for this report alone. Only the seconds of training steps count, compiling aside, at the median speed
+of a run: that of its lines here, of its epochs in PyTorch.
 
 What is finished is not trained again: a finished run of this project lies in --workdir, the lines of PyTorch
 beside it. `--peer_dtypes=float32,bfloat16` adds PyTorch's automatic mixed precision, whose products use AMX
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -93,7 +95,7 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         if seed < options.peer_seeds:
             for dtype in options.peer_dtypes:
                 lines = _train_peer(config, options.workdir, dtype)
-                report["runs"].append(_result(f"PyTorch, {dtype}", seed, lines, options.target))
+                report["runs"].append(peer_result(f"PyTorch, {dtype}", seed, lines, options.target))
         write_json(options.json, report)
     print(format_report(report))
     print(f"\nwritten: {options.json}")
@@ -175,14 +177,20 @@ def _our_result(run: Run, config: ConfigDict, seed: int, target: float) -> dict[
     return {"name": "this project", "seed": seed, "accuracy": final["accuracy"], **reached}
 
 
-def _result(name: str, seed: int, lines: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
-    reached = next((line for line in lines if line["accuracy"] >= target), {"epoch": None, "seconds": None})
+def peer_result(name: str, seed: int, lines: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
+    """Returns the final accuracy of a run of PyTorch, and the epoch and the seconds to `target`.
+
+    `lines` are those of its epochs, with the `seconds` since its start. Epoch and seconds are None if the run
+    never reached `target`.
+    """
+    reached = next((line["epoch"] for line in lines if line["accuracy"] >= target), None)
+    seconds = median(np.diff([line["seconds"] for line in lines], prepend=0.0))
     return {
         "name": name,
         "seed": seed,
         "accuracy": lines[-1]["accuracy"],
-        "epoch": reached["epoch"],
-        "seconds": reached["seconds"],
+        "epoch": reached,
+        "seconds": reached and reached * seconds,
     }
 
 

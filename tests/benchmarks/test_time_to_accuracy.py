@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from benchmarks.time_to_accuracy import check_is_known, format_report, make_recipe
+from benchmarks.time_to_accuracy import check_is_known, format_report, make_recipe, peer_result
 from configs import cifar10_short
 from resnet.errors import UserError
 
@@ -50,3 +50,13 @@ def test_the_ratio_is_of_the_same_seed() -> None:
     lines = format_report({"runs": runs, "target": 0.88}).splitlines()
     assert lines[-2].endswith("1.50")
     assert "never" in lines[-1]
+
+
+def test_an_epoch_beside_other_work_does_not_count() -> None:
+    accuracies_and_seconds = [(0.5, 10.0), (0.7, 20.0), (0.9, 300.0), (0.91, 310.0)]
+    lines = [
+        {"epoch": epoch, "seconds": seconds, "accuracy": accuracy}
+        for epoch, (accuracy, seconds) in enumerate(accuracies_and_seconds, 1)
+    ]
+    assert peer_result("PyTorch", 0, lines, 0.88)["seconds"] == 30.0
+    assert peer_result("PyTorch", 0, lines, 0.95)["seconds"] is None
