@@ -13,12 +13,10 @@ import re
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from threading import Lock
 from typing import Any, NamedTuple
 
 from tests.campaigns import bombs, flag_values, meanings
@@ -27,7 +25,7 @@ from tests.campaigns.meanings import MEANINGS
 from tests.campaigns.mutations import REPLACEMENTS, changed_places
 from tests.campaigns.readers import READERS, Reader
 from tests.campaigns.seeds import environment, prepare, training_arguments
-from tests.campaigns.tally import Failure, Tally, last_line
+from tests.campaigns.tally import Failure, InvalidSeedError, Tally, last_line
 from tests.campaigns.workers import Answer, Worker
 from tests.command_line import ROOT
 
@@ -94,6 +92,12 @@ class Fuzzer:
             yield from itertools.islice(later, 3)
         yield from later
 
+    @contextmanager
+    def lane(self) -> Iterator[Callable[[str], list[Failure]]]:
+        """Gives the function that runs cases one after the other, in a worker of its own."""
+        with Worker(environment(self.folder.parent)) as worker:
+            yield lambda case: self.run(case, worker)
+
     def run(self, case: str, worker: Worker) -> list[Failure]:
         """Runs `case`, counts how it ended, and returns how it broke the rule."""
         folder = self.folder / case.replace(":", "_")
@@ -105,7 +109,11 @@ class Fuzzer:
         self.tally.count("cases")
         if answer.code in (0, 2):
             self.tally.count(f"exit {answer.code}")
-        problems = [*broken_rules(answer, attack.lines), *self._wrong_answers(answer, attack, folder, worker)]
+        problems = list(broken_rules(answer, attack.lines))
+        try:
+            problems += self._wrong_answers(answer, attack, folder, worker)
+        except InvalidSeedError as error:
+            problems.append(("valid files refused", str(error)))
         if _digest(attack.source) != before:
             problems.append(("input changed", f"{attack.source} was written"))
         if answer.code == 2 and (left := [*folder.rglob("*.tmp"), *folder.rglob("tmp*")]):
@@ -260,7 +268,7 @@ class Fuzzer:
             self._copied(reader, folder)
             answer = worker.run(self._filled(reader.arguments, folder), seconds=600)
             if answer.code != 0:
-                raise RuntimeError(f"valid files are not read: {' '.join(reader.arguments)}: {answer}")
+                raise InvalidSeedError(f"valid files are not read: {' '.join(reader.arguments)}: {answer}")
             self._valid[reader] = answer, reader.answer(Given(answer.out, folder / "copy" / "run"))
         return self._valid[reader]
 
@@ -318,22 +326,6 @@ def _digest(path: Path | None) -> object:
 def _short(answer: Any) -> str:
     text = json.dumps(answer, ensure_ascii=False)
     return text if len(text) < 200 else text[:200] + " ..."
-
-
-def fuzz(fuzzer: Fuzzer, deadline: float, lanes: int) -> None:
-    """Runs cases in `lanes` workers at once until `deadline`, of `time.monotonic`."""
-    cases, lock = fuzzer.cases(), Lock()
-
-    def lane() -> None:
-        with Worker(environment(fuzzer.folder.parent)) as worker:
-            while time.monotonic() < deadline:
-                with lock:
-                    case = next(cases)
-                fuzzer.run(case, worker)
-
-    with ThreadPoolExecutor(lanes) as pool:
-        for future in [pool.submit(lane) for _ in range(lanes)]:
-            future.result()
 
 
 def main() -> int:

@@ -12,9 +12,8 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -25,7 +24,7 @@ import numpy as np
 
 from tests.campaigns.programs import Ended, Interruption, leftovers, run
 from tests.campaigns.seeds import CONFIG, NO_AUGMENTATION, environment, prepare
-from tests.campaigns.tally import Failure, Tally, last_line
+from tests.campaigns.tally import Failure, InvalidSeedError, Tally, last_line
 from tests.command_line import flags_of
 from tests.runs import SMALL
 
@@ -72,7 +71,7 @@ class Kills:
         self.tally = tally
         self.environment = environment(folder.parent)
         self._references: dict[str, Reference] = {}
-        self._lock = Lock()
+        self._locks = {name: Lock() for name in VARIANTS}
         folder.mkdir(parents=True, exist_ok=True)
 
     def cases(self) -> Iterator[str]:
@@ -91,18 +90,22 @@ class Kills:
 
     def reference(self, name: str) -> Reference:
         """Trains a variant undisturbed, twice: the second time from warm caches, to the same bits."""
-        with self._lock:
+        with self._locks[name]:
             if name not in self._references:
                 first, second = (self.folder / f"{name}_{i}" for i in ("first", "second"))
                 for workdir in (first, second):
                     shutil.rmtree(workdir, ignore_errors=True)
                     ended = run(self.arguments(name, workdir), self.environment, line="epoch", seconds=600)
                     if ended.code != 0:
-                        raise RuntimeError(f"the undisturbed run ended with {ended}")
+                        raise InvalidSeedError(f"the undisturbed run ended with {ended}")
                 if problems := list(differences(first, second)):
-                    raise RuntimeError(f"two undisturbed runs differ: {problems}")
+                    raise InvalidSeedError(f"two undisturbed runs differ: {problems}")
                 self._references[name] = Reference(second, ended.first, ended.seconds)
             return self._references[name]
+
+    def lane(self) -> AbstractContextManager[Callable[[str], list[Failure]]]:
+        """Gives the function that runs cases one after the other."""
+        return nullcontext(self.run)
 
     def run(self, case: str) -> list[Failure]:
         """Runs `case`, counts how it ended, and returns what went wrong."""
@@ -110,8 +113,11 @@ class Kills:
         rng = Random(f"{self.seed}/{case}")
         workdir = self.folder / case.replace(":", "_")
         shutil.rmtree(workdir, ignore_errors=True)
-        used = self._interrupted_use(name, workdir, rng) if name in USES else None
-        problems = used if used is not None else self._interrupted_run(name, workdir, rng)
+        interrupted = self._interrupted_use if name in USES else self._interrupted_run
+        try:
+            problems = interrupted(name, workdir, rng)
+        except InvalidSeedError as error:
+            problems = [("undisturbed run failed", str(error))]
         command = (
             f"python -m tests.campaigns.kills --case={case} --seed={self.seed} --folder={self.folder.parent}"
         )
@@ -253,21 +259,6 @@ def _without_speeds(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {name: _without_speeds(value) for name, value in content.items() if name not in SPEEDS}
     return [_without_speeds(value) for value in content] if isinstance(content, list) else content
-
-
-def interrupt(kills: Kills, deadline: float, lanes: int) -> None:
-    """Runs cases in `lanes` at once until `deadline`, of `time.monotonic`; those that began end."""
-    cases, lock = kills.cases(), Lock()
-
-    def lane() -> None:
-        while time.monotonic() < deadline:
-            with lock:
-                case = next(cases)
-            kills.run(case)
-
-    with ThreadPoolExecutor(lanes) as pool:
-        for future in [pool.submit(lane) for _ in range(lanes)]:
-            future.result()
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Changes to descriptions of a network whose meaning is known: each is honoured or refused, or is harmless.
 
-`other`: the program refuses, or gives another answer. `same`: it refuses, or gives the same answer. `refused`:
-there is no answer, as the description is in itself wrong.
+`other`: the program refuses, or gives another answer. `same`: it refuses, or gives the same answer.
+`refused`: there is no answer, as the description is in itself wrong.
 """
 
 from collections.abc import Callable

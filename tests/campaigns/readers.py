@@ -150,8 +150,8 @@ def _data(
 
 
 PICTURES = (
-    "picture.png", "palette.png", "grey16.png", "picture.jpg", "progressive.jpg", "picture.gif", "picture.webp",
-    "picture.tiff", "picture.bmp", "picture.heic",
+    "picture.png", "palette.png", "grey16.png", "picture.jpg", "progressive.jpg", "picture.gif",
+    "picture.webp", "picture.tiff", "picture.bmp", "picture.heic",
 )  # fmt: skip
 JSON_FILE = {"change": change_json_text}
 PREPROCESSOR = r"image_mean|image_std|size|crop_pct|resample|do_|rescale_factor|^$"

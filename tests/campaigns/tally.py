@@ -6,6 +6,10 @@ from threading import Lock
 from typing import NamedTuple
 
 
+class InvalidSeedError(Exception):
+    """Valid files were not read, or an undisturbed run did not end well: there is nothing to compare with."""
+
+
 class Failure(NamedTuple):
     """A case that broke the rule: its kind, such as `traceback`, what was seen, and how to repeat it."""
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ MEMORY = 3 * 2**30  # bytes; the most that a case may take, with Python and JAX 
 SECONDS = 60.0  # the longest that a case may take
 CASES = 400  # after so many, a worker starts anew: JAX keeps what it compiled
 GROWN = 3 * 2**29  # bytes; a worker that keeps so much starts anew
+COMMAND = (sys.executable, "-m", "tests.campaigns.workers")
 POLL = 0.05  # seconds between two looks at the memory of a worker
 
 
@@ -40,9 +42,9 @@ class Answer(NamedTuple):
 class Worker:
     """A process that runs the program; a context manager."""
 
-    def __init__(self, environment: Mapping[str, str], module: str = "tests.campaigns.workers") -> None:
+    def __init__(self, environment: Mapping[str, str], command: Sequence[str] = COMMAND) -> None:
         self._environment = environment
-        self._module = module
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._cases = 0
 
@@ -79,7 +81,7 @@ class Worker:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module],
+                self._command,
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.PIPE,
@@ -117,23 +119,21 @@ def memory_of(pid: int, field: str = "VmRSS") -> int:
 
 def answer(arguments: Sequence[str]) -> dict[str, Any]:
     """Runs main.py with `arguments` in this process; returns exit code, output and peak of memory."""
-    from tests.command_line import run_main
-
     Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         kept = [os.dup(stream) for stream in (1, 2)]
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         try:
-            code = run_main(*arguments)
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-            code = 1
+            with (
+                redirect_stdout(open(1, "w", closefd=False)) as stdout,
+                redirect_stderr(open(2, "w", closefd=False)) as stderr,
+            ):
+                code = _run(arguments)
+                for stream in (stdout, stderr):
+                    if not stream.closed:
+                        stream.flush()
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
             for stream, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, stream)
                 os.close(copy)
@@ -142,6 +142,19 @@ def answer(arguments: Sequence[str]) -> dict[str, Any]:
             file.seek(0)
             texts[name] = file.read().decode(errors="replace")
     return {"code": code, **texts, "peak": memory_of(os.getpid(), "VmHWM")}
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Runs main.py and returns the exit code that Python would end with."""
+    from tests.command_line import run_main
+
+    try:
+        return run_main(*arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
 
 
 def serve() -> None:
