@@ -72,7 +72,9 @@ FAULTS: dict[str, Fault] = {
         "{program} | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}", codes=(0, 141), done=False
     ),
     "ascii": Fault(variables=ASCII),
-    "ascii_locale": Fault(variables={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    "ascii_locale": Fault(
+        codes=(0, 2), done=False, variables={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ),
 }
 # What a mode leaves in the folder of the run.
 RESULTS = {

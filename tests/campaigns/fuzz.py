@@ -34,7 +34,7 @@ KINDS = (
     "traceback", "exit code", "no line", "too many lines", "hang", "memory", "crash", "wrong answer",
     "no answer", "input changed", "left over",
 )  # fmt: skip
-OUTCOMES = ("cases", "exit 0", "exit 2", *KINDS)
+OUTCOMES = ("cases", "changed files", "exit 0", "exit 2", *KINDS)
 # Of a run, what else may be replaced by a pipe, a folder, a link.
 PLACES_OF_RUNS = (
     "config.json", "summary.json", "metrics.jsonl", "images.tsv", "eval_test.json", "checkpoints",
@@ -80,7 +80,7 @@ class Fuzzer:
         }
         first = [f"{name}:{i}" for name, count in tables.items() for i in range(count)]
         Random(self.seed).shuffle(first)
-        weights = {name: reader.weight for name, reader in self.readers.items()} | {"flag": 4}
+        weights = {name: reader.weight for name, reader in self.readers.items()} | {"flag": 3}
         later = (
             f"{name}:{round * weight + i}"
             for round in itertools.count()
@@ -107,6 +107,8 @@ class Fuzzer:
         before = _digest(attack.source)
         answer = worker.run(attack.arguments)
         self.tally.count("cases")
+        if attack.reader is not None:
+            self.tally.count("changed files", attack.reader.copies)
         if answer.code in (0, 2):
             self.tally.count(f"exit {answer.code}")
         problems = list(broken_rules(answer, attack.lines))
@@ -159,14 +161,14 @@ class Fuzzer:
             filled.append(argument)
         return filled
 
-    def _copied(self, reader: Reader, folder: Path) -> Path:
-        """Copies the source of `reader` for a case and returns the copy."""
-        source, copy = self.seeds / reader.source, folder / "copy" / Path(reader.source).name
-        if source.is_dir():
-            shutil.copytree(source, copy)
-        else:
-            shutil.copy2(source, copy)
-        return copy
+    def _copied(self, reader: Reader, folder: Path) -> list[Path]:
+        """Copies the source of `reader` for a case, as often as it says, and returns the copies."""
+        source = self.seeds / reader.source
+        copies = [folder / "copy" / source.name]
+        copies += [folder / "copy" / f"{i}_{source.name}" for i in range(1, reader.copies)]
+        for copy in copies:
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, copy)
+        return copies
 
     def _attack_on(self, reader: Reader, folder: Path, copy: Path, expected: str) -> Attack:
         arguments = self._filled(reader.arguments, folder)
@@ -174,7 +176,12 @@ class Fuzzer:
 
     def _changed(self, reader: Reader, rng: Random, folder: Path) -> Attack:
         """Changes the file of a reader, or now and then puts something else in its place."""
-        copy = self._copied(reader, folder)
+        outcomes = [self._change(reader, rng, copy) for copy in self._copied(reader, folder)]
+        expected = min(outcomes, key=("any", "same").index)
+        return self._attack_on(reader, folder, folder / "copy", expected)
+
+    def _change(self, reader: Reader, rng: Random, copy: Path) -> str:
+        """Changes a copy of the source of a reader; returns what must come of it, see `Attack`."""
         target = copy
         if reader.target:
             files = [Path(path) for path in sorted(glob.glob(f"{glob.escape(copy)}/{reader.target}"))]
@@ -182,14 +189,13 @@ class Fuzzer:
                 sorted(f for path in files for f in ([path] if path.is_file() else path.rglob("*")))
             )
         if rng.random() < 0.04 or not target.is_file():
-            kind = rng.choice(list(REPLACEMENTS))
-            replace(target, kind)
-            return self._attack_on(reader, folder, copy, "any")._replace(what=f"{target.name} is {kind}")
+            replace(target, rng.choice(list(REPLACEMENTS)))
+            return "any"
         data = target.read_bytes()
         part = reader.part.get(data)
         changed = reader.change(rng, part)
         target.write_bytes(reader.part.put(data, changed))
-        return self._attack_on(reader, folder, copy, expected_of(reader, part, changed))
+        return expected_of(reader, part, changed)
 
     def _bomb(self, bomb: bombs.Bomb, folder: Path) -> Attack:
         """Writes a small file that is large once it is read."""
@@ -199,7 +205,7 @@ class Fuzzer:
     def _meaning(self, meaning: meanings.Meaning, folder: Path) -> Attack:
         """Changes the meaning of a description, as a table says."""
         reader = self.readers[meaning.reader]
-        copy = self._copied(reader, folder)
+        (copy,) = self._copied(reader, folder)
         target = copy / reader.target if reader.target else copy
         data = target.read_bytes()
         content = meaning.change(json.loads(reader.part.get(data)))
@@ -212,7 +218,7 @@ class Fuzzer:
         kind = list(REPLACEMENTS)[number // len(PLACES_OF_RUNS)]
         mode = rng.choice(MODES_OF_RUNS)
         reader = READERS[f"config_{mode}"]
-        copy = self._copied(reader, folder)
+        (copy,) = self._copied(reader, folder)
         replace(copy / place, kind)
         what = f"{place} is {kind}, --mode={mode}"
         return self._attack_on(reader, folder, copy, "any")._replace(what=what)

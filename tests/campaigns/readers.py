@@ -91,12 +91,14 @@ class Reader(NamedTuple):
     writes: bool = False  # into the folder that it reads, as training does
     weight: int = 1  # how often its turn comes
     beside: str = ""  # the name of a picture that is answered all the same
+    copies: int = 1  # of the source, each of which is changed
 
     def applies(self, seeds: Path) -> bool:
         """Whether there are such seeds: not without PyTorch, for its files."""
         return (seeds / self.source).exists()
 
 
+COPIES = 6  # damaged pictures in a case: to start takes longer than to read them
 GOOD = "{seeds}/pictures/good.png"
 PREPARATION = r"mean|std|standardize|channel_order|fit|crop|image_size"
 OF_RUNS = (
@@ -112,8 +114,9 @@ def _weights(source: str, target: str = "", **options: object) -> Reader:
 
 
 def _picture(name: str) -> Reader:
-    arguments = ("--mode=predict", "--json", "--workdir={seeds}/run", "{copy}/" + name, GOOD)
-    return Reader(f"pictures/{name}", arguments, answers.predictions, weight=2, beside="good.png")
+    arguments = ("--mode=predict", "--json", "--workdir={seeds}/run", "{copy}", GOOD)
+    options = {"copies": COPIES, "lines": COPIES, "beside": "good.png"}
+    return Reader(f"pictures/{name}", arguments, answers.predictions, **options)
 
 
 def _use_of_run(target: str, mode: str, **options: object) -> Reader:
