@@ -28,7 +28,11 @@ RUN = $(if $(filter cpu,$(DEVICE)),JAX_PLATFORMS=cpu) $(PY)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 PYTEST = -m pytest -n 2 --dist loadfile
 
-.PHONY: help train demo test test-oldest test-peers bench lint clean
+# How long a campaign takes, and what it draws its attacks from.
+MINUTES = 30
+SEED = 0
+
+.PHONY: help train demo test test-oldest test-peers campaign bench lint clean
 
 help:  ## list these targets
 	@echo 'make TARGET [DEVICE=cpu|gpu] [PYTHON=python3.12]'
@@ -50,6 +54,9 @@ test-oldest: $(OLDEST)/installed  ## run the tests with the oldest versions that
 
 test-peers: $(PEERS)/installed  ## exchange weights with PyTorch, Keras, timm and transformers
 	JAX_PLATFORMS=cpu $(PEERS)/bin/python -m pytest tests/peers
+
+campaign: $(VENV)/installed-dev-$(DEVICE)  ## attack the program with damaged files, kills and full disks
+	JAX_PLATFORMS=cpu $(PY) -m tests.campaigns --minutes=$(MINUTES) --seed=$(SEED)
 
 bench: $(BENCH)/installed-$(DEVICE)  ## measure the tables of benchmarks, against other frameworks
 	$(BENCH)/bin/python -m benchmarks.suite --device=$(DEVICE); status=$$?; \

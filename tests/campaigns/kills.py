@@ -1,0 +1,278 @@
+"""Kills and signals at random moments: a run that is interrupted and resumed ends in the same bits.
+
+`python -m tests.campaigns.kills --case=validated:7` repeats a case: the same run, with the same delays. When
+they hit depends on the machine, so a failure may need a few repetitions.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from pathlib import Path
+from random import Random
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.campaigns.programs import Ended, Interruption, leftovers, run
+from tests.campaigns.seeds import CONFIG, NO_AUGMENTATION, environment, prepare
+from tests.campaigns.tally import Failure, InvalidSeedError, Tally, last_line
+from tests.command_line import flags_of
+from tests.runs import SMALL
+
+FIELDS = {
+    **SMALL,
+    **NO_AUGMENTATION,
+    "augment.flip": 0.5,  # Something is drawn.
+    "data.image_size": 32,
+    "num_epochs": 8,
+    "batch_size": 10,
+    "steps_per_call": 1,
+    "checkpoint.every_epochs": 1.0,
+}
+VARIANTS = {
+    "plain": {},
+    "validated": {"data.val_fraction": 0.3},
+    "seeds": {"seeds": "4,1", "num_epochs": 4, "data.val_fraction": 0.3},
+}
+USES = {"report": "written", "eval": "test split"}  # other modes, and how the line begins at their end
+CODES = {signal.SIGKILL: 137, signal.SIGTERM: 143, signal.SIGINT: 130}
+SPEEDS = ("seconds", "images_per_second")
+INTERRUPTIONS = 6  # of a run at most; then it may end
+HANG = 120.0  # seconds after which an interrupted program hangs
+
+KINDS = ("wrong code", "traceback", "hang", "other bits", "other metrics", "left over", "not resumed")
+OUTCOMES = ("runs", "kills", "signals", "ended before", "bits equal", *KINDS)
+
+
+class Reference(NamedTuple):
+    """A run that nothing interrupted, and how long it took: until its first epoch, and in all."""
+
+    workdir: Path
+    first: float
+    seconds: float
+
+
+class Kills:
+    """Interrupts runs in `folder` and compares them with undisturbed ones."""
+
+    def __init__(self, folder: Path, seeds: Path, seed: int, tally: Tally) -> None:
+        self.folder = folder
+        self.seeds = seeds
+        self.seed = seed
+        self.tally = tally
+        self.environment = environment(folder.parent)
+        self._references: dict[str, Reference] = {}
+        self._locks = {name: Lock() for name in VARIANTS}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def cases(self) -> Iterator[str]:
+        """Yields the names of cases without end."""
+        for number in count():
+            yield from (f"{name}:{number}" for name in VARIANTS)
+            yield f"{list(USES)[number % len(USES)]}:{number}"
+
+    def arguments(self, name: str, workdir: Path) -> list[str]:
+        """Returns the arguments of main.py that train a variant in `workdir`, without a report of its own."""
+        _pretend_report(workdir)
+        for seed in (4, 1) if name == "seeds" else ():
+            _pretend_report(workdir / f"seed_{seed}")
+        fields = FIELDS | {"data.dir": self.seeds / "signs"} | VARIANTS[name]
+        return [CONFIG, f"--workdir={workdir}", *flags_of(fields)]
+
+    def reference(self, name: str) -> Reference:
+        """Trains a variant undisturbed, twice: the second time from warm caches, to the same bits."""
+        with self._locks[name]:
+            if name not in self._references:
+                first, second = (self.folder / f"{name}_{i}" for i in ("first", "second"))
+                for workdir in (first, second):
+                    shutil.rmtree(workdir, ignore_errors=True)
+                    ended = run(self.arguments(name, workdir), self.environment, line="epoch", seconds=600)
+                    if ended.code != 0:
+                        raise InvalidSeedError(f"the undisturbed run ended with {ended}")
+                if problems := list(differences(first, second)):
+                    raise InvalidSeedError(f"two undisturbed runs differ: {problems}")
+                self._references[name] = Reference(second, ended.first, ended.seconds)
+            return self._references[name]
+
+    def lane(self) -> AbstractContextManager[Callable[[str], list[Failure]]]:
+        """Gives the function that runs cases one after the other."""
+        return nullcontext(self.run)
+
+    def run(self, case: str) -> list[Failure]:
+        """Runs `case`, counts how it ended, and returns what went wrong."""
+        name = case.partition(":")[0]
+        rng = Random(f"{self.seed}/{case}")
+        workdir = self.folder / case.replace(":", "_")
+        shutil.rmtree(workdir, ignore_errors=True)
+        interrupted = self._interrupted_use if name in USES else self._interrupted_run
+        try:
+            problems = interrupted(name, workdir, rng)
+        except InvalidSeedError as error:
+            problems = [("undisturbed run failed", str(error))]
+        command = (
+            f"python -m tests.campaigns.kills --case={case} --seed={self.seed} --folder={self.folder.parent}"
+        )
+        failures = [Failure(kind, f"{case}: {seen}", command) for kind, seen in problems]
+        for failure in failures:
+            self.tally.fail(failure)
+        self.tally.count("runs")
+        if not failures:
+            shutil.rmtree(workdir, ignore_errors=True)
+        return failures
+
+    def _interrupted_run(self, name: str, workdir: Path, rng: Random) -> list[tuple[str, str]]:
+        """Trains with interruptions until the run is finished, and compares it with the undisturbed one."""
+        reference, problems = self.reference(name), []
+        for _ in range(rng.randint(2, INTERRUPTIONS)):
+            ended = self._interrupt(self.arguments(name, workdir), moment(rng, reference), problems)
+            if ended.code == 0 or problems:
+                break
+        ended = run(self.arguments(name, workdir), self.environment)
+        if ended.code != 0 or "Traceback" in ended.err or "damaged" in ended.err:
+            problems.append(("not resumed", f"exit code {ended.code}: {last_line(ended.err)}"))
+            return problems
+        problems += differences(reference.workdir, workdir)
+        if not problems:
+            self.tally.count("bits equal")
+        return problems
+
+    def _interrupted_use(self, name: str, workdir: Path, rng: Random) -> list[tuple[str, str]]:
+        """Interrupts a report or an evaluation of a finished run, after which the next one ends well."""
+        shutil.copytree(self.seeds / "run", workdir)
+        arguments, problems = [f"--mode={name}", f"--workdir={workdir}"], []
+        signum = rng.choice((signal.SIGTERM, signal.SIGINT, signal.SIGINT))
+        # From the start of main.py until after its end, on a machine that does nothing else.
+        self._interrupt(arguments, Interruption(signum, rng.uniform(0.3, 6)), problems)
+        if left := leftovers(workdir):
+            problems.append(("left over", ", ".join(left)))
+        for file in workdir.glob("*.json"):
+            json.loads(file.read_text())
+        ended = run(arguments, self.environment)
+        if ended.code != 0:
+            problems.append(("not resumed", f"exit code {ended.code}: {last_line(ended.err)}"))
+        return problems
+
+    def _interrupt(
+        self, arguments: list[str], interruption: Interruption, problems: list[tuple[str, str]]
+    ) -> Ended:
+        """Runs the program until it is interrupted; adds what it did wrong to `problems`."""
+        ended = run(arguments, self.environment, interruption=interruption, seconds=HANG)
+        signum = signal.Signals(interruption.signum)
+        when = f"{signum.name} {interruption.delay:.2f} s after {interruption.line or 'the start'!r}"
+        expected = {CODES[interruption.signum]} | ({0} if not ended.was_running or ended.out else set())
+        if not ended.was_running:
+            self.tally.count("ended before")
+        else:
+            self.tally.count("kills" if signum == signal.SIGKILL else "signals")
+        if ended.code is None:
+            problems.append(("hang", f"{when}: still there after {HANG:.0f} s"))
+        elif "Traceback" in ended.err:
+            problems.append(("traceback", f"{when}: {last_line(ended.err)}"))
+        elif ended.code not in expected:
+            problems.append(("wrong code", f"{when}: {ended.code}: {last_line(ended.err)}"))
+        return ended
+
+
+def moment(rng: Random, reference: Reference) -> Interruption:
+    """Draws a signal and its moment: a third of them anywhere, the others while it trains and saves."""
+    signum = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+    if rng.random() < 1 / 3:
+        # Before a third of a second, a signal may hit Python itself, before it reads main.py.
+        earliest = 0.0 if signum == signal.SIGKILL else 0.3
+        return Interruption(signum, rng.uniform(earliest, reference.seconds))
+    return Interruption(signum, rng.uniform(0, max(reference.seconds - reference.first, 0.3)), "epoch")
+
+
+def _pretend_report(workdir: Path) -> None:
+    """Makes an empty report that is newer than the run, so that training writes none."""
+    page = workdir / "report" / "index.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.touch()
+    os.utime(page, (2**32, 2**32))
+
+
+# Comparison
+
+
+def differences(expected: Path, found: Path) -> Iterator[tuple[str, str]]:
+    """Yields how two finished runs differ: in the arrays of the last checkpoint, in metrics or summary."""
+    for folder in [expected, *sorted(expected.glob("seed_*"))]:
+        other = found / folder.relative_to(expected)
+        if _without_speeds(_summary(folder)) != _without_speeds(_summary(other)):
+            yield "other metrics", f"{other / 'summary.json'} differs from {folder / 'summary.json'}"
+        if not (folder / "checkpoints").exists():
+            continue
+        if _metrics(folder) != _metrics(other):
+            yield "other metrics", f"{other / 'metrics.jsonl'} differs from {folder / 'metrics.jsonl'}"
+        if names := different_arrays(folder, other):
+            yield "other bits", f"{other}: {', '.join(names[:5])}"
+
+
+def different_arrays(expected: Path, found: Path) -> list[str]:
+    """Returns the names of the arrays that differ, by a bit, in the last checkpoints of two runs."""
+    (step, one), (other_step, other) = last_state(expected), last_state(found)
+    if step != other_step:
+        return [f"step {other_step}, expected {step}"]
+    return [
+        name
+        for name in sorted(one.keys() | other.keys())
+        if name not in one or name not in other or one[name].tobytes() != other[name].tobytes()
+    ]
+
+
+def last_state(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
+    """Returns the step of the last checkpoint and all arrays of its state, by name."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        folder = (workdir / "checkpoints" / str(max(steps)) / "state").absolute()
+        tree = checkpointer.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return max(steps), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _summary(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def _metrics(workdir: Path) -> list[Any]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [_without_speeds(json.loads(line)) for line in lines]
+
+
+def _without_speeds(content: Any) -> Any:
+    """Returns JSON without what depends on the machine's load."""
+    if isinstance(content, Mapping):
+        return {name: _without_speeds(value) for name, value in content.items() if name not in SPEEDS}
+    return [_without_speeds(value) for value in content] if isinstance(content, list) else content
+
+
+def main() -> int:
+    """Repeats one case; returns 1 if it failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", required=True, help="such as validated:7")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "resnet_campaign")
+    values = parser.parse_args()
+    kills = Kills(values.folder / "repeated_kills", prepare(values.folder), values.seed, Tally())
+    failures = kills.run(values.case)
+    print("\n".join(kills.tally.lines(OUTCOMES)))
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
