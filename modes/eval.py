@@ -173,7 +173,8 @@ def evaluate_folder(command: Command) -> int:
     from tqdm import tqdm
 
     from evaluation.folder import evaluate_crops, labelled_images
-    from evaluation.picture_files import UnreadableFiles, printable, read_in_batches
+    from evaluation.picture_files import UnreadableFiles, read_in_batches
+    from resnet.files import printable
 
     folder, crops = Path(command.arguments[0]), int(command["crops"])
     classifier, source = command.load_classifier()
