@@ -8,6 +8,7 @@ import numpy as np
 
 from resnet.classifier import BATCH_SIZE
 from resnet.errors import UserError
+from resnet.files import local_path
 from resnet.images import find_images
 
 
@@ -51,6 +52,6 @@ def picture_files(paths: Sequence[str], report: Callable[[UserError], None]) -> 
     """
     for path in paths:
         try:
-            yield from find_images([path], report)
+            yield from find_images([local_path(path)], report)
         except UserError as error:
             report(error)

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from resnet.errors import UserError
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:/")  # gs://, s3://, hf://, file:/
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -108,6 +109,27 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def local_path(text: str) -> str:
+    """Returns the path that somebody typed, with `~` written out as the shell would.
+
+    Raises:
+        UserError: it is empty, a URL, holds a null byte, or names the home of somebody who is not known.
+    """
+    shown = printable(text)
+    if not text:
+        raise UserError("'': is an empty path, expected a file or a folder; name one")
+    if "\0" in text:
+        raise UserError(f"{shown}: holds a null byte, expected a path; leave it out")
+    if _URL.match(text):
+        raise UserError(
+            f"{shown}: is a URL, expected a path on this machine; download it, or mount it as a folder"
+        )
+    path = os.path.expanduser(text)
+    if path.startswith("~") and not os.path.lexists(path):
+        raise UserError(f"{shown}: there is no such user; write ./{shown} for a name that begins with ~")
+    return path
 
 
 def printable(path: str | os.PathLike[str]) -> str:
