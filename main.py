@@ -8,7 +8,7 @@ from absl import logging
 import resnet
 from devices import environment
 from modes import load_modes
-from modes.flags import Command, check, define_flags, describe_mode, list_modes, parse
+from modes.flags import Command, check, define_flags, describe_mode, expand, list_modes, parse
 from resnet.errors import exit_code
 
 
@@ -21,6 +21,7 @@ def main(argv: list[str]) -> int:
     if len(argv) == 1:
         print(list_modes(modes))
         return 0
+    argv = expand(argv)
     values = define_flags(argv, modes)
     arguments = parse(values, argv)
     mode = modes[values.mode]

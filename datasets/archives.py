@@ -2,7 +2,7 @@
 
 Each of the three lists its files, and is a `datasets.listing.Source` of their contents. Names are relative to
 the folder or archive, with `/` between their parts. Those that are not UTF-8 hold surrogate escapes, as in
-`os`, and `printable` shows them.
+`os`, and `resnet.files.printable` shows them.
 """
 
 import os
@@ -14,11 +14,12 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from resnet.errors import UserError
-
-MAX_FILE_SIZE = 512 * 2**20  # bytes; a larger file is reported instead of read
+from resnet.files import open_file, printable
+from resnet.images import MAX_FILE_SIZE
 
 # Parts of a name that begin with a dot, and what operating systems and disk stations leave beside images.
 _HIDDEN = re.compile(
@@ -26,7 +27,6 @@ _HIDDEN = re.compile(
 )
 _OUTSIDE = re.compile(r"^/|^[A-Za-z]:/|(^|/)\.\.(/|$)")
 _EMPTY_PART = re.compile(r"(?:(?<=/)|^)\.?(?:/|$)")
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _MAX_TAR_HEADER = 2**20  # bytes; long names and extended attributes are a thousandth of it
 _ZIP_NAME_IS_UTF8 = 0x800
 _ZIP_IS_ENCRYPTED = 0x1
@@ -321,21 +321,6 @@ class _TarHeader(tarfile.TarInfo):
         return header
 
 
-def printable(name: str) -> str:
-    """Returns a name as text that any terminal and file takes.
-
-    Bytes that are not UTF-8 become such as `\\xe9`, and control characters such as `\\x0a`.
-    """
-    return _UNPRINTABLE.sub(_escaped, name)
-
-
-def _escaped(character: re.Match[str]) -> str:
-    code = ord(character[0])
-    if 0xDC80 <= code <= 0xDCFF:  # A surrogate escape stands for the byte in its last two digits.
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
 def _kind(entry: os.DirEntry[str]) -> str:
     """Returns `file`, `folder` or what else it is, following links."""
     try:
@@ -377,15 +362,14 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 def _file_content(path: str) -> bytes | UserError:
     """Reads a file on disk, and returns what is wrong if it cannot be read."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # Opening a pipe could block forever.
-            return UserError(f"{printable(path)}: is no longer a file, expected an image; put it back")
-        if status.st_size > MAX_FILE_SIZE:
-            return _too_large(path)
-        with open(path, "rb") as file:
+        with open_file(Path(path)) as file:
+            if os.fstat(file.fileno()).st_size > MAX_FILE_SIZE:
+                return _too_large(path)
             return file.read()
     except FileNotFoundError:
         return _vanished(path)
+    except UserError as error:
+        return error
     except OSError as error:
         return _unreadable(path, error)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from datasets.archives import printable
 from datasets.duplicates import TWIN_DISTANCE, close_pairs, nearest
 from datasets.types import Split
+from resnet.files import printable
 
 THRESHOLDS = (0.0, 6.0, TWIN_DISTANCE)  # grey levels: identical, very close, twins
 

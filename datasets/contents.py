@@ -4,9 +4,9 @@ from hashlib import sha256
 
 import numpy as np
 
-from datasets.archives import printable
 from datasets.threads import map_in_threads
 from datasets.types import Dataset, Split
+from resnet.files import printable
 
 CHUNK = 256  # images whose digests a thread computes at a time
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from datasets.archives import printable
 from datasets.decoding import Square
 from datasets.duplicates import twin_groups
 from datasets.image_cache import load_or_decode
@@ -14,6 +13,7 @@ from datasets.listing import ImageFile, Listing, list_images
 from datasets.splits import draw_validation, stratified_split
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
+from resnet.files import printable
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from datasets.archives import Folder, TarArchive, ZipArchive, printable
+from datasets.archives import Folder, TarArchive, ZipArchive
 from resnet.errors import UserError
+from resnet.files import printable
 from resnet.images import image_extensions
 
 SplitName = Literal["train", "val", "test", ""]  # "" for images that are yet to be split
@@ -56,7 +57,7 @@ class Source(Protocol):
         """Yields names and contents, in the order in which they are read fastest; each name once.
 
         In place of the content comes a `UserError` for a file that cannot be read: one that has gone, is not
-        permitted, is damaged in its archive, or is larger than `datasets.archives.MAX_FILE_SIZE`. It is not
+        permitted, is damaged in its archive, or is larger than `resnet.images.MAX_FILE_SIZE`. It is not
         raised, so that the others are read all the same.
 
         Ask for all files in one call, as each call may pass over a whole archive.
@@ -67,7 +68,7 @@ class Source(Protocol):
 class ImageFile(NamedTuple):
     """A file of an image: its name in the source, such as `train/cat/7.jpg`, its label and its split.
 
-    A name that is not UTF-8 holds surrogate escapes. `datasets.archives.printable` shows it.
+    A name that is not UTF-8 holds surrogate escapes. `resnet.files.printable` shows it.
     """
 
     name: str

@@ -1,6 +1,5 @@
 """Picture files that users name: found, read in batches, and reported if they cannot be read."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from resnet.classifier import BATCH_SIZE
 from resnet.errors import UserError
+from resnet.files import local_path
 from resnet.images import find_images
 
 
@@ -46,14 +46,12 @@ def read_in_batches(
 
 
 def picture_files(paths: Sequence[str], report: Callable[[UserError], None]) -> Iterator[Path]:
-    """Yields the picture files that `paths` name; `report` is called for a path that has none."""
+    """Yields the picture files that `paths` name.
+
+    `report` is called for a path that has none, and once for a folder with pictures that cannot be read.
+    """
     for path in paths:
         try:
-            yield from find_images([path])
+            yield from find_images([local_path(path)], report)
         except UserError as error:
             report(error)
-
-
-def printable(file: Path) -> str:
-    """Returns the path without bytes that are not UTF-8, which cannot be printed."""
-    return os.fsencode(file).decode(errors="replace")

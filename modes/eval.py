@@ -173,9 +173,10 @@ def evaluate_folder(command: Command) -> int:
     from tqdm import tqdm
 
     from evaluation.folder import evaluate_crops, labelled_images
-    from evaluation.picture_files import UnreadableFiles, printable, read_in_batches
+    from evaluation.picture_files import UnreadableFiles, read_in_batches
+    from resnet.files import local_path, printable
 
-    folder, crops = Path(command.arguments[0]), int(command["crops"])
+    folder, crops = Path(local_path(command.arguments[0])), int(command["crops"])
     classifier, source = command.load_classifier()
     classifier.check_head()
     labels = labelled_images(folder, classifier.class_names)

@@ -34,7 +34,8 @@ def check(command: Command) -> None:
 
 def run(command: Command) -> int:
     """Writes features to `features_<layer>.npz` of the workdir; 2 if a picture could not be read."""
-    from evaluation.picture_files import UnreadableFiles, picture_files, printable, read_in_batches
+    from evaluation.picture_files import UnreadableFiles, picture_files, read_in_batches
+    from resnet.files import printable
 
     classifier, _ = command.load_classifier()
     layer, pool = command["layer"], command["pool"]

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import default, rules
 from resnet.errors import UserError
+from resnet.files import local_path, read_file
 from resnet.run import CONFIG_FILE
 from workdir import settings
 
@@ -62,7 +63,9 @@ CHECKPOINT = Flag("checkpoint", "The checkpoint of the run to use.", "best", ("b
 RAW = Flag("raw", "Use the raw weights rather than their moving average.", False)
 JSON = Flag("json", "Print one JSON object a line rather than a table.", False)
 
+MAX_FILE_BYTES = 2**20  # of a config file or a file of flags
 MISSING_WORKDIR = "--workdir is missing: name the folder of the run, such as runs/signs"
+_CONFIG_FLAGS = ("--config", "-config")
 # Other names by which people know the flags that all modes have.
 ALIASES = {
     **dict.fromkeys(("output", "output_dir", "out", "log_dir", "logdir", "save_dir", "work_dir"), "workdir"),
@@ -78,7 +81,7 @@ class Command:
         self.mode = mode
         self.arguments = tuple(arguments)  # what follows the flags
         self.config: ConfigDict | None = values.config
-        self.workdir = Path(values.workdir) if values.workdir else None
+        self.workdir = Path(_local_path("workdir", values.workdir)) if values.workdir else None
         self._values = values
 
     def __getitem__(self, name: str) -> Any:
@@ -97,7 +100,9 @@ class Command:
     def weights_file(self) -> str | None:
         """The file or folder of weights to use instead of a run, from --weights or config.init_from."""
         from_config = self.config.get("init_from") if self.config is not None else None
-        return self["weights"] or from_config or None
+        if self["weights"]:
+            return _local_path("weights", self["weights"])
+        return _local_path("config.init_from", from_config) if from_config else None
 
     @property
     def run_folder(self) -> Path:
@@ -144,10 +149,74 @@ class Command:
         """
         if self.config is not None:
             rules.check(self.config)
+            if self.config.init_from:
+                self.config.init_from = _local_path("config.init_from", self.config.init_from)
+            if self.config.data.dir:
+                self.config.data.dir = _local_path("config.data.dir", self.config.data.dir)
             return self.config
         if self.weights_file:
             return default.get_config()
         return settings.load(self.run_folder)[0]
+
+
+def _local_path(flag: str, text: str) -> str:
+    """`local_path` of the value of a flag, whose name the error begins with."""
+    try:
+        return local_path(text)
+    except UserError as error:
+        raise UserError(f"--{flag}={error}") from None
+
+
+def expand(argv: Sequence[str]) -> list[str]:
+    """Returns the command line `argv` with the flags of every --flagfile in its place.
+
+    A file of flags has a flag on each line, blank lines, and comments that begin with # or //. It may name
+    another one. In the name of the config file `~` is written out, which the shell does not do behind a `=`.
+
+    Raises:
+        UserError: a file of flags cannot be read, or leads back to itself.
+    """
+    words = list(_expanded(argv, ()))
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in _CONFIG_FLAGS and equals and value:
+            words[i] = f"{name}={_local_path('config', value)}"
+        elif i and words[i - 1] in _CONFIG_FLAGS and word:
+            words[i] = _local_path("config", word)
+    return words
+
+
+def _expanded(words: Sequence[str], above: tuple[str, ...]) -> Iterator[str]:
+    """Yields `words` with the content of files of flags, which the files `above` have led to."""
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            yield word
+            yield from rest
+        elif name not in ("--flagfile", "-flagfile"):
+            yield word
+        else:
+            file = _local_path("flagfile", value if equals else next(rest, ""))
+            yield from _expanded(_lines_of_flags(file, above), (*above, os.path.realpath(file)))
+
+
+def _lines_of_flags(file: str, above: tuple[str, ...]) -> list[str]:
+    if os.path.realpath(file) in above:
+        raise UserError(f"--flagfile={file}: leads back to itself; leave out the --flagfile inside of it")
+    try:
+        text = read_file(Path(file), MAX_FILE_BYTES).decode()
+    except FileNotFoundError:
+        raise UserError(f"--flagfile={file}: no such file; check the path") from None
+    except UserError as error:
+        raise UserError(f"--flagfile={error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--flagfile={file}: is not UTF-8, expected text with a flag on each line") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("#", "//"))]
+    for line in lines:
+        if not line.startswith("-"):
+            raise UserError(f"--flagfile={file}: {line[:80]!r} is not a flag, expected one on each line")
+    return lines
 
 
 def define_flags(argv: list[str], modes: Mapping[str, Mode]) -> flags.FlagValues:
@@ -180,6 +249,8 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         UserError: a flag or the config file cannot be used.
     """
     file = _config_file(argv)
+    if file is not None:
+        _check_config_file(file)
     for argument in argv[1:]:
         if match := re.match(r"--?(?:no)?config\.([\w.-]+)", argument):
             rules.check_is_field(match[1])
@@ -191,7 +262,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         is_config = hasattr(values.config, "to_dict")
     except flags.UnrecognizedFlagError as error:
         raise UserError(_explain_unknown_flag(error.flagname, values)) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # The config file runs here.
         raise UserError(_explain(error, file)) from error
     if file is not None and not is_config:
         kind = type(values.config).__name__
@@ -199,10 +270,24 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     return rest[1:]
 
 
+def _check_config_file(file: str) -> None:
+    """Checks that `file` can be read as a config, whose name may have an argument behind a colon.
+
+    Raises:
+        UserError: it is missing, no ordinary file, or too large.
+    """
+    try:
+        read_file(Path(file.partition(":")[0]), MAX_FILE_BYTES)
+    except FileNotFoundError:
+        raise UserError(f"config file {file}: no such file; expected one such as configs/signs.py") from None
+    except UserError as error:
+        raise UserError(f"config file {error}") from None
+
+
 def _config_file(argv: list[str]) -> str | None:
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
+        if name in _CONFIG_FLAGS:
             return value if equals else following
     return None
 
@@ -225,9 +310,8 @@ def _explain(error: Exception, file: str | None) -> str:
         return f"config.{match[1]}={match[2]!r}: expected {rules.expected_type_of(match[1])}"
     elif isinstance(error, flags.Error):
         return f"command line: {message}; see --help"
-    elif isinstance(error, OSError) and file is not None:
-        problem = "no such file" if not os.path.exists(file) else "cannot be read as Python"
-        return f"config file {file}: {problem}; expected one such as configs/signs.py"
+    elif isinstance(error, SystemExit):
+        message = f"it ends the program by sys.exit({message})"
     elif "has no attribute 'get_config'" in message:
         return f"config file {file}: has no get_config(); expected get_config() -> ConfigDict"
     else:

@@ -39,7 +39,8 @@ def check(command: Command) -> None:
 
 def run(command: Command) -> int:
     """Prints a label for every picture; 2 if one could not be read, while the others are answered."""
-    from evaluation.picture_files import UnreadableFiles, picture_files, printable, read_in_batches
+    from evaluation.picture_files import UnreadableFiles, picture_files, read_in_batches
+    from resnet.files import printable
 
     classifier, _ = command.load_classifier()
     unreadable = UnreadableFiles()

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from resnet.errors import UserError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:/")  # gs://, s3://, hf://, file:/
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def cache_folder() -> Path | None:
@@ -69,13 +73,13 @@ def open_file(path: Path) -> BinaryIO:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path.
         raise UserError(
-            f"{path}: cannot be read ({_reason(error)}); check the path and its permissions"
+            f"{printable(path)}: cannot be read ({_reason(error)}); check the path and its permissions"
         ) from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
-        raise UserError(f"{path}: is {kind}, expected an ordinary file")
+        raise UserError(f"{printable(path)}: is {kind}, expected an ordinary file")
     return os.fdopen(descriptor, "rb")
 
 
@@ -90,9 +94,11 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         try:
             content = file.read(max_bytes + 1)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({_reason(error)}); restore it from a copy") from None
+            raise UserError(
+                f"{printable(path)}: cannot be read ({_reason(error)}); restore it from a copy"
+            ) from None
     if len(content) > max_bytes:
-        raise UserError(f"{path}: has more than {max_bytes:,} bytes, expected at most that")
+        raise UserError(f"{printable(path)}: has more than {max_bytes:,} bytes, expected at most that")
     return content
 
 
@@ -103,6 +109,42 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def local_path(text: str) -> str:
+    """Returns the path that somebody typed, with `~` written out as the shell would.
+
+    Raises:
+        UserError: it is empty, a URL, holds a null byte, or names the home of somebody who is not known.
+    """
+    shown = printable(text)
+    if not text:
+        raise UserError("'': is an empty path, expected a file or a folder; name one")
+    if "\0" in text:
+        raise UserError(f"{shown}: holds a null byte, expected a path; leave it out")
+    if _URL.match(text):
+        raise UserError(
+            f"{shown}: is a URL, expected a path on this machine; download it, or mount it as a folder"
+        )
+    path = os.path.expanduser(text)
+    if path.startswith("~") and not os.path.lexists(path):
+        raise UserError(f"{shown}: there is no such user; write ./{shown} for a name that begins with ~")
+    return path
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """Returns a path as text that any terminal and file takes.
+
+    Bytes that are not UTF-8 become such as `\\xe9`, and control characters such as `\\x0a`.
+    """
+    return _UNPRINTABLE.sub(_escaped, os.fspath(path))
+
+
+def _escaped(character: re.Match[str]) -> str:
+    code = ord(character[0])
+    if 0xDC80 <= code <= 0xDCFF:  # A surrogate escape stands for the byte in its last two digits.
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,8 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from os import PathLike
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from resnet.errors import UserError
+from resnet.files import open_file, printable
 from resnet.preprocessing import Fit
 
+MAX_FILE_SIZE = 512 * 2**20  # bytes; some formats are read as a whole before they are decoded
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 300_000  # pixels; Pillow needs more memory for the start of a row than for a short row itself
 LARGE_PIXELS = 25_000_000  # larger images are decoded one at a time, as each takes gigabytes
 PADDING = 128  # the grey level beside a padded picture
 
@@ -26,6 +30,48 @@ PADDING = 128  # the grey level beside a padded picture
 _EXCLUDED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 _GREY_MODES = {"L", "LA", "La"}
 _DEEP_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+
+# What people keep beside pictures: kinds of pictures that are not read, by their extensions.
+_UNREADABLE_KINDS = {
+    **dict.fromkeys(
+        (
+            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".k25", ".kdc"),
+            *(".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2"),
+            *(".srf", ".srw", ".x3f"),
+        ),
+        "raw pictures of cameras",
+    ),
+    **dict.fromkeys((".svg", ".svgz", ".eps", ".ps", ".ai", ".wmf", ".emf", ".cdr"), "vector graphics"),
+    ".jxl": "JPEG XL",
+    ".jxr": "JPEG XR",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance HDR",
+    ".psb": "large Photoshop documents",
+    ".xcf": "documents of GIMP",
+    ".djvu": "DjVu",
+    ".dcm": "DICOM",
+}
+# By how a file begins, for files that no format claims.
+_UNREADABLE_BEGINNINGS = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"%!PS": "PostScript",
+    b"\xc5\xd0\xd3\xc6": "PostScript",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xml": "XML, perhaps SVG",
+    b"8BPS\0\x02": "a large Photoshop document",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"II*\0": "TIFF of a kind that is not read, perhaps a raw picture of a camera",
+    b"MM\0*": "TIFF of a kind that is not read, perhaps a raw picture of a camera",
+    b"FUJIFILMCCD-RAW": "a raw picture of a camera",
+    b"FOVb": "a raw picture of a camera",
+    b"IIRO": "a raw picture of a camera",
+    b"IIU\0": "a raw picture of a camera",
+}
+# Tags of TIFF files by which raw pictures of cameras are known. Their first image is a thumbnail.
+_SUBFILE_TYPE, _DNG_VERSION = 254, 50706
+_REDUCED_IMAGE = 1  # a value of _SUBFILE_TYPE
 
 # By the value of the EXIF orientation, which may have any type in a damaged file.
 _TRANSPOSITIONS: dict[object, Image.Transpose] = {
@@ -45,27 +91,47 @@ _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 _large_image_lock = threading.Lock()
 
 
-def find_images(paths: Sequence[str | PathLike]) -> list[Path]:
+def find_images(
+    paths: Sequence[str | PathLike], report: Callable[[UserError], None] | None = None
+) -> list[Path]:
     """Lists the image files that `paths` name, in the given order and without repetitions.
 
     A file is listed whatever its name. A folder stands for all files below it, sorted, whose extension
     belongs to a format that `read_image` accepts. Hidden files and folders are skipped, and links to folders
-    are not followed.
+    are not followed. If folders hold pictures of other kinds, `report` is called once with an error that
+    counts them.
 
     Raises:
-      UserError: a path does not exist, a folder cannot be listed, or a folder has no images.
+      UserError: a path is empty or does not exist, a folder cannot be listed, or a folder has no images.
     """
     images: dict[str, Path] = {}
-    for path in map(Path, paths):
+    others: Counter[str] = Counter()
+    for path in paths:
+        if not os.fspath(path):
+            raise UserError("'': is an empty path, expected a file or a folder; name one")
         if os.path.isdir(path):
-            files = _images_in_folder(path)
+            files, kinds = _images_in_folder(Path(path))
+            others += kinds
         elif os.path.lexists(path):
-            files = [path]
+            files = [Path(path)]
         else:
-            raise UserError(f"{_printable(path)}: no such file or folder; check the path")
+            raise UserError(f"{printable(path)}: no such file or folder; check the path")
         for file in files:
             images.setdefault(os.path.abspath(file), file)
+    if others and report is not None:
+        place = printable(paths[0]) if len(paths) == 1 else f"{len(paths):,} folders"
+        report(UserError(f"{place}: {describe_kinds(others)} cannot be read; convert them to JPEG or PNG"))
     return list(images.values())
+
+
+def unreadable_kind(name: str) -> str | None:
+    """Returns the kind of picture that `name` says by its extension, if it is one that is not read."""
+    return _UNREADABLE_KINDS.get(os.path.splitext(name)[1].lower())
+
+
+def describe_kinds(counts: Counter[str]) -> str:
+    """Returns in words how many pictures there are of each `unreadable_kind`."""
+    return " and ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
 
 
 def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -76,8 +142,8 @@ def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) 
     32-bit integers after clipping to that range. 32-bit floats are scaled from 0..1 if all of them lie in it.
     Otherwise they count as 0..255 and are clipped. NaN is black.
 
-    Formats that need another program (EPS, WMF) are not accepted. Threads with the same limit decode side by
-    side.
+    Formats that need another program (EPS, WMF) are not accepted, nor raw pictures of cameras (DNG), whose
+    first image is a thumbnail. Threads with the same limit decode side by side.
 
     Args:
       source: a path, or a binary stream, which is read from its position to its end.
@@ -87,8 +153,9 @@ def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) 
       uint8 `[H, W, 3]`, sRGB.
 
     Raises:
-      UserError: the file is missing, unreadable, a folder, empty, not an image, truncated or damaged, or it
-        has more than `max_pixels` pixels.
+      UserError: the file is missing, unreadable, a folder, a pipe, empty, not an image, truncated or
+        damaged, or it has more than `max_pixels` pixels, `MAX_SIDE` of them along a side, or
+        `MAX_FILE_SIZE` bytes.
     """
     with _opened(source, max_pixels) as image:
         return np.array(_to_rgb(image))
@@ -114,38 +181,73 @@ def read_square(
 @contextmanager
 def _opened(source: str | PathLike | BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
     """Opens an image without decoding it. Whatever goes wrong inside is a UserError."""
-    if isinstance(source, str | PathLike):
-        file, name = _open(source), _printable(source)
-    else:
-        path = getattr(source, "name", None)
-        name = _printable(path) if isinstance(path, str) else "image data"
-        file = io.BytesIO(source.read())
-    with file:
-        if not file.read(1):
-            raise UserError(f"{name}: is empty (0 bytes), expected an image; save it again")
-        with (
-            _pillow_errors(name, max_pixels),
-            # Pillow maps a file into memory if it is given a path, but not if it is given an open file. A
-            # file that another program cuts short meanwhile is then an error instead of a crash.
-            Image.open(file, formats=_accepted_formats()) as image,
-        ):
+    path = source if isinstance(source, str | PathLike) else getattr(source, "name", None)
+    name = printable(path) if isinstance(path, str | PathLike) else "image data"
+    with _open(source, name) as file, _pillow_errors(file, name, max_pixels):
+        _check_size(file, name)
+        # Pillow maps a file into memory if it is given a path, but not if it is given an open file. A file
+        # that another program cuts short meanwhile is then an error instead of a crash.
+        with Image.open(file, formats=_accepted_formats()) as image:
+            _check_side(image)
+            _check_is_no_raw_picture(image, file, name)
             yield image
 
 
-def _open(path: str | PathLike) -> BinaryIO:
-    name = _printable(path)
-    if os.path.isdir(path):
-        raise UserError(f"{name}: is a folder, expected an image file; name a file inside it")
-    if os.path.exists(path) and not os.path.isfile(path):
-        # Opening a pipe or a device could block forever.
-        raise UserError(f"{name}: is a pipe or device, expected an image file; name a file")
+def _open(source: str | PathLike | BinaryIO, name: str) -> BinaryIO:
+    """Opens a file, or what remains of a stream.
+
+    Raises:
+      UserError: it cannot be read, or is no ordinary file.
+    """
     try:
-        return open(path, "rb")
+        if isinstance(source, str | PathLike):
+            return open_file(Path(source))
+        return io.BytesIO(source.read(MAX_FILE_SIZE + 1))
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; check the path") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{name}: cannot be read ({reason}); check its permissions") from None
+    except OSError as error:
+        raise _unreadable(name, error) from None
+
+
+def _check_size(file: BinaryIO, name: str) -> None:
+    if not file.read(1):
+        raise UserError(f"{name}: is empty (0 bytes), expected an image; save it again")
+    if file.seek(0, os.SEEK_END) > MAX_FILE_SIZE:
+        raise UserError(
+            f"{name}: is larger than {MAX_FILE_SIZE // 2**20} MB, the limit; reduce its size first"
+        )
+
+
+def _unreadable(name: str, error: OSError) -> UserError:
+    return UserError(f"{name}: cannot be read ({error.strerror}); check it, or copy it again")
+
+
+class _TooLongError(Exception):
+    """A side of an image has more than `MAX_SIDE` pixels."""
+
+
+def _check_side(image: Image.Image) -> None:
+    if max(image.size) > MAX_SIDE:
+        raise _TooLongError(
+            f"is {image.width:,}x{image.height:,} pixels, expected at most {MAX_SIDE:,} along a side"
+        )
+
+
+def _check_is_no_raw_picture(image: Image.Image, file: BinaryIO, name: str) -> None:
+    """Raises UserError for a TIFF file that holds a raw picture of a camera, and a thumbnail before it."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    file.seek(8)
+    is_cr2 = file.read(2) == b"CR"
+    tags = image.tag_v2
+    is_dng = _DNG_VERSION in tags
+    is_thumbnail = tags.get(TiffImagePlugin.SUBIFD) and tags.get(_SUBFILE_TYPE) == _REDUCED_IMAGE
+    if is_cr2 or is_dng or is_thumbnail:
+        kind = "DNG" if is_dng else "such as CR2 or NEF"
+        raise UserError(
+            f"{name}: is a raw picture of a camera ({kind}), of"
+            " which only the thumbnail could be read; convert it to JPEG or PNG"
+        )
 
 
 def fit_square(
@@ -194,7 +296,7 @@ def _as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
     """Returns an array, or a Pillow image of any mode, as an RGB image."""
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "")
-        with _pillow_errors(_printable(name) if name else "image", MAX_PIXELS):
+        with _pillow_errors(None, printable(name) if name else "image", MAX_PIXELS):
             return _to_rgb(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise UserError(
@@ -259,32 +361,33 @@ def image_extensions() -> frozenset[str]:
     return frozenset(e for e, name in Image.registered_extensions().items() if name in accepted)
 
 
-def _images_in_folder(folder: Path) -> list[Path]:
+def _images_in_folder(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Returns the image files below a folder, sorted, and how many pictures there are of other kinds."""
+
     def refuse(error: OSError) -> None:
         raise UserError(
-            f"{_printable(error.filename)}: the folder cannot be listed ({error.strerror}); "
+            f"{printable(error.filename)}: the folder cannot be listed ({error.strerror}); "
             "check its permissions"
         )
 
     files = []
+    others: Counter[str] = Counter()
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in image_extensions()
-        ]
+        for name in names:
+            if name.startswith("."):
+                continue
+            if os.path.splitext(name)[1].lower() in image_extensions():
+                files.append(Path(parent, name))
+            elif kind := unreadable_kind(name):
+                others[kind] += 1
     if not files:
+        content = f"only {describe_kinds(others)}, which cannot be read" if others else "no image files"
         raise UserError(
-            f"{_printable(folder)}: the folder has no image files, expected some such as "
+            f"{printable(folder)}: the folder has {content}, expected some such as "
             "*.jpg or *.png; name another folder, or the files themselves"
         )
-    return sorted(files)
-
-
-def _printable(path: str | PathLike) -> str:
-    """Returns the path as text that any terminal can print: bytes that are not UTF-8 become `?`."""
-    return os.fsdecode(path).encode("utf-8", "replace").decode()
+    return sorted(files), others
 
 
 class _StrictPillow:
@@ -336,30 +439,48 @@ _strict_pillow = _StrictPillow()
 
 
 @contextmanager
-def _pillow_errors(name: str, max_pixels: int) -> Iterator[None]:
+def _pillow_errors(file: BinaryIO | None, name: str, max_pixels: int) -> Iterator[None]:
     """Makes Pillow strict, and turns whatever it raises into a UserError that begins with `name`."""
     try:
         with _strict_pillow(max_pixels):
             yield
+    except UserError:
+        raise
+    except _TooLongError as error:
+        raise UserError(f"{name}: {error}; reduce its size first") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(
             f"{name}: has more than {max_pixels:,} pixels, the limit; reduce its size first"
         ) from None
     except UnidentifiedImageError:
-        raise UserError(
-            f"{name}: is not an image of a known format, or its header is damaged; "
-            "expected a file such as JPEG or PNG"
-        ) from None
+        kind = _unreadable_kind_of(file) if file else None
+        problem = f"is {kind}" if kind else "is not an image of a known format, or its header is damaged"
+        raise UserError(f"{name}: {problem}; expected a file such as JPEG or PNG") from None
+    except MemoryError:
+        raise UserError(f"{name}: does not fit into the memory; reduce its size first") from None
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files.
+        if isinstance(error, OSError) and error.strerror:
+            raise _unreadable(name, error) from None
         raise UserError(
             f"{name}: the image is truncated or damaged ({type(error).__name__}: {error}); "
             "save or download it again"
         ) from error
 
 
+def _unreadable_kind_of(file: BinaryIO) -> str | None:
+    """Returns the kind of a file that no format claims, by how it begins, if it is known."""
+    try:
+        file.seek(0)
+        start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
+    except OSError:
+        return None
+    return next((kind for magic, kind in _UNREADABLE_BEGINNINGS.items() if start.startswith(magic)), None)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image of any mode, loaded or not, to upright 8-bit sRGB without alpha."""
     image.load()
+    _check_side(image)  # An icon can hold a larger one.
     icc_profile = image.info.get("icc_profile")
     image = _upright(image)
     if image.mode in _DEEP_MODES:

@@ -1,5 +1,6 @@
 """Command lines that are refused: unknown flags, flags that do not go together, unusable config files."""
 
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +12,7 @@ from modes.flags import ALIASES, CHECKPOINT, define_flags
 from resnet.checkpoint import Which
 from resnet.classifier import Pool
 from resnet.formats import EXPORT_FORMATS
-from tests.command_line import DEFAULT_CONFIG, ROOT, SHORT_TRAINING, Run, assert_refused
+from tests.command_line import DEFAULT_CONFIG, ROOT, SHORT_TRAINING, Run, assert_refused, assert_succeeded
 
 CONFIG_FILES = {
     "syntax.py": ("def get_config(:", "SyntaxError"),
@@ -21,13 +22,23 @@ CONFIG_FILES = {
     "raises.py": ("def get_config():\n    raise ValueError('oh')", "ValueError: oh"),
     "imports.py": ("import no_such_module", "No module named 'no_such_module'"),
     "binary.py": ("\0\0", "does not run"),
+    "exits.py": ("import sys; sys.exit(0)", "it ends the program by sys.exit(0)"),
+    "exits_later.py": ("def get_config():\n    raise SystemExit(3)", "it ends the program by sys.exit(3)"),
+    "opens.py": ("def get_config():\n    open('/no/such')", "No such file or directory: '/no/such'"),
+    "recurses.py": ("def get_config():\n    return get_config()", "RecursionError"),
+    "frozen.py": (
+        "from ml_collections import FrozenConfigDict\ndef get_config():\n    return FrozenConfigDict()",
+        "FrozenConfigDict is immutable",
+    ),
+    "huge.py": ("#" * 2**20 + "#", "has more than 1,048,576 bytes"),
+    "latin.py": ("def get_config():\n    return '\udce9'", "does not run"),
 }
 
 
 @pytest.mark.parametrize("name", CONFIG_FILES)
 def test_config_files_that_cannot_be_used(run: Run, tmp_path: Path, name: str) -> None:
     content, reason = CONFIG_FILES[name]
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, errors="surrogateescape")
     result = run(f"--config={tmp_path / name}", f"--workdir={tmp_path / 'run'}")
     assert_refused(result, f"config file {tmp_path / name}", reason)
     assert not (tmp_path / "run").exists()
@@ -37,9 +48,91 @@ def test_config_file_that_is_not_there(run: Run, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     assert_refused(run(f"--config={tmp_path / 'no.py'}", f"--workdir={workdir}"), "no.py: no such file")
     assert_refused(run("--config", tmp_path / "no.py", "--workdir", workdir), "no.py: no such file")
-    assert_refused(run(f"--config={tmp_path}", f"--workdir={workdir}"), "cannot be read")
+    assert_refused(run(f"--config={tmp_path}", f"--workdir={workdir}"), "is a folder, expected an ordinary")
+    os.mkfifo(tmp_path / "pipe.py")
+    assert_refused(run(f"--config={tmp_path / 'pipe.py'}", f"--workdir={workdir}"), "is a pipe, expected an")
+    assert_refused(run("--config=/dev/zero", f"--workdir={workdir}"), "config file /dev/zero: is a device")
     assert_refused(run(f"--workdir={workdir}"), "--config is missing")
     assert not workdir.exists()
+
+
+# Files of flags
+
+
+def test_a_file_of_flags_may_hold_the_config_and_name_another_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "all.txt").write_text(f"# a comment\n\n--mode=summary\n--flagfile={tmp_path / 'more.txt'}\n")
+    (tmp_path / "more.txt").write_text(f"{DEFAULT_CONFIG}\n  --config.model.depth=18  \n// another\n")
+    result = run(f"--flagfile={tmp_path / 'all.txt'}", "--config.data.image_size=32")
+    assert_succeeded(result)
+    assert result.out == run("--mode=summary", *SHORT_TRAINING[:1], "--config.model.depth=18",
+                             "--config.data.image_size=32").out  # fmt: skip
+
+
+def test_files_of_flags_that_cannot_be_used(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "flags.txt"
+    for name, reason in (
+        (tmp_path / "no.txt", "no.txt: no such file; check the path"),
+        ("", "is an empty path"),
+        (tmp_path, "is a folder, expected an ordinary file"),
+        ("/dev/zero", "is a device, expected an ordinary file"),
+        ("gs://bucket/flags", "is a URL"),
+    ):
+        assert_refused(run(f"--flagfile={name}"), "--flagfile=", reason)
+    for content, reason in (
+        (f"--flagfile={file}".encode(), "leads back to itself"),
+        (b"--mode=summary\n\xff", "is not UTF-8"),
+        (b"config.seed=1", "'config.seed=1' is not a flag, expected one on each line"),
+        (b"--no_such_flag", "--no_such_flag: no such flag"),
+        (b"--workdir=a\0b", "holds a null byte"),
+        (b"#" * 2**21, "has more than"),
+    ):
+        file.write_bytes(content)
+        assert_refused(run(f"--flagfile={file}"), reason)
+    assert_refused(run("--flagfile"), "is an empty path")
+
+
+# Paths
+
+
+def test_the_home_folder_is_written_out_wherever_a_path_is_taken(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.py").write_text("from configs.default import get_config")
+    for flags, missing in (
+        (["--mode=predict", "--weights=~/w", "a.jpg"], tmp_path / "w"),
+        (["--mode=predict", "--workdir=~/run", "a.jpg"], tmp_path / "run"),
+        (["--config=~/no.py"], tmp_path / "no.py"),
+        (["--config", "~/no.py"], tmp_path / "no.py"),
+        (["--flagfile=~/no.txt"], tmp_path / "no.txt"),
+        (["--config=~/c.py", "--workdir=~/run", "--config.init_from=~/w"], tmp_path / "w"),
+        (["--config=~/c.py", "--workdir=~/run", "--config.data.dir=~/d"], tmp_path / "d"),
+    ):
+        assert_refused(run(*flags), str(missing))
+    assert {path.name for path in tmp_path.iterdir()} <= {"c.py", "pictures"}
+
+
+@pytest.mark.parametrize(
+    "url", ["gs://bucket/x", "s3://b/x", "hf://a/b", "https://a.b/c", "file:///x", "gs:/b"]
+)
+def test_urls_are_no_folders(run: Run, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for flags in (
+        [DEFAULT_CONFIG, f"--workdir={url}"],
+        ["--mode=predict", "a.jpg", f"--weights={url}"],
+        [f"--config={url}"],
+        [DEFAULT_CONFIG, "--workdir=run", f"--config.init_from={url}"],
+        [DEFAULT_CONFIG, "--workdir=run", f"--config.data.dir={url}"],
+    ):
+        assert_refused(run(*flags), f"{flags[-1].partition('=')[0]}={url}: is a URL")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_of_nobody_is_refused(run: Run) -> None:
+    assert_refused(
+        run("--workdir=~nobody_here/x", DEFAULT_CONFIG), "--workdir=~nobody_here/x: there is no such"
+    )
 
 
 BAD_FLAGS = {

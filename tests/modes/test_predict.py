@@ -59,6 +59,36 @@ def test_predict_answers_the_others_where_one_is_bad(
     assert [f"{i:02d}.png" in result.out for i in range(11)] == [i not in (5, 7) for i in range(11)]
 
 
+def test_predict_answers_the_others_whatever_is_wrong_with_one(
+    run: Run, workdir: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(pictures / "20.jpg")
+    (pictures / "21.jpg").symlink_to("/proc/self/mem")
+    (pictures / "22.jpg").symlink_to("/dev/zero")
+    (pictures / "23.jpg").mkdir()
+    (pictures / "24.jpg").symlink_to(pictures / "24.jpg")
+    (pictures / "25\n.jpg").touch()
+    (pictures / "26.dng").touch()
+    monkeypatch.chdir(pictures)
+    result = run("--mode=predict", f"--workdir={workdir}", pictures, "")
+    assert result.code == 2
+    errors = result.err.splitlines()
+    reasons = (
+        "raw pictures",
+        "is a pipe",
+        "output error",
+        "is a device",
+        "levels of",
+        "is empty",
+        "empty path",
+    )
+    assert len(errors) == len(reasons)
+    for line, reason in zip(errors, reasons, strict=True):
+        assert line.startswith("error: ")
+        assert reason in line
+    assert [f"{i:02d}.png" in result.out for i in range(11)] == [True] * 11
+
+
 def test_predict_with_nothing_to_answer(run: Run, workdir: Path, tmp_path: Path) -> None:
     result = run("--mode=predict", f"--workdir={workdir}", tmp_path / "missing.jpg")
     assert_refused(result, "missing.jpg", "no such file")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
+from resnet import images
 from resnet.errors import UserError
 from resnet.images import MAX_PIXELS, find_images, read_image
 from tests.resnet.pictures import decode, encode, photograph
@@ -58,8 +59,8 @@ def names(files: list[Path], root: Path) -> list[str]:
 
 
 def test_folder_is_walked_sorted_without_hidden_and_other_files(album):
-    images = find_images([str(album)])
-    assert names(images, album) == ["a.PNG", "b.jpg", "sub/c.mpo", "sub/deep/e.tiff"]
+    files = find_images([str(album)])
+    assert names(files, album) == ["a.PNG", "b.jpg", "sub/c.mpo", "sub/deep/e.tiff"]
 
 
 def test_files_are_listed_as_given_in_order_and_once(album):
@@ -156,9 +157,98 @@ def test_file_without_permission(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("os.open", refuse)
     with pytest.raises(UserError, match=r"secret\.png: cannot be read \(Permission denied\)"):
         read_image(path)
+
+
+def test_file_that_the_disk_does_not_give_back(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"/proc/self/mem: cannot be read \(Input/output error\)"):
+        read_image("/proc/self/mem")
+    path = tmp_path / "hand.png"
+    path.write_bytes(encode(photograph(), "PNG"))
+
+    def fail(self):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    assert "cannot be read (Input/output error)" in error_line(path)
+
+
+def test_larger_files_and_longer_sides_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    for width, height in ((1, 99_000_000), (99_000_000, 1)):
+        (tmp_path / "long.png").write_bytes(png_header(width, height))
+        assert f"is {width:,}x{height:,} pixels, expected at most 300,000" in error_line(
+            tmp_path / "long.png"
+        )
+    (tmp_path / "hand.png").write_bytes(encode(photograph(), "PNG"))
+    monkeypatch.setattr(images, "MAX_FILE_SIZE", 100)
+    assert "is larger than 0 MB, the limit" in error_line(tmp_path / "hand.png")
+    with pytest.raises(UserError, match="is larger than"):
+        read_image(io.BytesIO(bytes(101)))
+
+
+def test_long_side_inside_of_an_icon(monkeypatch):
+    monkeypatch.setattr(images, "MAX_SIDE", 39)
+    picture = encode(photograph(40, 40), "PNG")
+    icon = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(picture), 22) + picture
+    with pytest.raises(UserError, match="image data: is 40x40 pixels, expected at most 39 along a side"):
+        decode(icon)
+
+
+RAW_PICTURES = {
+    "DNG": {50706: b"\1\4\0\0"},
+    "thumbnail of NEF": {254: 1, 330: 8},
+}
+
+
+@pytest.mark.parametrize("kind", RAW_PICTURES)
+def test_raw_picture_is_not_answered_from_its_thumbnail(tmp_path, monkeypatch, kind):
+    path = tmp_path / "photo.tif"  # The content counts, whatever the name.
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in RAW_PICTURES[kind].items():
+        directory[tag] = value
+    path.write_bytes(encode(photograph(), "TIFF", tiffinfo=directory))
+    assert "raw picture of a camera" in error_line(path)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "kind"),
+    [
+        (b"\xff\x0aabc", "JPEG XL"),
+        (b"\n<svg xmlns=''/>", "SVG"),
+        (b"%PDF-1.7", "PDF"),
+        (b"IIRO\x08", "raw"),
+        (b"II*\0\x08", "raw"),
+    ],
+)
+def test_pictures_of_a_kind_that_is_not_read_are_named(tmp_path, beginning, kind):
+    (tmp_path / "photo").write_bytes(beginning)
+    assert kind in error_line(tmp_path / "photo")
+
+
+def test_pictures_of_other_kinds_in_a_folder_are_counted_once(album):
+    for name in ("1.dng", "2.NEF", "sub/3.CR2", "4.jxl", ".hidden.dng"):
+        (album / name).touch()
+    reports: list[UserError] = []
+    assert len(find_images([album], reports.append)) == 4
+    counts = "1 JPEG XL and 3 raw pictures of cameras and 1 vector graphics"
+    assert list(map(str, reports)) == [f"{album}: {counts} cannot be read; convert them to JPEG or PNG"]
+    (album / "text" / "only.jxl").touch()
+    with pytest.raises(UserError, match="text: the folder has only 1 JPEG XL, which cannot be read"):
+        find_images([album / "text"])
+
+
+def test_an_empty_path_is_no_folder():
+    with pytest.raises(UserError, match="'': is an empty path"):
+        find_images([""])
+
+
+def test_a_path_with_a_null_byte_is_one_line():
+    with pytest.raises(UserError, match=r"a\\x00b: no such file"):
+        find_images(["a\0b"])
+    with pytest.raises(UserError, match=r"a\\x00b: cannot be read"):
+        read_image("a\0b")
 
 
 def test_file_name_that_is_not_unicode_can_be_printed():
@@ -236,14 +326,14 @@ def test_postscript_never_starts_a_program(monkeypatch):
     calls = []
     monkeypatch.setattr(subprocess, "check_call", lambda *args, **kwargs: calls.append(args))
     data = encode(photograph(), "EPS")
-    with pytest.raises(UserError, match="not an image of a known format"):
+    with pytest.raises(UserError, match="is PostScript"):
         decode(data)
     assert calls == []
 
 
 @pytest.mark.parametrize(
     "failure",
-    [struct.error, SyntaxError, ValueError, OverflowError, MemoryError, IndexError, EOFError],
+    [struct.error, SyntaxError, ValueError, OverflowError, IndexError, EOFError],
 )
 def test_whatever_a_plugin_raises_is_one_line(monkeypatch, tmp_path, failure):
     def fail(self):
