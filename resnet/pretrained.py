@@ -117,16 +117,28 @@ def _check_agreement(inside: dict[str, Any], beside: dict[str, Any], path: Path)
         UserError: they differ, so that one of them was edited.
     """
     ours, theirs = (
-        {**part.get("model", {}), **part.get("data", {}), "class_names": part.get("class_names")}
+        {
+            **part.get("model", {}),
+            **part.get("data", {}),
+            "class_names": part.get("class_names"),
+            "crop": _scaled_side(part.get("data", {})),
+        }
         for part in (inside, beside)
     )
     for name in sorted(theirs.keys() & ours.keys()):
         own, other = (list(v) if isinstance(v, tuple) else v for v in (ours[name], theirs[name]))
         if own != other and own is not None and other is not None:
             raise UserError(
-                f"{path}: says {name}={own}, but the description beside it {name}={other}; expected the same:"
+                f"{path}: says {name}={own}, but the description beside it says {other}; expected the same:"
                 " restore the description, or change it by an argument or a config"
             )
+
+
+def _scaled_side(data: dict[str, Any]) -> float | None:
+    """Returns the side to which a picture is scaled: shares that differ a little may give the same."""
+    if "crop" not in data or "image_size" not in data or data["crop"] <= 0:
+        return None
+    return int(round(data["image_size"] / data["crop"], 6))
 
 
 def _weights_file(path: Path) -> Path:
