@@ -13,7 +13,7 @@ from resnet import architecture, preprocessing
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.fields import Bounds, check_field, check_three_numbers, expected_type
-from resnet.preprocessing import PREDICTION, Preprocessing
+from resnet.preprocessing import FROM_WEIGHTS, PREDICTION, Preprocessing
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "seeds_together": ("auto", "yes", "no"),
@@ -30,7 +30,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "optimizer.schedule": ("cosine", "constant", "multistep", "linear"),
     "gpu.matmul_precision": ("default", "high", "highest"),
     **{f"model.{name}": choices for name, choices in architecture.CHOICES.items()},
-    **{f"data.{name}": choices for name, choices in preprocessing.CHOICES.items()},
+    **{
+        f"data.{name}": choices for name, choices in preprocessing.CHOICES.items() if name not in FROM_WEIGHTS
+    },
 }
 BOUNDS: dict[str, Bounds] = {
     "seed": (0, 2**32 - 1),
@@ -229,7 +231,7 @@ def preprocessing_of(config: ConfigDict) -> Preprocessing:
     Raises:
         UserError: a field is out of range.
     """
-    names = [field.name for field in fields(Preprocessing) if field.name not in PREDICTION]
+    names = [field.name for field in fields(Preprocessing) if field.name not in (*PREDICTION, *FROM_WEIGHTS)]
     try:
         return Preprocessing(
             **{name: config.data[name] for name in names}, **{name: config[name] for name in PREDICTION}

@@ -196,6 +196,7 @@ def evaluate_folder(command: Command) -> int:
         "image_size": classifier.image_size,
         "fit": classifier.fit,
         "crop": classifier.crop,
+        "resample": classifier.resample,
         "unreadable": len(labels) - scores["images"],
         **scores,
     }

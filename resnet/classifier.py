@@ -64,6 +64,7 @@ class Classifier:
         self.image_size = network.preprocessing.image_size
         self.crop = network.preprocessing.crop
         self.fit = network.preprocessing.fit
+        self.resample = network.preprocessing.resample
         self._feature_programs: dict[tuple[tuple[str, ...], str], Callable] = {}
         batch_shape = (BATCH_SIZE, self.image_size, self.image_size, 3)
         self._arrange = jax.jit(partial(network.arrange, batch_shape=batch_shape))
@@ -116,8 +117,8 @@ class Classifier:
             UserError: it is not a readable image.
         """
         if isinstance(picture, str | PathLike):
-            return read_square(picture, self.image_size, self.crop, self.fit)
-        return fit_square(picture, self.image_size, self.crop, self.fit)
+            return read_square(picture, self.image_size, self.crop, self.fit, resample=self.resample)
+        return fit_square(picture, self.image_size, self.crop, self.fit, resample=self.resample)
 
     def prepare_ten_crops(self, picture: Picture) -> np.ndarray:
         """Reads one picture and cuts it to uint8 [10, image_size, image_size, 3], see `ten_crops`.
@@ -131,7 +132,7 @@ class Classifier:
                 " use a single crop"
             )
         image = read_image(picture) if isinstance(picture, str | PathLike) else picture
-        return ten_crops(image, self.image_size, self.crop)
+        return ten_crops(image, self.image_size, self.crop, resample=self.resample)
 
     def predict_prepared(self, names: Sequence[str | None], images: Sequence[np.ndarray]) -> list[Prediction]:
         """Classifies `images` from `prepare`; `names` become the `path` of the predictions."""
@@ -180,6 +181,11 @@ class Classifier:
         """
         if not self.class_names:
             raise UserError("these weights have no head and so no classes; use features instead")
+        if len(self.class_names) == 1:
+            raise UserError(
+                "these weights have a head of one output, whose softmax is always 1; expected two classes or"
+                " more; use features instead"
+            )
 
     def features(self, images: np.ndarray, layer: str = "pooled", pool: Pool = "avg") -> np.ndarray:
         """Returns the output of `layer` for `images` uint8 [N, S, S, 3] as float32 [N, C].
@@ -256,7 +262,13 @@ class Classifier:
             chunk = images[start : start + BATCH_SIZE]
             batch[: len(chunk)] = chunk
             rows.append(jax.tree.map(np.asarray, function(self.weights, batch)))
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *rows)
+        result = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *rows)
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(result)):
+            raise UserError(
+                "the network's answer is not finite (inf or nan): these weights overflow in its arithmetic;"
+                " expected trained weights, with mean and std of the pixels that they were trained with"
+            )
+        return result
 
 
 class Ensemble(Classifier):

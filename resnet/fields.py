@@ -39,14 +39,19 @@ def check_field(
         raise UserError(f"{name}={value!r}: out of range, expected {limit}")
 
 
-def check_three_numbers(name: str, value: Any, example: tuple[float, ...]) -> None:
-    """Checks that `value` of the field `name` is a tuple of three finite numbers.
+def check_three_numbers(
+    name: str, value: Any, example: tuple[float, ...], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> None:
+    """Checks that `value` of the field `name` is a tuple of three finite numbers within `bounds`.
 
     Raises:
         UserError: it is something else.
     """
-    if len(value) != 3 or not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
+    if len(value) != 3 or not all(isinstance(v, int | float) and abs(v) < math.inf for v in value):
         raise UserError(f"{name}={value!r}: expected 3 numbers, such as {example}")
+    low, high = bounds
+    if not all(low <= v <= high for v in value):
+        raise UserError(f"{name}={value!r}: out of range, expected 3 numbers of {low:g} to {high:g}")
 
 
 def check_fields(

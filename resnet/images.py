@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, Unidentif
 
 from resnet.errors import UserError
 from resnet.files import open_file, printable
-from resnet.preprocessing import Fit
+from resnet.preprocessing import Fit, Resample
 
 MAX_FILE_SIZE = 512 * 2**20  # bytes; some formats are read as a whole before they are decoded
 MAX_PIXELS = 100_000_000
@@ -162,7 +162,12 @@ def read_image(source: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS) 
 
 
 def read_square(
-    source: str | PathLike | BinaryIO, size: int, crop: float = 1.0, fit: Fit = "crop"
+    source: str | PathLike | BinaryIO,
+    size: int,
+    crop: float = 1.0,
+    fit: Fit = "crop",
+    *,
+    resample: Resample = "bicubic",
 ) -> np.ndarray:
     """Decodes an image file to a square, uint8 `[size, size, 3]`.
 
@@ -175,7 +180,7 @@ def read_square(
     with _opened(source, MAX_PIXELS) as image:
         is_large = image.width * image.height > LARGE_PIXELS
         with _large_image_lock if is_large else nullcontext():
-            return _squares(_to_rgb(image), size, crop, fit, [_CENTRE])[0]
+            return _squares(_to_rgb(image), size, crop, fit, resample=resample, places=[_CENTRE])[0]
 
 
 @contextmanager
@@ -251,9 +256,14 @@ def _check_is_no_raw_picture(image: Image.Image, file: BinaryIO, name: str) -> N
 
 
 def fit_square(
-    image: np.ndarray | Image.Image, size: int, crop: float = 1.0, fit: Fit = "crop"
+    image: np.ndarray | Image.Image,
+    size: int,
+    crop: float = 1.0,
+    fit: Fit = "crop",
+    *,
+    resample: Resample = "bicubic",
 ) -> np.ndarray:
-    """Makes a picture of any size and shape a square, by antialiased bicubic resizing.
+    """Makes a picture of any size and shape a square, by antialiased resizing.
 
     `fit` says how. `crop` scales the shorter side to `size / crop` and cuts out the centre. `stretch` scales
     both sides to `size / crop`, and `pad` the longer side, with grey beside the shorter one; both then cut
@@ -268,6 +278,7 @@ def fit_square(
       size: side of the result in pixels, at least 1.
       crop: side of the square as a share of the scaled side; ImageNet's 224 of 256 is 0.875.
       fit: one of crop, pad and stretch.
+      resample: the filter, one of bicubic, bilinear and lanczos.
 
     Returns:
       uint8 `[size, size, 3]`.
@@ -276,10 +287,12 @@ def fit_square(
       UserError: the array has another shape, another dtype or no pixels, or the Pillow image cannot be
         decoded.
     """
-    return _squares(_as_rgb(image), size, crop, fit, [_CENTRE])[0]
+    return _squares(_as_rgb(image), size, crop, fit, resample=resample, places=[_CENTRE])[0]
 
 
-def ten_crops(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
+def ten_crops(
+    image: np.ndarray | Image.Image, size: int, crop: float = 1.0, *, resample: Resample = "bicubic"
+) -> np.ndarray:
     """Cuts out the centre and the four corners of the scaled image, and adds their mirror images.
 
     Krizhevsky, Sutskever & Hinton 2012 (NeurIPS), section 4.1, average a network's probabilities over them.
@@ -288,7 +301,8 @@ def ten_crops(image: np.ndarray | Image.Image, size: int, crop: float = 1.0) -> 
     Returns:
       uint8 `[10, size, size, 3]`; the first is what `fit_square` returns.
     """
-    crops = _squares(_as_rgb(image), size, crop, "crop", [_CENTRE, *_CORNERS])
+    places = [_CENTRE, *_CORNERS]
+    crops = _squares(_as_rgb(image), size, crop, "crop", resample=resample, places=places)
     return np.concatenate([crops, crops[:, :, ::-1]])
 
 
@@ -307,25 +321,39 @@ def _as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
 
 
 def _squares(
-    image: Image.Image, size: int, crop: float, fit: Fit, places: Sequence[tuple[float, float]]
+    image: Image.Image,
+    size: int,
+    crop: float,
+    fit: Fit,
+    *,
+    resample: Resample,
+    places: Sequence[tuple[float, float]],
 ) -> np.ndarray:
     """Cuts squares out of the scaled image: uint8 [places, size, size, 3].
 
     A place (down, right) is (0, 0) for the upper left corner and (1, 1) for the lower right corner.
     """
+    filter = Image.Resampling[resample.upper()]
     side = int(round(size / crop, 6))  # In floating point 64 / (64 / 72) is a little less than 72.
     if fit == "stretch":
         scaled = (side, side)
         if image.width < side < image.height:
             # Older versions of Pillow resize across first, which enlarges all rows of a tall thin picture.
-            image = image.resize((image.width, side), Image.Resampling.BICUBIC)
+            image = image.resize((image.width, side), filter)
     else:
         whole = min(image.size) if fit == "crop" else max(image.size)
         scaled = (max(side * image.height // whole, 1), max(side * image.width // whole, 1))
-    return np.stack([_square(image, size, scaled, place) for place in places])
+    return np.stack([_square(image, size, scaled, place, filter=filter) for place in places])
 
 
-def _square(image: Image.Image, size: int, scaled: tuple[int, int], place: tuple[float, float]) -> np.ndarray:
+def _square(
+    image: Image.Image,
+    size: int,
+    scaled: tuple[int, int],
+    place: tuple[float, float],
+    *,
+    filter: Image.Resampling,
+) -> np.ndarray:
     """Cuts a square out of the image of `scaled` height and width; where it lies outside, it is grey."""
     top, left = (round((length - size) * share) for length, share in zip(scaled, place, strict=True))
     upper, lower = max(top, 0), min(top + size, scaled[0])
@@ -337,7 +365,7 @@ def _square(image: Image.Image, size: int, scaled: tuple[int, int], place: tuple
         min(last * image.width / scaled[1], image.width),
         min(lower * image.height / scaled[0], image.height),
     )
-    part = np.array(image.resize((last - first, lower - upper), Image.Resampling.BICUBIC, box=box))
+    part = np.array(image.resize((last - first, lower - upper), filter, box=box))
     if part.shape[:2] == (size, size):
         return part
     square = np.full((size, size, 3), PADDING, np.uint8)

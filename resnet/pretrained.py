@@ -1,9 +1,8 @@
 """Weights to start from, of this project or another framework, with what must travel with them."""
 
-import json
 import os
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,16 +12,20 @@ from resnet.checkpoint import Checkpoints
 from resnet.classifier import Classifier
 from resnet.errors import UserError
 from resnet.formats import huggingface, timm_config, torchvision
+from resnet.formats.containers import DESCRIPTION
 from resnet.formats.names import Format
-from resnet.formats.reading import Translation, infer_model, recognise
-from resnet.formats.weights_file import read_container
+from resnet.formats.reading import OWN, Translation, infer_model, recognise, unwrapped
+from resnet.formats.weights_file import INDEX_SUFFIX, read_container, read_shards
 from resnet.imagenet import class_names_of
+from resnet.json_files import Schema, check_json, read_json
 from resnet.network import ComputeDtype, Network, Weights, check_image_size
 from resnet.ops.convolution import Lowering
 from resnet.preprocessing import Preprocessing
 from resnet.run import CONFIG_FILE, read_run
 
-_WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS_FILES = tuple(
+    name + suffix for name in ("model.safetensors", "pytorch_model.bin") for suffix in ("", INDEX_SUFFIX)
+)
 
 
 class Pretrained(NamedTuple):
@@ -54,15 +57,16 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
         return _read_run(path)
     folder = path if os.path.isdir(path) else path.parent
     path = _weights_file(path)
-    container = read_container(path)
+    container = read_shards(path) if path.name.endswith(INDEX_SUFFIX) else read_container(path)
+    inside = {} if container.description is None else container.description
+    check_json(inside, _DESCRIPTION, f"{path}: its {DESCRIPTION}")
+    if inside.get("format") != OWN.name:
+        container = container._replace(arrays=unwrapped(container.arrays))
     format = recognise(container, path)
     translation = Translation(container.arrays, format)
-    # What lies in the file itself is more reliable than what lies beside it.
-    descriptions = [
-        {"model": format.model, "data": format.data},
-        _read_beside(folder, format),
-        container.description or {},
-    ]
+    beside = _read_beside(folder, format)
+    _check_agreement(inside, beside, path)
+    descriptions = [{"model": format.model, "data": format.data}, beside, inside]
     model: dict[str, Any] = infer_model(translation.named)
     data: dict[str, Any] = {}
     class_names: tuple[str, ...] = ()
@@ -74,9 +78,67 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
             data["test_time_flip"] = description["test_time_flip"]
     architecture, preprocessing = _described(Architecture, model, path), _described(Preprocessing, data, path)
     weights = Weights.from_named(translation.finished(architecture, path))
-    if len(class_names) != translation.classes:
-        class_names = class_names_of(translation.classes)
+    counts = beside.get("classes", set()) | ({len(class_names)} if class_names else set())
+    if (classes := translation.classes) and counts - {classes}:
+        raise UserError(
+            f"{path}: its head has {classes} outputs, but its description {max(counts - {classes})} classes;"
+            " expected as many: restore the files that belong together"
+        )
+    class_names = class_names if classes and class_names else class_names_of(classes)
     return Pretrained(architecture, preprocessing, weights, _unique(class_names), format.name)
+
+
+def _schema_of(kind: type) -> Schema:
+    """Returns the schema of the fields of `Architecture` or `Preprocessing`."""
+    numbers = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+    types = {bool: {"type": "boolean"}, int: {"type": "integer"}, float: {"type": "number"}, tuple: numbers}
+    properties = {field.name: types.get(type(field.default), {"type": "string"}) for field in fields(kind)}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+# What our exports say of themselves.
+_DESCRIPTION: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "model": _schema_of(Architecture),
+        "data": _schema_of(Preprocessing),
+        "class_names": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        "test_time_flip": {"type": "boolean"},
+        "format": {"const": OWN.name},
+    },
+}
+
+
+def _check_agreement(inside: dict[str, Any], beside: dict[str, Any], path: Path) -> None:
+    """Checks that the descriptions beside a file of weights say what the file says itself.
+
+    Raises:
+        UserError: they differ, so that one of them was edited.
+    """
+    ours, theirs = (
+        {
+            **part.get("model", {}),
+            **part.get("data", {}),
+            "class_names": part.get("class_names"),
+            "crop": _scaled_side(part.get("data", {})),
+        }
+        for part in (inside, beside)
+    )
+    for name in sorted(theirs.keys() & ours.keys()):
+        own, other = (list(v) if isinstance(v, tuple) else v for v in (ours[name], theirs[name]))
+        if own != other and own is not None and other is not None:
+            raise UserError(
+                f"{path}: says {name}={own}, but the description beside it says {other}; expected the same:"
+                " restore the description, or change it by an argument or a config"
+            )
+
+
+def _scaled_side(data: dict[str, Any]) -> float | None:
+    """Returns the side to which a picture is scaled: shares that differ a little may give the same."""
+    if "crop" not in data or "image_size" not in data or data["crop"] <= 0:
+        return None
+    return int(round(data["image_size"] / data["crop"], 6))
 
 
 def _weights_file(path: Path) -> Path:
@@ -125,22 +187,41 @@ def _described(kind: type, fields: dict[str, Any], path: Path) -> Any:
 
 
 def _read_beside(folder: Path, format: Format) -> dict[str, Any]:
-    """Reads the files in which Hugging Face and timm describe the weights beside them."""
-    contents = []
-    for name in ("config.json", "preprocessor_config.json"):
-        try:
-            content = json.loads((folder / name).read_text())
-        except FileNotFoundError:
-            content = {}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder / name}: cannot be read as JSON ({error}); remove or mend it") from None
-        contents.append(content if isinstance(content, dict) else {})
-    config, preprocessor = contents
-    if format is huggingface.FORMAT and config.get("model_type") == "resnet":
-        return huggingface.fields_of_json(config, preprocessor)
-    if format is torchvision.FORMAT and "pretrained_cfg" in config:
-        return timm_config.fields_of_json(config)
-    return {}
+    """Reads the files in which Hugging Face and timm describe the weights beside them.
+
+    Raises:
+        UserError: they describe another network, or cannot be read.
+    """
+    if format.name not in (huggingface.NAME, torchvision.FORMAT.name):
+        return {}
+    source = folder / "config.json"
+    config = _json_object(source)
+    if config is None or config.keys() >= {"config", "class_names"}:  # The latter is a run's.
+        described: dict[str, Any] = {}
+    elif format.name == huggingface.NAME:
+        described = huggingface.fields_of_config(config, str(source))
+    elif timm_config.is_timm(config):
+        return timm_config.fields_of_json(config, str(source))
+    elif "model_type" in config:
+        raise UserError(
+            f"{source}: model_type={config['model_type']!r}: describes another network than the weights"
+            " beside it, which are torchvision's or timm's; move the weights to a folder of their own"
+        )
+    else:
+        return {}
+    source = folder / "preprocessor_config.json"
+    preprocessor = _json_object(source) if format.name == huggingface.NAME else None
+    if preprocessor is not None:
+        described |= huggingface.fields_of_preprocessor(preprocessor, str(source))
+    return described
+
+
+def _json_object(path: Path) -> dict[str, Any] | None:
+    """Returns the JSON object in `path`, None if there is no such file."""
+    try:
+        return read_json(path, {"type": "object"})
+    except FileNotFoundError:
+        return None
 
 
 def load_pretrained(

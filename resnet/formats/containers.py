@@ -9,7 +9,7 @@ from resnet.formats.names import Arrays
 
 # The entry for the settings of the network, in the metadata of the files that we export.
 DESCRIPTION = "resnet_config"
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+MAX_REASON = 160  # characters of what a library says of a damaged file
 
 
 class Container(NamedTuple):
@@ -21,20 +21,12 @@ class Container(NamedTuple):
 
 def damaged(path: Path, error: Exception) -> UserError:
     """Returns the error of a file that its library cannot read."""
+    reason = " ".join(str(error).split())[:MAX_REASON]
     return UserError(
-        f"{path}: truncated or damaged ({type(error).__name__}: {error}); fetch or save it again"
+        f"{path}: truncated or damaged ({type(error).__name__}: {reason}); fetch or save it again"
     )
 
 
 def description(text: str | bytes | None) -> dict[str, Any] | None:
     """Returns the description in `text`, None where there is none."""
     return None if text is None else json.loads(text)
-
-
-def unwrapped(arrays: Arrays) -> Arrays:
-    """Removes the prefixes that wrappers around a network, such as `DataParallel`, add to all names."""
-    while True:
-        prefix = next((p for p in _PREFIXES if arrays and all(name.startswith(p) for name in arrays)), None)
-        if prefix is None:
-            return arrays
-        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}

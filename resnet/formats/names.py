@@ -81,9 +81,9 @@ def _letter(number: int) -> str:
 # How a placeholder counts: a pattern for its text, and the functions from text to a number counted from 1 and
 # back.
 _COUNTS: dict[str, tuple[str, Callable[[str], int], Callable[[int], str]]] = {
-    "": (r"[1-9]\d*", int, str),
-    "-1": (r"\d+", lambda text: int(text) + 1, lambda number: str(number - 1)),
-    "+1": (r"[1-9]\d*", lambda text: int(text) - 1, lambda number: str(number + 1)),
+    "": (r"[1-9]\d{0,3}", int, str),
+    "-1": (r"\d{1,4}", lambda text: int(text) + 1, lambda number: str(number - 1)),
+    "+1": (r"[1-9]\d{0,3}", lambda text: int(text) - 1, lambda number: str(number + 1)),
     ":a": (r"[a-z]", lambda text: ord(text) - ord("a") + 1, _letter),
 }
 _PLACEHOLDER = re.compile(r"\{(stage|block|i)(|-1|\+1|:a)\}")

@@ -18,8 +18,13 @@ from resnet.preprocessing import Preprocessing
 
 # The names of this project; the description in the file says which network it is.
 OWN = Format("safetensors", (), model={}, data={})
-FORMATS = (torchvision.FORMAT, huggingface.FORMAT, keras.V1, keras.V2, keras.OLD)
+FORMATS = (torchvision.FORMAT, huggingface.FORMAT, huggingface.MODEL, keras.V1, keras.V2, keras.OLD)
 NAMES_SHOWN = 8
+NAME_LENGTH = 80  # characters of a name that are shown
+MOST = 0.9  # share of the names that begin with the prefix of a wrapper
+# A network may have this many times the weights of its file, or this many, before they are compared.
+MAX_MISSING = 4
+LEAST_LIMIT = 10**8
 
 
 class Translation:
@@ -40,18 +45,22 @@ class Translation:
                 self._add(name, array)
 
     def _add(self, name: str, array: np.ndarray) -> None:
-        translated = (name, SAME) if self.format is OWN else self.format.our_name(name)
+        if self.format is OWN:
+            translated = (name, SAME) if "." in name else None
+        else:
+            translated = self.format.our_name(name)
         if translated is None:
-            self.left_over.append(name)
+            if array.ndim:  # Counters, such as `n_averaged` of PyTorch's averages, are no weights.
+                self.left_over.append(name)
             return
         ours, transform = translated
         self._seen.add(ours)
         if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
             self.no_weights.append(f"{name} ({array.dtype})")
-        elif not np.isfinite(array := array.astype(np.float32)).all():
-            self.no_weights.append(f"{name} (not finite)")
-        elif array.ndim != _dimensions(ours):
+        elif array.ndim != _dimensions(ours) or not array.size:
             self.no_weights.append(f"{name} (shape {list(array.shape)})")
+        elif not np.isfinite(array := _as_float32(array)).all():
+            self.no_weights.append(f"{name} (not finite)")
         else:
             self.named[ours] = np.ascontiguousarray(transform.to_ours(array))
 
@@ -69,6 +78,7 @@ class Translation:
             UserError: names the arrays that are missing, left over, of the wrong shape, or no weights.
         """
         self._refuse_other_networks(path)
+        self._check_size(architecture, path)
         expected = Network(architecture, Preprocessing(), self.classes).shapes()
         named = fold_biases(self.named, expected)
         if not self._seen & {"head.kernel", "head.bias"}:
@@ -101,6 +111,48 @@ class Translation:
                     f" {self.format.name}'s own layout, without"
                 )
 
+    def _check_size(self, architecture: Architecture, path: Path) -> None:
+        """Checks that a network is not much larger than the file, before its arrays are made.
+
+        Raises:
+            UserError: the names or a description in the file tell of a larger one.
+        """
+        there = sum(array.size for array in self.named.values())
+        needed = _kernel_elements(architecture, self.classes)
+        if needed > max(MAX_MISSING * there, LEAST_LIMIT):
+            raise UserError(
+                f"{path}: names a network of {needed:,} weights, but holds {there:,}; expected the whole of"
+                " one network"
+            )
+
+
+def unwrapped(arrays: Arrays) -> Arrays:
+    """Removes what wrappers around a network add to its names, such as `module.`.
+
+    A prefix is removed if nine tenths of the names have it and hardly one is known with it. Of momentum
+    contrast (MoCo), the encoder of queries is taken without its head, which names no classes.
+    """
+    shorter = arrays
+    while known_names(shorter) < len(shorter) / 2:
+        names = [name for name, array in shorter.items() if array.ndim]
+        queries = [name for name in names if name.startswith("encoder_q.")]
+        if queries:
+            shorter = {name: shorter[name] for name in queries if not name.startswith("encoder_q.fc.")}
+            names = list(shorter)
+        prefix = Counter(name.partition(".")[0] + "." for name in names if "." in name).most_common(1)
+        if not prefix or prefix[0][1] < MOST * len(names):
+            return arrays
+        without = {name.removeprefix(prefix[0][0]): array for name, array in shorter.items()}
+        if len(without) < len(shorter):
+            return arrays
+        shorter = without
+    return shorter
+
+
+def known_names(arrays: Arrays) -> int:
+    """Returns how many of the names the table knows that knows most of them."""
+    return max(sum(form.our_name(name) is not None for name in arrays) for form in FORMATS)
+
 
 def recognise(container: Container, path: Path) -> Format:
     """Returns the format whose table knows most of the names, at least half of them.
@@ -117,7 +169,7 @@ def recognise(container: Container, path: Path) -> Format:
         content = f"its names: {_listed(names)}" if names else "no arrays in it"
         raise UserError(
             f"{path}: not a residual network that is known here ({content}); expected the names of"
-            f" {', '.join(form.name for form in FORMATS)}"
+            f" {', '.join(dict.fromkeys(form.name for form in FORMATS))}"
         )
     return best
 
@@ -129,7 +181,7 @@ def infer_model(named: Arrays) -> dict[str, Any]:
     """
     counts: Counter[int] = Counter()
     for name in named:
-        if match := re.match(r"stage(\d+)\.block(\d+)\.", name):
+        if match := re.match(r"stage(\d{1,4})\.block(\d{1,4})\.", name):
             stage, block = int(match[1]), int(match[2])
             counts[stage] = max(counts[stage], block)
     bottleneck = any(name.endswith(".conv3.kernel") for name in named)
@@ -175,6 +227,22 @@ def fold_biases(named: Arrays, expected: Iterable[str]) -> Arrays:
     return folded
 
 
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # What becomes infinite is refused.
+        return array.astype(np.float32)
+
+
+def _kernel_elements(architecture: Architecture, classes: int) -> int:
+    """Returns about how many weights the network has."""
+    a, total, width = architecture, 0, architecture.width
+    for blocks in a.blocks:
+        inner = width * a.widen
+        in_block = 8 * width * inner + 9 * inner**2 // a.groups if a.bottleneck else 18 * width**2
+        total += blocks * in_block
+        features, width = width * (BOTTLENECK_EXPANSION if a.bottleneck else 1), 2 * width
+    return total + features * classes
+
+
 def _dimensions(ours: str) -> int:
     *_, module, leaf = ours.split(".")
     if leaf != "kernel":
@@ -183,5 +251,17 @@ def _dimensions(ours: str) -> int:
 
 
 def _listed(names: list[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    """Lists some of `names`: one of each kind first, rare kinds before others: the odd one is shown."""
+    kinds = [re.sub(r"\d+", "", re.split(r"[ (]", name)[0]) for name in names]
+    counts, seen = Counter(kinds), Counter[str]()
+    order = []
+    for name, kind in zip(names, kinds, strict=True):
+        order.append(((seen[kind], counts[kind]), name))
+        seen[kind] += 1
+    shown = [name for _, name in sorted(order, key=lambda pair: pair[0])[:NAMES_SHOWN]]
+    more = len(names) - len(shown)
+    return ", ".join(map(_shortened, shown)) + (f" and {more} more" if more > 0 else "")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH // 2]}...{name[-NAME_LENGTH // 2 :]}"

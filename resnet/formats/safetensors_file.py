@@ -8,23 +8,41 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from resnet.formats.containers import DESCRIPTION, Container, damaged, description, unwrapped
+from resnet.errors import UserError
+from resnet.formats.containers import DESCRIPTION, Container, damaged
 from resnet.formats.names import Arrays
+from resnet.json_files import parse_json
 
 
 def read_safetensors(path: Path) -> Container:
     """Reads the arrays of a safetensors file.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or has numbers that NumPy does not have.
     """
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return Container(unwrapped(arrays), description(metadata.get(DESCRIPTION)))
+            arrays = {name: _array(file, name, path) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except UserError:
+        raise
     except Exception as error:  # What safetensors raises depends on which byte is damaged.
         raise damaged(path, error) from None
+    text = metadata.get(DESCRIPTION)
+    return Container(
+        arrays, None if text is None else parse_json(text, {"type": "object"}, f"{path}: its {DESCRIPTION}")
+    )
+
+
+def _array(file: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except (TypeError, AttributeError):
+        kind = file.get_slice(name).get_dtype()
+        raise UserError(
+            f"{path}: {name} holds numbers of the kind {kind}, which NumPy does not have; expected F32,"
+            " F16 or BF16: save model.float() instead"
+        ) from None
 
 
 def write_safetensors(arrays: Arrays, settings: dict[str, Any], format_name: str = "pt") -> bytes:

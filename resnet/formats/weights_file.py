@@ -1,5 +1,6 @@
 """Reads files of named arrays: safetensors, HDF5, Keras archives and PyTorch files."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -7,8 +8,21 @@ from resnet.errors import UserError
 from resnet.files import open_file
 from resnet.formats.containers import Container, damaged
 from resnet.formats.hdf5 import KERAS_WEIGHTS, read_hdf5, read_keras_archive
+from resnet.formats.names import Arrays
 from resnet.formats.pytorch import read_pytorch
 from resnet.formats.safetensors_file import read_safetensors
+from resnet.json_files import Schema, read_json
+
+_HEAD = 512  # bytes that show which format a file has
+INDEX_SUFFIX = ".index.json"  # of the list that says which of several files holds which array
+_INDEX: Schema = {
+    "type": "object",
+    "required": ["weight_map"],
+    "properties": {
+        "metadata": {"type": "object"},
+        "weight_map": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}},
+    },
+}
 
 
 def read_container(path: Path) -> Container:
@@ -19,7 +33,7 @@ def read_container(path: Path) -> Container:
     """
     try:
         with open_file(path) as file:
-            head = file.read(16)
+            head = file.read(_HEAD)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -30,10 +44,44 @@ def read_container(path: Path) -> Container:
         return read_safetensors(path)
     if head.startswith(b"\x80"):
         return read_pytorch(path)
+    if head[257:262] == b"ustar":
+        raise UserError(
+            f"{path}: is a tar archive, as PyTorch wrote before 2018, or one of several files; expected"
+            " a file of weights: unpack it, or load it in an old PyTorch and save model.state_dict() anew"
+        )
     raise UserError(
         f"{path}: not a file of weights (it begins with {head[:8]!r}); expected safetensors, HDF5 (.h5,"
         " .keras) or PyTorch (.pth), or it is truncated: fetch it again"
     )
+
+
+def read_shards(index: Path) -> Container:
+    """Reads the arrays of several files, of which `index` is the list, as transformers writes it.
+
+    Raises:
+        UserError: the list is damaged, or a file of it is missing, damaged, or outside of the folder.
+    """
+    try:
+        names = read_json(index, _INDEX)["weight_map"]
+    except FileNotFoundError:
+        raise UserError(f"{index}: no such file; check the path") from None
+    arrays: Arrays = {}
+    description = None
+    for file in sorted(set(names.values())):
+        if file != os.path.basename(file) or file in ("", ".", ".."):
+            raise UserError(f"{index}: names the file {file!r}; expected files in its own folder")
+        container = read_container(index.parent / file)
+        if twice := sorted(arrays.keys() & container.arrays.keys()):
+            raise UserError(
+                f"{index}: {twice[0]} is in {file} and in another file; expected every array once"
+            )
+        arrays |= container.arrays
+        description = description or container.description
+    if missing := sorted(names.keys() - arrays.keys()):
+        raise UserError(
+            f"{index}: {missing[0]} is not in {names[missing[0]]}, nor in another file; fetch the files again"
+        )
+    return Container(arrays, description)
 
 
 def _is_keras_archive(path: Path) -> bool:

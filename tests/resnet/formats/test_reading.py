@@ -4,8 +4,11 @@ import io
 import json
 import pickle
 import sys
+import tarfile
 import types
 import zipfile
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -20,7 +23,6 @@ from resnet.errors import UserError
 from resnet.formats import huggingface, keras, torchvision
 from resnet.formats.export import export
 from resnet.formats.names import Arrays
-from resnet.formats.weights_file import read_container
 from resnet.pretrained import read_pretrained
 from tests.resnet.networks import make_network
 from tests.weights import in_torchvision
@@ -117,10 +119,31 @@ def _write_safetensors(arrays: Arrays, dtype: type, folder: Path) -> Path:
     return folder / "half.safetensors"
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.module."])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.module.", "net.backbone.", "resnet."])
 def test_prefixes_of_wrappers_are_dropped(prefix: str, arrays: Arrays, tmp_path: Path) -> None:
-    path = saved({prefix + name: array for name, array in arrays.items()}, tmp_path)
-    assert read_pretrained(path).weights.named().keys() == network_arrays().keys()
+    wrapped = {prefix + name: array for name, array in arrays.items()} | {"n_averaged": np.array(3)}
+    assert read_pretrained(saved(wrapped, tmp_path)).weights.named().keys() == network_arrays().keys()
+
+
+def test_a_prefix_is_dropped_that_a_few_names_lack(arrays: Arrays, tmp_path: Path) -> None:
+    wrapped = {("" if name.startswith("fc.") else "backbone.") + name: x for name, x in arrays.items()}
+    assert read_pretrained(saved(wrapped, tmp_path)).weights.named().keys() == network_arrays().keys()
+    loss = {**wrapped, "loss.weight": np.ones(3, np.float32)}
+    assert "left over: loss.weight;" in refusal(saved(loss, tmp_path))
+    twice = {**wrapped, "backbone.fc.bias": wrapped["fc.bias"]}
+    assert "not a residual network that is known here" in refusal(saved(twice, tmp_path))
+
+
+def test_of_momentum_contrast_the_encoder_of_queries_is_taken_without_its_head(
+    arrays: Arrays, tmp_path: Path
+) -> None:
+    encoders = {f"module.encoder_{q}.{name}": x for name, x in arrays.items() for q in "kq"}
+    encoders["module.queue"] = np.zeros((8, 16), np.float32)
+    encoders["module.encoder_q.conv1.weight"] = arrays["conv1.weight"] + 1
+    pretrained = read_pretrained(saved(encoders, tmp_path))
+    assert pretrained.class_names == ()
+    kernel = network_arrays()["stem_conv.kernel"]
+    np.testing.assert_array_equal(pretrained.weights.named()["stem_conv.kernel"], kernel + 1)
 
 
 def test_weights_without_a_head(arrays: Arrays, tmp_path: Path) -> None:
@@ -275,44 +298,126 @@ def test_pytorch_file_without_pytorch(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "which only PyTorch reads" in refusal(tmp_path / "old.pth")
 
 
-class FakeTensor:
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
+def fake_torch(monkeypatch: pytest.MonkeyPatch, load: Callable[..., object]) -> None:
+    """Puts a module in place of PyTorch, whose tensors are NumPy's arrays; tests/peers have the real one."""
 
-    def is_floating_point(self) -> bool:
-        return True
-
-    def float(self) -> "FakeTensor":
-        return self
-
-    def numpy(self) -> np.ndarray:
-        return self.array
-
-
-@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
-def test_state_dicts_are_unwrapped(
-    wrapper: str | None, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = {f"module.{name}": FakeTensor(array) for name, array in arrays.items()}
-    loaded = state if wrapper is None else {wrapper: state, "epoch": 3}
-
-    def load(path: Path, map_location: str, weights_only: bool) -> dict:
+    def load_safely(path: Path, map_location: str, weights_only: bool) -> object:
         assert weights_only
-        return loaded
+        return load()
 
-    fake = types.SimpleNamespace(load=load, Tensor=FakeTensor)
+    serialization = types.SimpleNamespace(safe_globals=lambda classes: nullcontext())
+    fake = types.SimpleNamespace(load=load_safely, Tensor=np.ndarray, serialization=serialization)
     monkeypatch.setitem(sys.modules, "torch", fake)
-    (tmp_path / "w.pth").write_bytes(b"\x80\x02")
-    assert read_container(tmp_path / "w.pth").arrays.keys() == arrays.keys()
 
 
-def test_pytorch_file_that_holds_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*args: object, **options: object) -> None:
-        raise pickle.UnpicklingError("Weights only load failed")
+def pytorch_file(folder: Path) -> Path:
+    (folder / "w.pth").write_bytes(b"\x80\x02" + bytes(10**6))
+    return folder / "w.pth"
 
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
-    (tmp_path / "w.pth").write_bytes(b"\x80\x02")
-    assert "holds code beside weights" in refusal(tmp_path / "w.pth")
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": {"model": state}, "class_weights": np.ones(3)},
+        lambda state: {"weights": state, "optimizer": {"state": {0: {"exp_avg": np.ones(3)}}}},
+        lambda state: [state, 3],
+        lambda state: {"module.encoder": state, 0: np.ones(3), "n_averaged": np.ones(())},
+    ],
+)
+def test_state_dicts_are_unwrapped(
+    wrap: Callable[[Arrays], object], arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {f"module.{name}": array for name, array in arrays.items()}
+    fake_torch(monkeypatch, lambda: wrap(state))
+    assert read_pretrained(pytorch_file(tmp_path)).weights.named().keys() == network_arrays().keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (np.ones(3), "holds a single array without a name; save the weights alone: torch.save("),
+        ({}, "holds no arrays by name (a dictionary of nothing); save the weights alone"),
+        ({0: np.ones(3), 1: np.ones(3)}, "holds no arrays by name (a dictionary of 0, 1); save the weights"),
+        ([1, 2], "holds no arrays by name (a list of 2)"),
+        (3.5, "holds no arrays by name (a float)"),
+        (
+            {"a": {"w": np.ones(3)}, "b": {"w": np.ones(3)}},
+            "holds several sets of weights (a, b), expected one",
+        ),
+        (
+            {"conv1.weight": np.broadcast_to(np.float32(0), (10**6, 10**6))},
+            "declares arrays of 4,000,000,000,000",
+        ),
+        ({"fc._packed_params._packed_params": (), "bn1.weight": np.ones(3)}, "_packed_params is quantized"),
+    ],
+)
+def test_files_of_pytorch_without_a_state_dict(
+    content: object, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_torch(monkeypatch, lambda: content)
+    assert line in refusal(pytorch_file(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            pickle.UnpicklingError("Try weights_only=False. Unsupported global: GLOBAL models.Net was not"),
+            "holds code beside weights (models.Net), and none of it was run; expected tensors alone",
+        ),
+        (pickle.UnpicklingError("Try weights_only=False: pickle data was truncated"), "truncated or damaged"),
+        (EOFError(), "truncated or damaged (EOFError"),
+    ],
+)
+def test_pytorch_file_that_holds_code_or_is_damaged(
+    error: Exception, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> None:
+        raise error
+
+    fake_torch(monkeypatch, load)
+    message = refusal(pytorch_file(tmp_path))
+    assert line in message
+    assert "weights_only" not in message
+
+
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        (
+            ["m/data.pkl", "m/constants.pkl"],
+            "is a TorchScript program, not weights; load it with torch.jit.load",
+        ),
+        (["m/models/model.json"], "is a program of torch.export, not weights"),
+        (["word/document.xml"], "is a zip archive, but none of torch.save"),
+    ],
+)
+def test_zip_files_of_other_kinds(
+    entries: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_torch(monkeypatch, dict)
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        for entry in entries:
+            archive.writestr(entry, b"")
+    assert line in refusal(tmp_path / "w.pth")
+
+
+def test_a_zip_file_that_unpacks_to_far_more_than_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_torch(monkeypatch, dict)
+    with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", b"")
+        archive.writestr("m/data/0", bytes(3 * 10**6))
+    assert "unpacks to 3,000,000 bytes from" in refusal(tmp_path / "w.pth")
+
+
+def test_a_tar_file(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "w.pth.tar", "w") as archive:
+        archive.add(__file__, "storages")
+    assert "is a tar archive" in refusal(tmp_path / "w.pth.tar")
 
 
 class Code:
@@ -339,9 +444,9 @@ def test_code_in_a_file_is_not_run_without_pytorch(tmp_path: Path, monkeypatch: 
 
 
 def test_classes_of_the_same_name_are_told_apart(arrays: Arrays, tmp_path: Path) -> None:
-    text = json.dumps({"class_names": ["crane", "tench", "crane"]})
-    save_file(arrays, tmp_path / "w.safetensors", {"resnet_config": text})
-    assert read_pretrained(tmp_path / "w.safetensors").class_names == ("crane (0)", "tench", "crane (2)")
+    config = {"architecture": "resnet18", "label_names": ["crane", "tench", "crane"], "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_pretrained(saved(arrays, tmp_path)).class_names == ("crane (0)", "tench", "crane (2)")
 
 
 def test_other_image_size_and_crop(arrays: Arrays, tmp_path: Path) -> None:
@@ -355,6 +460,124 @@ def test_other_image_size_and_crop(arrays: Arrays, tmp_path: Path) -> None:
     assert own.crop == 0.875
     with pytest.raises(UserError, match="at least 32 pixels"):
         resnet.load_pretrained(path, image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("description", "line"),
+    [
+        ([], "its resnet_config: [] is not of type 'object'"),
+        ("text", "'text' is not of type 'object'"),
+        (None, "its resnet_config: None is not of type 'object'"),
+        ({"model": []}, "model: [] is not of type 'object'"),
+        ({"model": {"depth": "18"}}, "model.depth: '18' is not of type 'integer'"),
+        ({"model": {"depth": 34}}, "does not fit ResNet-34"),
+        ({"model": {"colour": 1}}, "('colour' was unexpected)"),
+        ({"model": {"width": 10**9}}, "names a network of"),
+        ({"data": {"crop": "0.9"}}, "data.crop: '0.9' is not of type 'number'"),
+        ({"data": {"image_size": [224]}}, "data.image_size: [224] is not of type 'integer'"),
+        ({"data": {"mean": [0.5, 0.5]}}, "data.mean: [0.5, 0.5] is too short"),
+        ({"data": {"std": [0.5, 1e-300, 0.5]}}, "std=(0.5, 1e-300, 0.5): out of range"),
+        ({"data": {"mean": [0.5, 1e300, 0.5]}}, "mean=(0.5, 1e+300, 0.5): out of range"),
+        ({"class_names": ["a", "a", "b"]}, "class_names: ['a', 'a', 'b'] has non-unique elements"),
+        ({"class_names": ["a", "b"]}, "its head has 3 outputs, but its description 2 classes"),
+        ({"class_names": {"0": "a"}}, "is not of type 'array'"),
+        ({"colour": 1}, "('colour' was unexpected)"),
+        ({"format": "gguf"}, "format: 'safetensors' was expected"),
+    ],
+)
+def test_descriptions_of_wrong_types(description: object, line: str, arrays: Arrays, tmp_path: Path) -> None:
+    save_file(arrays, tmp_path / "w.safetensors", {"resnet_config": json.dumps(description)})
+    assert line in refusal(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{", "its resnet_config: is not JSON"),
+        ('{"data": {"crop": ' + "9" * 5000 + "}}", "its resnet_config: is not JSON"),
+        ("[" * 100_000, "has too many brackets inside each other"),
+    ],
+)
+def test_descriptions_that_are_no_json(text: str, line: str, arrays: Arrays, tmp_path: Path) -> None:
+    save_file(arrays, tmp_path / "w.safetensors", {"resnet_config": text})
+    assert line in refusal(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "line"),
+    [
+        ("layer4.99999.conv1.weight", np.zeros((1, 1, 1, 1)), "left over: layer4.99999.conv1.weight"),
+        (f"layer4.{'9' * 5000}.conv1.weight", np.zeros((1, 1, 1, 1)), "left over: layer4.9999"),
+        ("layer4.9998.conv1.weight", np.zeros((1, 1, 1, 1)), "does not fit ResNet-200"),
+        ("fc.bias", np.zeros(4 * 10**6, np.float16), "names a network of"),
+        ("layer1.0.conv1.weight", np.zeros((0, 4, 3, 3)), "layer1.0.conv1.weight (shape [0, 4, 3, 3])"),
+        ("weight", np.zeros(3), "left over: weight"),
+        ("fc.weight", np.full((3, 32), 1e300), "fc.weight (not finite)"),
+        ("fc.weight", np.zeros((3, 32), np.complex64), "fc.weight (complex64)"),
+    ],
+)
+def test_arrays_beyond_reason(
+    name: str, array: np.ndarray, line: str, arrays: Arrays, tmp_path: Path
+) -> None:
+    assert line in refusal(saved({**arrays, name: array}, tmp_path))
+
+
+def test_names_without_dots_in_our_own_format(tmp_path: Path) -> None:
+    save_file(
+        {"weight": np.ones(3)}, tmp_path / "w.safetensors", {"resnet_config": '{"format": "safetensors"}'}
+    )
+    assert "left over: weight" in refusal(tmp_path / "w.safetensors")
+
+
+def test_the_odd_name_among_many_is_shown(arrays: Arrays, tmp_path: Path) -> None:
+    many = {f"layer1.0.extra.{i}.weight": np.zeros(3, np.float32) for i in range(50)}
+    message = refusal(saved({**arrays, **many, "zoom.bias": np.zeros(3, np.float32)}, tmp_path))
+    assert "left over: zoom.bias, layer1.0.extra.0.weight" in message
+    assert "and 43 more" in message
+
+
+# Files in several parts
+
+
+def write_shards(arrays: Arrays, folder: Path, **changes: object) -> Path:
+    weight_map: dict[str, object] = {}
+    for i, part in enumerate((list(arrays)[:50], list(arrays)[50:])):
+        save_file({name: arrays[name] for name in part}, folder / f"model-{i}.safetensors")
+        weight_map |= dict.fromkeys(part, f"model-{i}.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map | changes}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_shards_are_read_by_their_index(arrays: Arrays, tmp_path: Path) -> None:
+    folder = write_shards(arrays, tmp_path)
+    for path in (folder, folder / "model.safetensors.index.json"):
+        named = read_pretrained(path).weights.named()
+        for name, array in network_arrays().items():
+            np.testing.assert_array_equal(named[name], array)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        (
+            "../model-0.safetensors",
+            "names the file '../model-0.safetensors'; expected files in its own folder",
+        ),
+        ("/etc/passwd", "names the file '/etc/passwd'"),
+        ("model-7.safetensors", "model-7.safetensors: no such file"),
+        ("model-1.safetensors", "extra is not in model-1.safetensors, nor in another file"),
+        (7, "weight_map.extra: 7 is not of type 'string'"),
+    ],
+)
+def test_indices_that_name_what_is_not_there(file: object, line: str, arrays: Arrays, tmp_path: Path) -> None:
+    assert line in refusal(write_shards(arrays, tmp_path, extra=file))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "[" * 100_000])
+def test_damaged_indices(text: str, tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin.index.json").write_text(text)
+    assert "pytorch_model.bin.index.json: " in refusal(tmp_path)
 
 
 def test_description_of_an_impossible_network(arrays: Arrays, tmp_path: Path) -> None:
