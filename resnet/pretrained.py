@@ -41,9 +41,10 @@ class Pretrained(NamedTuple):
     convolution: Lowering = "auto"
 
 
-def read_pretrained(path: str | PathLike) -> Pretrained:
+def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrained:
     """Reads a file of weights, a folder of Hugging Face's or timm's, or the workdir of a run.
 
+    Without `with_head`, whatever head a model of Keras has is left out.
     float16, bfloat16 and float64 become float32. A run gives the weights that `Classifier.load` takes.
 
     Raises:
@@ -54,7 +55,7 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
         return _read_run(path)
     folder = path if os.path.isdir(path) else path.parent
     path = _weights_file(path)
-    container = read_container(path)
+    container = read_container(path, with_head=with_head)
     format = recognise(container, path)
     translation = Translation(container.arrays, format)
     # What lies in the file itself is more reliable than what lies beside it.
