@@ -20,6 +20,7 @@ import requests
 
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
+from resnet.hdf5_files import Hdf5, open_hdf5
 
 T = TypeVar("T")
 
@@ -43,6 +44,8 @@ GIT_BLOBS = {
 }
 CONNECT_TIMEOUT = 10.0  # seconds to wait for a mirror that does not answer
 READ_TIMEOUT = 30.0  # seconds to wait for a mirror that has stopped sending
+MAX_BYTES = 2**30  # of images, which a training keeps in memory; the original has 13 million
+MAX_CLASSES = 10_000
 
 _REMEDY = (
     "put the original file in its place, name another folder by config.data.dir or SIGNS_DIR, "
@@ -168,32 +171,16 @@ def _short_reason(error: requests.RequestException) -> str:
             return type(error).__name__
 
 
-def _read(path: Path, read: Callable[[h5py.File], T]) -> T:
+def _read(path: Path, read: Callable[[Hdf5], T]) -> T:
     """Returns what `read` gets from the file. Whatever is wrong with the file is a UserError."""
     try:
-        # A plain open tells whether a file is missing, unreadable or a folder. HDF5's own messages do not.
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_hdf5(path, max_bytes=MAX_BYTES, remedy=_REMEDY) as file:
+            return read(file)
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: file not found; expected {TRAIN_FILE} and {TEST_FILE} in {path.parent}; name the "
             "folder that holds them by config.data.dir or SIGNS_DIR, or leave both empty to have them "
             f"downloaded to {DEFAULT_DIR}"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); expected a readable HDF5 file; {_REMEDY}"
-        ) from error
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{path}: not an HDF5 file ({size} bytes); expected HDF5; {_REMEDY}")
-    try:
-        with h5py.File(path, "r") as hdf5:
-            return read(hdf5)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        # What h5py raises depends on the byte that is damaged. Nothing else of ours runs in there.
-        raise UserError(
-            f"{path}: HDF5 file truncated or damaged ({size} bytes; {error}); "
-            f"expected a whole file; {_REMEDY}"
         ) from error
 
 
@@ -202,7 +189,7 @@ def _read_split(path: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
     return _read(path, lambda file: _checked_split(file, path, prefix))
 
 
-def _checked_split(file: h5py.File, path: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
+def _checked_split(file: Hdf5, path: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
     """Returns the split and the class names in an open file, after checking them against the schema."""
     # Shapes and types are checked before anything is read, so that no Python object is ever decoded.
     images = _images(file, path, f"{prefix}_set_x")
@@ -228,7 +215,7 @@ def _checked_split(file: h5py.File, path: Path, prefix: str) -> tuple[Split, tup
     return Split(images[:], values.astype(np.int32)), names
 
 
-def _images(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+def _images(file: Hdf5, path: Path, key: str) -> h5py.Dataset:
     images = _dataset(file, path, key)
     if images.dtype != np.uint8:
         raise _schema_error(path, key, f"dtype {images.dtype}", "dtype uint8")
@@ -239,7 +226,7 @@ def _images(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     return images
 
 
-def _labels(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+def _labels(file: Hdf5, path: Path, key: str) -> h5py.Dataset:
     labels = _dataset(file, path, key)
     if labels.dtype.kind not in "iu":
         raise _schema_error(path, key, f"dtype {labels.dtype}", "an integer dtype")
@@ -248,7 +235,7 @@ def _labels(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     return labels
 
 
-def _class_names(file: h5py.File, path: Path) -> tuple[str, ...]:
+def _class_names(file: Hdf5, path: Path) -> tuple[str, ...]:
     classes = _dataset(file, path, "list_classes")
     if classes.dtype.kind not in "iu" or classes.ndim != 1 or len(classes) == 0:
         raise _schema_error(
@@ -257,18 +244,21 @@ def _class_names(file: h5py.File, path: Path) -> tuple[str, ...]:
             f"dtype {classes.dtype}, shape {classes.shape}",
             "an integer dtype, shape [C]",
         )
-    return tuple(str(number) for number in classes[:])
+    if len(classes) > MAX_CLASSES:
+        raise _schema_error(path, "list_classes", f"{len(classes):,} classes", f"at most {MAX_CLASSES:,}")
+    names = tuple(str(number) for number in classes[:])
+    if len(set(names)) < len(names):
+        raise _schema_error(path, "list_classes", f"the same class twice in {list(names)}", "each once")
+    return names
 
 
-def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+def _dataset(file: Hdf5, path: Path, key: str) -> h5py.Dataset:
     """Returns the array under `key`, not yet read."""
-    if key not in file:
-        keys = ", ".join(sorted(file)) or "none"
+    item = file.find(key)
+    if item is None:
+        keys = ", ".join(sorted(file.file)) or "none"
         raise _schema_error(path, key, f"no such key (keys: {keys})", "an array")
-    item = file[key]
-    if not isinstance(item, h5py.Dataset) or item.shape is None:
-        raise _schema_error(path, key, f"{type(item).__name__.lower()} without data", "an array")
-    return item
+    return file.check_array(key, item)
 
 
 def _schema_error(path: Path, key: str, found: str, expected: str) -> UserError:

@@ -44,9 +44,10 @@ class Pretrained(NamedTuple):
     convolution: Lowering = "auto"
 
 
-def read_pretrained(path: str | PathLike) -> Pretrained:
+def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrained:
     """Reads a file of weights, a folder of Hugging Face's or timm's, or the workdir of a run.
 
+    Without `with_head`, whatever head a model of Keras has is left out.
     float16, bfloat16 and float64 become float32. A run gives the weights that `Classifier.load` takes.
 
     Raises:
@@ -57,7 +58,10 @@ def read_pretrained(path: str | PathLike) -> Pretrained:
         return _read_run(path)
     folder = path if os.path.isdir(path) else path.parent
     path = _weights_file(path)
-    container = read_shards(path) if path.name.endswith(INDEX_SUFFIX) else read_container(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        container = read_shards(path)
+    else:
+        container = read_container(path, with_head=with_head)
     inside = {} if container.description is None else container.description
     check_json(inside, _DESCRIPTION, f"{path}: its {DESCRIPTION}")
     if inside.get("format") != OWN.name:

@@ -7,6 +7,7 @@ of the file (see `containers`).
 from resnet.formats.names import Format, Row, norm_rows
 from resnet.formats.torchvision import OUR_BLOCK
 
+WEIGHTS_FILE = "model.weights.h5"  # inside of a `.keras` archive
 LEAVES = ("gamma", "beta", "moving_mean", "moving_variance")
 # "caffe" preprocessing: pixels from 0 to 255 less their mean, in the order blue, green, red. Here, as in
 # `Preprocessing`, the mean is in the order red, green, blue and the range is 0 to 1.
@@ -26,6 +27,7 @@ SYMMETRIC = {
     "crop": 0.875,
 }
 BLOCK = "conv{stage+1}_block{block}_"
+HEAD = "predictions"  # whatever its name in a file, where it is found by its place
 
 # Layers that Keras Applications lack, under names of our own.
 EXTRA = (
@@ -52,7 +54,7 @@ V1 = Format(
         *norm_rows(BLOCK + "{i}_bn/", OUR_BLOCK + "norm{i}", LEAVES),
         *_conv_rows(BLOCK + "0_conv", OUR_BLOCK + "shortcut.conv"),
         *norm_rows(BLOCK + "0_bn/", OUR_BLOCK + "shortcut.norm", LEAVES),
-        *_conv_rows("predictions", "head"),
+        *_conv_rows(HEAD, "head"),
         *EXTRA,
     ),
     model={"variant": "v1", "norm_epsilon": 1.001e-5},
@@ -68,7 +70,7 @@ V2 = Format(
         *norm_rows(BLOCK + "{i-1}_bn/", OUR_BLOCK + "norm{i}", LEAVES),
         *_conv_rows(BLOCK + "0_conv", OUR_BLOCK + "shortcut.conv"),
         *norm_rows("post_bn/", "final_norm", LEAVES),
-        *_conv_rows("predictions", "head"),
+        *_conv_rows(HEAD, "head"),
         *EXTRA,
     ),
     model={
@@ -92,7 +94,7 @@ OLD = Format(
         *norm_rows("bn{stage+1}{block:a}_branch2{i:a}/", OUR_BLOCK + "norm{i}", LEAVES),
         *_conv_rows("res{stage+1}{block:a}_branch1", OUR_BLOCK + "shortcut.conv"),
         *norm_rows("bn{stage+1}{block:a}_branch1/", OUR_BLOCK + "shortcut.norm", LEAVES),
-        *_conv_rows("fc1000", "head"),
+        *_conv_rows(HEAD, "head"),
     ),
     model={"variant": "v1", "max_pool": "unpadded", "norm_epsilon": 1e-3},
     data=CAFFE,

@@ -19,7 +19,6 @@ from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.formats import keras
 from resnet.formats.containers import DESCRIPTION
-from resnet.formats.hdf5 import KERAS_WEIGHTS
 from resnet.formats.names import Arrays
 
 KERAS_VERSION = "3.15.1"  # The release whose layout this is.
@@ -118,6 +117,21 @@ def keras_archive(named: Arrays, architecture: Architecture, description: dict[s
     Raises:
         UserError: Keras has no layers for this architecture.
     """
+    layers, output = _layers(named, architecture)
+    return _archive(layers, output, description)
+
+
+def keras_graph(named: Arrays, architecture: Architecture) -> dict[str, Any]:
+    """Returns the graph of that file, as Keras writes it in JSON.
+
+    Raises:
+        UserError: Keras has no layers for this architecture.
+    """
+    return _model_json(*_layers(named, architecture))
+
+
+def _layers(named: Arrays, architecture: Architecture) -> tuple[list[_Layer], str]:
+    """Returns the layers in the order of Keras, and the name of the last one."""
     a = architecture
     if a.shortcut == "zero_pad" or (a.preactivation and a.max_pool == "padded"):
         field = "shortcut=zero_pad" if a.shortcut == "zero_pad" else "max_pool=padded with variant v2"
@@ -134,7 +148,7 @@ def keras_archive(named: Arrays, architecture: Architecture, description: dict[s
         x = graph.norm_relu(x, "final_norm")
     x = graph.add("avg_pool", "GlobalAveragePooling2D", [x])
     output = graph.dense(x, "head")
-    return _archive(_in_keras_order(graph.layers, output), output, description)
+    return _in_keras_order(graph.layers, output), output
 
 
 def _add_stem(graph: _Graph) -> str:
@@ -222,7 +236,20 @@ def _in_keras_order(layers: dict[str, _Layer], output: str) -> list[_Layer]:
 
 def _archive(layers: list[_Layer], output: str, description: dict[str, Any]) -> bytes:
     """Returns a zip file of metadata, graph and weights."""
-    model = {
+    metadata = {"keras_version": KERAS_VERSION, "date_saved": DATE, DESCRIPTION: description}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in (
+            ("metadata.json", json.dumps(metadata).encode()),
+            ("config.json", json.dumps(_model_json(layers, output)).encode()),
+            (keras.WEIGHTS_FILE, _weights_file(layers)),
+        ):
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return content.getvalue()
+
+
+def _model_json(layers: list[_Layer], output: str) -> dict[str, Any]:
+    return {
         "module": "keras.src.models.functional",
         "class_name": "Functional",
         "registered_name": "Functional",
@@ -234,16 +261,6 @@ def _archive(layers: list[_Layer], output: str, description: dict[str, Any]) -> 
             "output_layers": [output, 0, 0],
         },
     }
-    metadata = {"keras_version": KERAS_VERSION, "date_saved": DATE, DESCRIPTION: description}
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, data in (
-            ("metadata.json", json.dumps(metadata).encode()),
-            ("config.json", json.dumps(model).encode()),
-            (KERAS_WEIGHTS, _weights_file(layers)),
-        ):
-            archive.writestr(zipfile.ZipInfo(name), data)
-    return content.getvalue()
 
 
 def _layer_json(layer: _Layer) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_not_hdf5(signs_dir, content):
 def test_folder_in_place_of_a_file(signs_dir):
     (signs_dir / TRAIN).unlink()
     (signs_dir / TRAIN).mkdir()
-    error_line(lambda: signs.load(str(signs_dir)), str(signs_dir / TRAIN), "directory")
+    error_line(lambda: signs.load(str(signs_dir)), str(signs_dir / TRAIN), "is a folder")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -160,7 +160,14 @@ SMALL = np.zeros((60, 64, 64, 3), np.uint8)
         ("train_set_x", SMALL[:0], ["no images"]),
         ("train_set_y", np.zeros((60, 1), np.int64), ["shape (60, 1)", "[N]"]),
         ("train_set_y", np.zeros(60, np.float64), ["float64", "integer"]),
-        ("train_set_y", ["five"] * 60, ["object", "integer"]),
+        ("train_set_y", ["five"] * 60, ["text", "numbers"]),
+        ("train_set_y", np.zeros(60, "S5"), ["text", "numbers"]),
+        ("train_set_y", np.zeros(60, [("a", "i4"), ("b", "f4")]), ["a compound type of a, b", "numbers"]),
+        (
+            "train_set_y",
+            np.array([h5py.Reference()] * 60, h5py.ref_dtype),
+            ["references to other objects", "numbers"],
+        ),
         ("train_set_y", np.zeros(59, np.int64), ["59 labels", "60", "train_set_x"]),
         ("train_set_y", np.r_[np.zeros(59, int), 6], ["label 6 at index 59", "0 to 5"]),
         ("train_set_y", np.r_[0, -1, np.zeros(58, int)], ["label -1 at index 1", "0 to 5"]),
@@ -168,11 +175,90 @@ SMALL = np.zeros((60, 64, 64, 3), np.uint8)
         ("list_classes", np.zeros((2, 3), int), ["shape (2, 3)", "[C]"]),
         ("list_classes", np.zeros(0, int), ["shape (0,)", "[C]"]),
         ("list_classes", np.zeros(6), ["float64", "integer"]),
+        ("list_classes", np.array([0, 1, 1]), ["same class twice"]),
+        ("list_classes", np.arange(20_000), ["20,000 classes", "at most 10,000"]),
     ],
 )
 def test_array_that_breaks_the_schema(signs_dir, key, value, words):
     replace(signs_dir / TRAIN, key, value)
     error_line(lambda: signs.load(str(signs_dir)), f"{signs_dir / TRAIN}: {key}: found", *words)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "words"),
+    [
+        (
+            (4_000_000, 64, 64, 3),
+            {"chunks": (1, 64, 64, 3)},
+            ["49,152,000,000 bytes", "at most 1,073,741,824"],
+        ),
+        ((4_000_000_000, 64, 64, 3), {"chunks": (1, 64, 64, 3)}, ["49,152,000,000,000 bytes", "at most"]),
+        ((2**40, 64, 64, 3), {"chunks": (1, 64, 64, 3), "compression": "gzip"}, ["at most 1,073,741,824"]),
+        ((80_000, 64, 64, 3), {"chunks": (1, 64, 64, 3)}, ["983,040,000 bytes", "the file holds 0"]),
+    ],
+)
+def test_images_that_the_file_does_not_hold(signs_dir, shape, options, words):
+    replace(signs_dir / TRAIN, "train_set_x", None)
+    with h5py.File(signs_dir / TRAIN, "r+") as file:
+        file.create_dataset("train_set_x", shape, np.uint8, **options)
+    error_line(lambda: signs.load(str(signs_dir)), f"{signs_dir / TRAIN}: train_set_x: found", *words)
+
+
+def _link_in_a_circle(file: h5py.File) -> None:
+    file["train_set_x"] = h5py.SoftLink("/other")
+    file["other"] = h5py.SoftLink("/train_set_x")
+
+
+def _external_content(file: h5py.File) -> None:
+    file.create_dataset(
+        "train_set_x", (60, 64, 64, 3), np.uint8, external=[("/dev/zero", 0, 60 * 64 * 64 * 3)]
+    )
+
+
+def _virtual_data_set(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((60, 64, 64, 3), np.uint8)
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "x", (60, 64, 64, 3))
+    file.create_virtual_dataset("train_set_x", layout)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (_link_in_a_circle, ["a link to /other"]),
+        (_external_content, ["content in the file /dev/zero"]),
+        (_virtual_data_set, ["virtual data set"]),
+        (
+            lambda file: file.__setitem__("train_set_x", h5py.ExternalLink("elsewhere.h5", "/x")),
+            ["a link to /x in the file elsewhere.h5"],
+        ),
+    ],
+    ids=["soft_link", "external_content", "virtual_data_set", "external_link"],
+)
+def test_content_of_other_places_is_not_followed(signs_dir, write, words):
+    replace(signs_dir / TRAIN, "train_set_x", None)
+    with h5py.File(signs_dir / TRAIN, "r+") as file:
+        write(file)
+    error_line(lambda: signs.load(str(signs_dir)), f"{signs_dir / TRAIN}: train_set_x: found", *words)
+
+
+def test_file_that_another_program_has_open(signs_dir):
+    program = "import h5py, sys, time; file = h5py.File(sys.argv[1], 'r+'); print(flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(signs_dir / TRAIN)], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            process.stdout.readline()
+            message = error_line(lambda: signs.load(str(signs_dir)), str(signs_dir / TRAIN), "is locked")
+        finally:
+            process.kill()
+    assert "delete" not in message
+    assert "damaged" not in message
+
+
+def test_pipe_in_place_of_a_file(signs_dir):
+    (signs_dir / TRAIN).unlink()
+    os.mkfifo(signs_dir / TRAIN)
+    error_line(lambda: signs.load(str(signs_dir)), str(signs_dir / TRAIN), "is a pipe")
 
 
 def test_group_in_place_of_an_array(signs_dir):

@@ -86,14 +86,14 @@ def narrow_peer(version: int, width: int, classes: int) -> KerasPeer:
     return KerasPeer(model, STAGES_V1)
 
 
-def old_peer(width: int, classes: int) -> KerasPeer:
-    """The ResNet-50 of deep-learning-models, layer by layer, for inputs of any size."""
+def old_peer(width: int, classes: int, side: int | None = None) -> KerasPeer:
+    """The ResNet-50 of deep-learning-models, layer by layer, for inputs of `side` or any size."""
 
     def conv_norm(x: keras.KerasTensor, suffix: str, *conv: object, **options: object) -> keras.KerasTensor:
         x = layers.Conv2D(*conv, name=f"res{suffix}", **options)(x)
         return layers.BatchNormalization(name=f"bn{suffix}", epsilon=1e-3)(x)
 
-    images = layers.Input((None, None, 3))
+    images = layers.Input((side, side, 3))
     x = layers.Conv2D(width, 7, strides=2, name="conv1")(layers.ZeroPadding2D(3)(images))
     x = layers.ReLU()(layers.BatchNormalization(name="bn_conv1", epsilon=1e-3)(x))
     x = layers.MaxPooling2D(3, strides=2, name="pool1")(x)
