@@ -9,9 +9,11 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
@@ -20,13 +22,14 @@ from random import Random
 from typing import NamedTuple
 
 from tests.campaigns.kills import different_arrays
+from tests.campaigns.patience import Patience
 from tests.campaigns.programs import leftovers
 from tests.campaigns.seeds import environment, prepare, training_arguments
 from tests.campaigns.tally import Failure, Tally, last_line
 from tests.command_line import ROOT
 
 MODES = ("train", "eval", "report", "predict", "features", "export", "audit")
-HANG = 180.0  # seconds
+WORK = 120.0  # seconds of a processor, the most that a program may take
 MEGABYTE = 2**20
 
 KINDS = (
@@ -157,7 +160,7 @@ class Faults:
         arguments = self.arguments(mode, workdir)
         ended = self._shell(fault.shell.format(program=_program(arguments), size=size), fault.variables)
         if ended is None:
-            return [("hang", f"still there after {HANG:.0f} s")]
+            return [("hang", "did nothing any more, or too much")]
         code, err = ended
         if code in (0, 2, 141):
             self.tally.count(f"exit {code}")
@@ -193,14 +196,15 @@ class Faults:
                 stderr=err,
                 start_new_session=True,
             )
-            try:
-                code = process.wait(HANG)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.wait()
-                return None
+            patience = Patience(process.pid, WORK)
+            while process.poll() is None:
+                if patience.is_over():
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                    return None
+                time.sleep(0.2)
             err.seek(0)
-            return code, err.read().decode(errors="replace")
+            return process.returncode, err.read().decode(errors="replace")
 
 
 def _program(arguments: list[str]) -> str:

@@ -47,7 +47,7 @@ USES = {"report": "written", "eval": "test split"}  # other modes, and how the l
 CODES = {signal.SIGKILL: 137, signal.SIGTERM: 143, signal.SIGINT: 130}
 SPEEDS = ("seconds", "images_per_second")
 INTERRUPTIONS = 6  # of a run at most; then it may end
-HANG = 120.0  # seconds after which an interrupted program hangs
+WORK = 120.0  # seconds of a processor, the most that an interrupted program may take
 
 KINDS = ("wrong code", "traceback", "hang", "other bits", "other metrics", "left over", "not resumed")
 OUTCOMES = ("runs", "kills", "signals", "ended before", "bits equal", *KINDS)
@@ -165,7 +165,7 @@ class Kills:
         self, arguments: list[str], interruption: Interruption, problems: list[tuple[str, str]]
     ) -> Ended:
         """Runs the program until it is interrupted; adds what it did wrong to `problems`."""
-        ended = run(arguments, self.environment, interruption=interruption, seconds=HANG)
+        ended = run(arguments, self.environment, interruption=interruption, seconds=WORK)
         signum = signal.Signals(interruption.signum)
         when = f"{signum.name} {interruption.delay:.2f} s after {interruption.line or 'the start'!r}"
         expected = {CODES[interruption.signum]} | ({0} if not ended.was_running or ended.out else set())
@@ -174,7 +174,7 @@ class Kills:
         else:
             self.tally.count("kills" if signum == signal.SIGKILL else "signals")
         if ended.code is None:
-            problems.append(("hang", f"{when}: still there after {HANG:.0f} s"))
+            problems.append(("hang", f"{when}: still there after {ended.seconds:.0f} s"))
         elif "Traceback" in ended.err:
             problems.append(("traceback", f"{when}: {last_line(ended.err)}"))
         elif ended.code not in expected:

@@ -1,18 +1,19 @@
 """Processes of `main.py` that are watched, interrupted and given a time limit."""
 
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.campaigns.patience import Patience
 from tests.command_line import ROOT
 
-SECONDS = 300.0  # the longest that an undisturbed program may take, on a machine that does more
+SECONDS = 300.0  # of a processor, the most that a program may take
 
 
 class Ended(NamedTuple):
@@ -48,11 +49,15 @@ def run(
     started = time.monotonic()
     with tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=err, stdin=subprocess.DEVNULL
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
-        watchdog = threading.Timer(seconds, process.send_signal, [signal.SIGABRT])
-        watchdog.start()
-        try:
+        with _watchdog(process, seconds) as hung:
             first, printed = _read_until(process, line) if line else (0.0, b"")
             first = first and first - started
             was_running = False
@@ -62,14 +67,34 @@ def run(
                 process.send_signal(interruption.signum)
             out = printed + process.stdout.read()
             process.wait()
-        finally:
-            watchdog.cancel()
-            process.kill()
-            process.stdout.close()
         err.seek(0)
         texts = out.decode(errors="replace"), err.read().decode(errors="replace")
-    code = None if process.returncode == -signal.SIGABRT else _code_of_shell(process.returncode)
+    code = None if hung.is_set() else _code_of_shell(process.returncode)
     return Ended(code, *texts, was_running, first, time.monotonic() - started)
+
+
+@contextmanager
+def _watchdog(process: subprocess.Popen, seconds: float) -> Iterator[threading.Event]:
+    """Ends the process if it hangs, which sets the event, and when it is no longer needed."""
+    hung, done = threading.Event(), threading.Event()
+    patience = Patience(process.pid, seconds)
+
+    def watch() -> None:
+        while not done.wait(1.0):
+            if patience.is_over():
+                hung.set()
+                process.kill()
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield hung
+    finally:
+        done.set()
+        process.kill()
+        process.stdout.close()
+        thread.join()
 
 
 def _read_until(process: subprocess.Popen, beginning: str) -> tuple[float, bytes]:
@@ -90,6 +115,3 @@ def leftovers(folder: Path) -> list[str]:
     """Returns the temporary files below `folder`."""
     found = [path for path in folder.rglob("*") if path.name.endswith(".tmp") or path.name.startswith("tmp")]
     return sorted(str(path.relative_to(folder)) for path in found)
-
-
-__all__ = ["Ended", "Interruption", "leftovers", "run"]

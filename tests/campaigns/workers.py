@@ -15,13 +15,15 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.campaigns.patience import Patience
 from tests.command_line import ROOT
 
 MEMORY = 3 * 2**30  # bytes; the most that a case may take, with Python and JAX themselves
-SECONDS = 60.0  # the longest that a case may take
+SECONDS = 60.0  # of a processor, the most that a case may take
 CASES = 400  # after so many, a worker starts anew: JAX keeps what it compiled
 GROWN = 3 * 2**29  # bytes; a worker that keeps so much starts anew
 COMMAND = (sys.executable, "-m", "tests.campaigns.workers")
@@ -55,14 +57,15 @@ class Worker:
         self._end()
 
     def run(self, arguments: Sequence[object], seconds: float = SECONDS, memory: int = MEMORY) -> Answer:
-        """Runs main.py with `arguments`, for at most `seconds` and in at most `memory` bytes."""
+        """Runs main.py with `arguments`, for at most `seconds` of work and in at most `memory` bytes."""
         process = self._started()
-        started = time.monotonic()
+        started, looks = time.monotonic(), count(1)
+        patience = Patience(process.pid, seconds)
         process.stdin.write(json.dumps([str(argument) for argument in arguments]).encode() + b"\n")
         process.stdin.flush()
         while not select.select([process.stdout], [], [], POLL)[0]:
             taken = time.monotonic() - started
-            if taken > seconds:
+            if next(looks) % 20 == 0 and patience.is_over():
                 return self._killed("hang", taken)
             if memory_of(process.pid) > memory:
                 return self._killed("memory", taken)
@@ -79,6 +82,8 @@ class Worker:
         return answer._replace(ended="memory") if answer.peak > memory else answer
 
     def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # It ended by itself since the last case.
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command,
@@ -87,6 +92,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
             self._process.stdout.readline()  # The imports are no part of the first case.
             self._cases = 0
