@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
         name="lamb",
         learning_rate=5e-3,
         schedule="cosine",
+        milestones=(0.5, 0.75),  # the default, as they are for multistep alone
         warmup_epochs=5.0,
         weight_decay=0.02,
         epsilon=1e-6,

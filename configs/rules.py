@@ -1,9 +1,12 @@
 """What the fields of a config may be: their types, choices and bounds, and the rules between them."""
 
 import difflib
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,7 +15,8 @@ from configs import default
 from resnet import architecture, preprocessing
 from resnet.architecture import Architecture
 from resnet.errors import UserError
-from resnet.fields import Bounds, check_field, check_three_numbers, expected_type
+from resnet.fields import LARGEST, Bounds, check_field, check_three_numbers, expected_type, shown
+from resnet.memory import gigabytes, machine_memory
 from resnet.preprocessing import FROM_WEIGHTS, PREDICTION, Preprocessing
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -34,21 +38,25 @@ CHOICES: dict[str, tuple[Any, ...]] = {
         f"data.{name}": choices for name, choices in preprocessing.CHOICES.items() if name not in FROM_WEIGHTS
     },
 }
+MAX_RENDERED = 10**7  # images; even of 32 pixels a side they take 41 GB
+MAX_SEEDS, MAX_MILESTONES = 1000, 1000
 BOUNDS: dict[str, Bounds] = {
     "seed": (0, 2**32 - 1),
-    "num_epochs": (1, None),
-    "batch_size": (1, None),
-    "steps_per_call": (1, None),
-    "data.rendered_size": (0, None),
+    "num_epochs": (1, 10**6),
+    "batch_size": (1, 2**20),
+    "steps_per_call": (1, 10**6),
+    "data.rendered_size": (0, MAX_RENDERED),
     "data.rendered_share": (0, 1),
     "data.rendered_share_at_start": (0, 1),
-    "data.train_size": (1, None),
-    "data.test_size": (1, None),
-    "data.seed": (0, None),
+    "data.train_size": (1, MAX_RENDERED),
+    "data.test_size": (1, MAX_RENDERED),
+    "data.seed": (0, 2**63 - 1),
     "data.variety": (0, 1),
     "data.store_size": (0, 4096),
     "data.test_fraction": (0, 0.9),
-    "data.split_seed": (0, None),
+    "data.folds": (0, 1000),
+    "data.fold": (0, 1000),
+    "data.split_seed": (0, 2**63 - 1),
     "augment.flip": (0, 1),
     "augment.rotation": (0, 180),
     "augment.scale": (0, 0.9),
@@ -70,28 +78,28 @@ BOUNDS: dict[str, Bounds] = {
     "augment.policy_operations": (1, 16),
     "augment.policy_magnitude": (0, 30),
     "augment.erasing": (0, 1),
-    "augment.mixup": (0, None),
-    "augment.cutmix": (0, None),
+    "augment.mixup": (0, 1000),
+    "augment.cutmix": (0, 1000),
     "model.stochastic_depth": (0, 0.9),
     "optimizer.decay_factor": (0, 1),
-    "optimizer.accumulate": (1, None),
-    "optimizer.learning_rate": (0, None),
-    "optimizer.warmup_epochs": (0, None),
+    "optimizer.accumulate": (1, 10**6),
+    "optimizer.learning_rate": (0, LARGEST),
+    "optimizer.warmup_epochs": (0, 10**6),
     "optimizer.momentum": (0, 0.999999),
     "optimizer.b1": (0, 0.999999),
     "optimizer.b2": (0, 0.999999),
-    "optimizer.epsilon": (0, None),
-    "optimizer.weight_decay": (0, None),
-    "optimizer.clip_norm": (0, None),
-    "optimizer.l2_stem_and_head": (0, None),
+    "optimizer.epsilon": (0, LARGEST),
+    "optimizer.weight_decay": (0, LARGEST),
+    "optimizer.clip_norm": (0, LARGEST),
+    "optimizer.l2_stem_and_head": (0, LARGEST),
     "finetune.frozen": (0, 5),
     "finetune.layer_decay": (0.01, 1),
     "label_smoothing": (0, 0.999),
     "temperature": preprocessing.BOUNDS["temperature"],
     "ema_decay": (0, 0.999999),
-    "checkpoint.every_epochs": (0, None),
-    "checkpoint.every_minutes": (0, None),
-    "checkpoint.keep": (2, None),  # The newest may turn out to be the one that diverged.
+    "checkpoint.every_epochs": (0, 10**6),
+    "checkpoint.every_minutes": (0, 10**6),
+    "checkpoint.keep": (2, 10**6),  # The newest may turn out to be the one that diverged.
     "gpu.memory_fraction": (0.01, 1),
     **{f"model.{name}": bounds for name, bounds in architecture.BOUNDS.items()},
     **{f"data.{name}": preprocessing.BOUNDS[name] for name in ("image_size", "crop")},
@@ -257,8 +265,13 @@ def check(config: ConfigDict) -> None:
             values[name],
             example,
             choices=CHOICES.get(name),
-            bounds=BOUNDS.get(name, (None, None)),
+            bounds=BOUNDS.get(name, (-LARGEST, LARGEST) if type(example) in (int, float) else (None, None)),
         )
+        if isinstance(example, str) and (control := re.search("[\x00-\x1f\x7f]", values[name])):
+            raise UserError(
+                f"config.{name}={shown(values[name])}: holds the control character {control[0]!r}, expected"
+                " text of one line"
+            )
     for name in ("data.mean", "data.std"):
         check_three_numbers(f"config.{name}", values[name], defaults[name])
     _check_seeds(config.seeds)
@@ -275,11 +288,14 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_seeds(seeds: tuple[Any, ...]) -> None:
+    if len(seeds) > MAX_SEEDS:
+        raise UserError(f"config.seeds={shown(seeds)}: are {len(seeds):,}, expected at most {MAX_SEEDS:,}")
     low, high = BOUNDS["seed"]
     all_in_range = all(type(seed) is int and low <= seed <= high for seed in seeds)
     if len(set(seeds)) < len(seeds) or not all_in_range:
         raise UserError(
-            f"config.seeds={seeds!r}: expected different whole numbers, {low} to {high}, such as (0, 1, 2)"
+            f"config.seeds={shown(seeds)}: expected different whole numbers, {low} to {high}, such as"
+            " (0, 1, 2)"
         )
 
 
@@ -304,10 +320,15 @@ def _check_rendered_hands(config: ConfigDict) -> None:
 
 def _check_milestones(milestones: tuple[Any, ...]) -> None:
     are_shares = all(type(share) in (int, float) and 0 < share < 1 for share in milestones)
+    if len(milestones) > MAX_MILESTONES:
+        raise UserError(
+            f"config.optimizer.milestones={shown(milestones)}: are {len(milestones):,}, expected at most"
+            f" {MAX_MILESTONES:,}"
+        )
     if not are_shares or list(milestones) != sorted(set(milestones)):
         raise UserError(
-            f"config.optimizer.milestones={milestones!r}: expected ascending shares of the training between 0"
-            " and 1, such as (0.5, 0.75)"
+            f"config.optimizer.milestones={shown(milestones)}: expected ascending shares of the training"
+            " between 0 and 1, such as (0.5, 0.75)"
         )
 
 
@@ -349,3 +370,100 @@ def _check_balance(config: ConfigDict) -> None:
                 f"config.loss.class_weights={weights!r}: weighs classes by their images, which is wrong with"
                 f" {other}; set one of the two"
             )
+
+
+# What a config asks of the machine
+
+
+def check_data_memory(config: ConfigDict) -> None:
+    """Checks that this machine can hold the images that `config.data` has rendered.
+
+    Raises:
+        UserError: it cannot.
+    """
+    data = config.data
+    sizes = {"data.rendered_size": data.rendered_size}
+    if data.name == "rendered":
+        sizes |= {"data.train_size": data.train_size, "data.test_size": data.test_size}
+    for name, size in sizes.items():
+        needed = size * data.image_size**2 * 4  # a matte beside the three colours
+        if needed > machine_memory():
+            raise UserError(
+                f"config.{name}={size}: so many images of {data.image_size} pixels a side take"
+                f" {gigabytes(needed)}, expected at most the {gigabytes(machine_memory())} of memory here"
+            )
+
+
+def check_training_memory(config: ConfigDict) -> None:
+    """Checks that this machine can hold the network while it is trained. It may still need more than this.
+
+    Raises:
+        UserError: it cannot hold the weights, their gradients, averages and moments. Or it has no
+            accelerator, and cannot hold the activations of a batch.
+    """
+    network = architecture_of(config.model)
+    memory = machine_memory()
+    moments = 2 if config.optimizer.name in ("adam", "adamw", "lamb") else 1
+    needed = 4 * network.least_parameters() * (2 + moments + (config.ema_decay > 0))
+    if needed > memory and not config.init_from:  # which sets the model
+        raise UserError(
+            f"config.model.width={config.model.width}: the weights and the state of the optimizer take at"
+            f" least {gigabytes(needed)}, expected at most the {gigabytes(memory)} of memory here; take a"
+            " narrower network"
+        )
+    needed = 2 * config.batch_size * network.least_activations(config.data.image_size)
+    if needed > memory and not (config.init_from or _has_accelerator()):
+        raise UserError(
+            f"config.batch_size={config.batch_size}: with images of {config.data.image_size} pixels a side a"
+            f" step takes at least {gigabytes(needed)}, expected at most the {gigabytes(memory)} of memory"
+            " here; lower one of the two"
+        )
+
+
+def _has_accelerator() -> bool:
+    """Returns whether there may be a GPU or a TPU, which has memory of its own."""
+    devices = ("nvidia0", "nvidiactl", "kfd", "accel0", "vfio", "dxg")
+    return os.environ.get("JAX_PLATFORMS") != "cpu" and any(Path("/dev", name).exists() for name in devices)
+
+
+def fields_without_effect(config: ConfigDict) -> dict[str, str]:
+    """Returns the fields of a training that are changed from their defaults to no effect, with the reason."""
+    values, defaults = dict(flatten(config)), default_fields()
+    return {
+        name: reason
+        for reason, (is_so, names) in _useless_fields(config).items()
+        if is_so
+        for name in names.split()
+        if values[name] != defaults[name]
+    }
+
+
+def _useless_fields(config: ConfigDict) -> dict[str, tuple[bool, str]]:
+    """Returns by reason whether it holds, and the fields that then have no effect."""
+    data, optimizer, name = config.data, config.optimizer, config.optimizer.name
+    draws = data.name == "rendered" or data.rendered_size > 0
+    return {
+        "augment.ramp is 0": (not config.augment.ramp, "data.rendered_share_at_start"),
+        "data.rendered_size is 0": (
+            not data.rendered_size,
+            "data.rendered_share data.rendered_share_at_start",
+        ),
+        "no images are rendered": (not draws, "data.seed data.variety"),
+        "data.name is not rendered": (data.name != "rendered", "data.train_size data.test_size"),
+        "data.name is rendered": (data.name == "rendered", "data.dir"),
+        "data.standardize is not none": (data.standardize != "none", "data.mean data.std"),
+        "augment.policy is not rand": (
+            config.augment.policy != "rand",
+            "augment.policy_operations augment.policy_magnitude",
+        ),
+        "optimizer.schedule is not multistep": (
+            optimizer.schedule != "multistep",
+            "optimizer.milestones optimizer.decay_factor",
+        ),
+        f"optimizer.name is {name}": (name not in ("sgd", "muon"), "optimizer.momentum optimizer.nesterov"),
+        f"{name} has no such decay": (name in ("sgd", "muon"), "optimizer.b1 optimizer.b2"),
+        f"{name} does not divide by it": (name in ("sgd", "muon", "lion"), "optimizer.epsilon"),
+        "config.seeds name the seeds": (bool(config.seeds), "seed"),
+        "config.seeds is empty": (not config.seeds, "seeds_together"),
+        "config.init_from is empty": (not config.init_from, "init_head"),
+    }

@@ -10,6 +10,7 @@ import posixpath
 import re
 import stat
 import tarfile
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -80,7 +81,7 @@ class Folder:
 
     def locate(self, path: str, table: str) -> str | None:
         """Returns the name of the file that the table `table` calls `path`, or None if there is none."""
-        for variant in (path, path.replace("\\", "/")):  # Windows writes backslashes.
+        for variant in _spellings(path):
             name = os.path.join(os.path.dirname(table), variant)
             if os.path.isfile(os.path.join(self.path, name)):
                 # Behind a link, `..` is another folder than the text says.
@@ -132,8 +133,11 @@ class _Archive:
 
     def locate(self, path: str, table: str) -> str | None:
         """Returns the name of the file that the table `table` calls `path`, or None if there is none."""
-        name = posixpath.normpath(posixpath.join(posixpath.dirname(table), path.replace("\\", "/")))
-        return name if name in self._stamps else None
+        for variant in _spellings(path):
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(table), variant))
+            if name in self._stamps:
+                return name
+        return None
 
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:
         """Returns what changes with the content of each file, as the archive had it when it was listed."""
@@ -319,6 +323,14 @@ class _TarHeader(tarfile.TarInfo):
         if header.size < 0 or (is_extended_header and header.size > _MAX_TAR_HEADER):
             raise tarfile.ReadError(f"a header of {header.size} bytes")
         return header
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """Yields ways to write the path of a table. Windows has backslashes, macOS two letters for é."""
+    for slashed in dict.fromkeys((path, path.replace("\\", "/"))):
+        yield from dict.fromkeys(
+            (slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))
+        )
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -14,6 +14,7 @@ from datasets.splits import draw_validation, stratified_split
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
 from resnet.files import printable
+from resnet.memory import machine_memory
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -124,7 +125,7 @@ def _check_folds(splits: np.ndarray, listing: Listing, config: "ConfigDict") -> 
 
 def _check_memory(count: int, size: int, config: "ConfigDict") -> None:
     """Raises UserError if `count` images of `size` pixels a side do not fit into this machine's memory."""
-    needed, available = count * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, available = count * size * size * 3, machine_memory()
     if needed > MEMORY_SHARE * available:
         raise UserError(
             f"{printable(config.dir)}: {count:,} images of {size}x{size} take {needed / 1e9:,.1f} GB, and all"

@@ -30,6 +30,7 @@ from datasets.decoding import Decoding, Square, content_digest, decode
 from datasets.listing import Source
 from resnet.errors import UserError
 from resnet.files import cache_folder, write_whole
+from resnet.memory import machine_memory
 
 LIMIT = 50 * 10**9  # bytes that all entries may take together, and never more than half of the free disk
 LENGTH = 8  # bytes at the end of an entry that say how long its JSON is
@@ -91,7 +92,7 @@ def load_or_decode(names: Sequence[str], source: Source, square: Square, place: 
 
 def _decode_in_memory(names: Sequence[str], source: Source, square: Square) -> Decoded:
     shape = (len(names), square.size, square.size, 3)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = machine_memory()
     if math.prod(shape) > memory:
         raise UserError(
             f"config.data.image_size: {len(names):,} images of {square.size}x{square.size} pixels take"

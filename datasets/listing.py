@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from datasets.archives import Folder, TarArchive, ZipArchive
 from resnet.errors import UserError
 from resnet.files import printable
-from resnet.images import image_extensions
+from resnet.images import image_extensions, unreadable_kind
 
 SplitName = Literal["train", "val", "test", ""]  # "" for images that are yet to be split
 
@@ -28,6 +28,8 @@ _SPLITS: dict[str, SplitName] = {
     "testing": "test",
 }
 _SPLIT_ORDER = ("", "train", "val", "test")
+MAX_TABLE_SIZE = 128 * 2**20  # bytes; a table of ImageNet's 1.28 million images has 80 million
+MAX_ROWS = 5_000_000  # of a table; they take a gigabyte of memory
 _TABLES = (".csv", ".tsv")
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # The names that the columns of a table may have. The first one wins where there are several.
@@ -143,7 +145,9 @@ def list_images(path: str) -> Listing:
     tables = [name for name in tables if "/" not in name[len(root) :]]
     if len(tables) == 1 and not isinstance(storage, Folder):
         return _list_table(storage, tables[0], images, passed_over)
-    passed_over["no images by their name"] = len(others)
+    kinds = Counter(kind for name in others if (kind := unreadable_kind(name)))
+    passed_over["no images by their name"] = len(others) - kinds.total()
+    passed_over.update({f"{kind}, which cannot be read": count for kind, count in kinds.items()})
     return _list_folders(storage, images, passed_over, root=root, tables=tables)
 
 
@@ -365,6 +369,8 @@ def _list_table(
     ((_, content),) = storage.contents([table])
     if isinstance(content, UserError):
         raise content
+    if len(content) > MAX_TABLE_SIZE:
+        raise UserError(f"{place}: is larger than {MAX_TABLE_SIZE // 2**20} MB, the limit; take a part of it")
     rows = _read_table(content, place)
     images = _images_of_rows(rows, storage, table, place)
     passed_over = Counter(passed_over or {})
@@ -389,6 +395,8 @@ def _read_table(content: bytes, place: str) -> list[_Row]:
     columns = _columns(header, place)
     rows = []
     for line, record in records:
+        if len(rows) == MAX_ROWS:
+            raise UserError(f"{place}: has more than {MAX_ROWS:,} rows, the limit; take a part of them")
         if len(record) != len(header):
             raise UserError(
                 f"{place}: line {line} has {len(record)} values, expected {len(header)} as in the header;"

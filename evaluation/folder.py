@@ -1,7 +1,8 @@
 """Evaluation on a folder of labelled images: top-1 and top-5, with one crop and with ten."""
 
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,21 @@ import numpy as np
 from resnet import imagenet
 from resnet.classifier import Classifier
 from resnet.errors import UserError
+from resnet.files import printable
 from resnet.images import find_images, image_extensions
 
 TOP = (1, 5)
 NAMES_SHOWN = 3
 
 
-def labelled_images(folder: Path, class_names: tuple[str, ...]) -> dict[Path, int]:
+def labelled_images(
+    folder: Path, class_names: tuple[str, ...], report: Callable[[UserError], None] | None = None
+) -> dict[Path, int]:
     """Returns the image files in `folder`, which has a folder for each class, with their labels.
 
     The folder of a class has the name of the class or, for a class of ImageNet, its WordNet id, such as
-    n01440764. Not every class needs a folder. Hidden files and folders are skipped.
+    n01440764. However its letters are composed, it is the same name. Not every class needs a folder. Hidden
+    files and folders are skipped. `report` is called once if there are pictures of kinds that cannot be read.
 
     Raises:
         UserError: there is no such folder, it cannot be listed, or it holds something else: folders that are
@@ -32,30 +37,37 @@ def labelled_images(folder: Path, class_names: tuple[str, ...]) -> dict[Path, in
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be listed ({error.strerror}); expected a folder with a folder for each class"
+            f"{printable(folder)}: cannot be listed ({error.strerror}); expected a folder with a"
+            " folder for each class"
         ) from None
     folders = [path for path in entries if path.is_dir()]
     if not folders:
-        raise UserError(f"{folder}: has no folders in it; {expected}, with its images")
-    if unknown := [path.name for path in folders if path.name not in labels]:
+        raise UserError(f"{printable(folder)}: has no folders in it; {expected}, with its images")
+    if unknown := [printable(path.name) for path in folders if _composed(path.name) not in labels]:
         more = f" and {len(unknown) - NAMES_SHOWN} more" if len(unknown) > NAMES_SHOWN else ""
         raise UserError(
-            f"{folder}: has folders that are no class of these weights:"
+            f"{printable(folder)}: has folders that are no class of these weights:"
             f" {', '.join(unknown[:NAMES_SHOWN])}{more}; {expected}"
         )
     if loose := [
         path.name for path in entries if path.suffix.lower() in image_extensions() and path.is_file()
     ]:
         raise UserError(
-            f"{folder}: has {len(loose)} images outside of the classes' folders, such as {loose[0]}; expected"
-            " none: move them"
+            f"{printable(folder)}: has {len(loose)} images outside of the classes' folders, such as"
+            f" {printable(loose[0])}; expected none: move them"
         )
-    return {file: labels[path.name] for path in folders for file in find_images([path])}
+    depth = len(folder.parts)
+    return {file: labels[_composed(file.parts[depth])] for file in find_images(folders, report)}
+
+
+def _composed(name: str) -> str:
+    """Returns a name as most systems write it. macOS writes é as two characters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _labels_by_folder_name(class_names: tuple[str, ...]) -> tuple[dict[str, int], Sequence[str]]:
     """Returns the label for every name that a folder may have, and examples of such names."""
-    labels = {name: label for label, name in enumerate(class_names)}
+    labels = {_composed(name): label for label, name in enumerate(class_names)}
     if synsets := imagenet.synsets_of(class_names):
         for label, names in enumerate(imagenet.classes().items()):
             labels = dict.fromkeys(names, label) | labels

@@ -179,8 +179,8 @@ def evaluate_folder(command: Command) -> int:
     folder, crops = Path(local_path(command.arguments[0])), int(command["crops"])
     classifier, source = command.load_classifier()
     classifier.check_head()
-    labels = labelled_images(folder, classifier.class_names)
     unreadable = UnreadableFiles()
+    labels = labelled_images(folder, classifier.class_names, unreadable)
 
     def crops_of(file: Path) -> np.ndarray:
         return classifier.prepare(file)[None] if crops == 1 else classifier.prepare_ten_crops(file)

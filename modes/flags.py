@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -149,6 +150,11 @@ class Command:
         """
         if self.config is not None:
             rules.check(self.config)
+            rules.check_data_memory(self.config)
+            if self.mode.trains:
+                rules.check_training_memory(self.config)
+                for name, reason in rules.fields_without_effect(self.config).items():
+                    print(f"note: config.{name} has no effect, as {reason}", file=sys.stderr)
             if self.config.init_from:
                 self.config.init_from = _local_path("config.init_from", self.config.init_from)
             if self.config.data.dir:

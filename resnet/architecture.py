@@ -38,11 +38,12 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "stride_in": get_args(StrideIn),
 }
 BOUNDS: dict[str, Bounds] = {
-    "width": (1, None),
-    "stem_width": (0, None),
-    "groups": (1, None),
-    "widen": (1, None),
-    "squeeze": (0, None),
+    # The widest networks in the literature are a sixteenth of these.
+    "width": (1, 2**16),
+    "stem_width": (0, 2**16),
+    "groups": (1, 2**16),
+    "widen": (1, 2**10),
+    "squeeze": (0, 2**16),
     "norm_epsilon": (1e-12, 1),
 }
 
@@ -132,6 +133,33 @@ class Architecture:
     def preactivation(self) -> bool:
         """Whether norm and ReLU come before each convolution of a block rather than after it."""
         return self.variant == "v2"
+
+    def least_parameters(self) -> int:
+        """Returns how many parameters the convolutions inside of the blocks have, without shortcuts."""
+        total, channels = 0, self.stem_width or self.width
+        if self.stem == "deep":
+            total += 9 * (channels // 2) * (channels // 2 + channels)
+        for stage, blocks in enumerate(self.blocks):
+            inner, out = self.width * 2**stage, self.width * 2**stage
+            if self.bottleneck:
+                inner, out = inner * self.widen, out * BOTTLENECK_EXPANSION
+                of_block = inner * (9 * inner // self.groups + out)
+                total += inner * (channels + (blocks - 1) * out) + blocks * of_block
+            else:
+                total += 9 * out * (channels + (2 * blocks - 1) * out)
+            channels = out
+        return total
+
+    def least_activations(self, image_size: int) -> int:
+        """Returns how many numbers the outputs of the stem and of all blocks are, for one image."""
+        side = image_size if self.stem == "3x3" else -(-image_size // 2)
+        total = side**2 * (self.stem_width or self.width)
+        if self.max_pool != "none":
+            side //= 2
+        for stage, blocks in enumerate(self.blocks):
+            channels = self.width * 2**stage * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
+            total += blocks * channels * max(side // 2**stage, 1) ** 2
+        return total
 
     def stride(self, stage: int, block: int) -> int:
         """The stride of `block` in `stage`, both counted from 1."""

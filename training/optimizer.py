@@ -11,6 +11,7 @@ from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.network import Tree
 
+MAX_STEPS = 2**31 - 1  # Steps are counted in 32 bits.
 MUON_UPDATE = 0.2  # root mean square of Muon's updates: that of Adam's in Liu et al. 2025, section 2.2
 
 
@@ -23,8 +24,13 @@ def learning_rate_schedule(optimizer: ConfigDict, *, num_epochs: int, steps_per_
     training, warm-up included.
 
     Raises:
-        UserError: the training is shorter than the batches of one update.
+        UserError: the training is shorter than the batches of one update, or has more than `MAX_STEPS`.
     """
+    if num_epochs * steps_per_epoch > MAX_STEPS:
+        raise UserError(
+            f"config.num_epochs={num_epochs}: of {steps_per_epoch:,} steps each, expected at most"
+            f" {MAX_STEPS:,} steps in all"
+        )
     warmup = round(optimizer.warmup_epochs * steps_per_epoch)
     total = num_epochs * steps_per_epoch
     if optimizer.accumulate > total:

@@ -45,8 +45,8 @@ def test_configs_of_the_project_pass(name: str) -> None:
         ({"model__residual": 1}, "config.model.residual=1: expected true or false"),
         ({"data__dir": 3}, "config.data.dir=3: expected text"),
         ({"data__mean": 0.5}, "config.data.mean=0.5: expected a tuple"),
-        ({"batch_size": 0}, "config.batch_size=0: out of range, expected at least 1"),
-        ({"num_epochs": -1}, "config.num_epochs=-1: out of range, expected at least 1"),
+        ({"batch_size": 0}, "config.batch_size=0: out of range, expected 1 to 1048576"),
+        ({"num_epochs": -1}, "config.num_epochs=-1: out of range, expected 1 to 1000000"),
         ({"seed": 2**32}, f"config.seed={2**32}: out of range, expected 0 to {2**32 - 1}"),
         ({"augment__flip": 1.5}, "config.augment.flip=1.5: out of range, expected 0 to 1"),
         ({"label_smoothing": 1.0}, "config.label_smoothing=1.0: out of range, expected 0 to 0.999"),
@@ -81,6 +81,105 @@ def test_what_is_refused(fields: dict[str, object], line: str) -> None:
     assert refusal(config_with(**fields)) == line
 
 
+def test_every_number_has_bounds_that_a_float32_or_an_int64_holds() -> None:
+    for name, value in DEFAULTS.items():
+        if type(value) is float:
+            for number in (1e39, -1e39, float("nan"), float("inf"), 10**400):
+                assert refusal(config_with(**{name.replace(".", "__"): number})).startswith(f"config.{name}=")
+        elif type(value) is int:
+            for number in (2**63, -(2**63) - 1, 10**5000):
+                assert refusal(config_with(**{name.replace(".", "__"): number})).startswith(f"config.{name}=")
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"num_epochs": 2**31}, "expected 1 to 1000000"),
+        ({"model__width": 10**8}, "config.model.width=100000000: out of range, expected 1 to 65536"),
+        ({"model__stem_width": 10**8}, "expected 0 to 65536"),
+        ({"data__train_size": 10**15}, "expected 1 to 10000000"),
+        ({"batch_size": 10**12}, "expected 1 to 1048576"),
+        ({"data__image_size": 4096}, "expected 1 to 2048"),
+        ({"seeds": tuple(range(10**6))}, "are 1,000,000, expected at most 1,000"),
+        ({"seeds": (10**5000,)}, "a number of thousands of digits"),
+        ({"optimizer__milestones": tuple(i / 10**4 for i in range(1, 10**4))}, "are 9,999, expected at most"),
+        ({"data__mean": (0.5, 10**400, 0.5)}, "expected 3 numbers"),
+        ({"data__std": (1e39, 1.0, 1.0)}, "expected 3 numbers"),
+        ({"data__std": (1e-300, 1.0, 1.0)}, "expected numbers above 0, at least 1e-06"),
+        ({"data__dir": "a\0b"}, "holds the control character '\\x00'"),
+        ({"init_from": "a\nb"}, "holds the control character '\\n'"),
+    ],
+)
+def test_numbers_and_texts_beyond_reason_are_refused_in_a_short_line(
+    fields: dict[str, object], part: str
+) -> None:
+    line = refusal(config_with(**fields))
+    assert part in line
+    assert len(line) < 400
+
+
+# What a config asks of the machine
+
+
+def test_what_the_machine_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "machine_memory", lambda: 8 * 10**9)
+    monkeypatch.setattr(rules, "_has_accelerator", lambda: False)
+    rules.check_training_memory(default.get_config())
+    for fields, line in (
+        (
+            {"model__width": 2048},
+            "config.model.width=2048: the weights and the state of the optimizer take at",
+        ),
+        (
+            {"batch_size": 100_000},
+            "config.batch_size=100000: with images of 64 pixels a side a step takes at",
+        ),
+        ({"data__image_size": 2048, "batch_size": 64}, "config.batch_size=64: with images of 2048 pixels"),
+    ):
+        with pytest.raises(UserError) as caught:
+            rules.check_training_memory(config_with(**fields))
+        assert str(caught.value).startswith(line)
+        assert "expected at most the 8.0 GB of memory here" in str(caught.value)
+    monkeypatch.setattr(rules, "_has_accelerator", lambda: True)
+    rules.check_training_memory(config_with(batch_size=100_000))  # It has memory of its own.
+
+
+def test_rendered_images_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "machine_memory", lambda: 8 * 10**9)
+    rules.check_data_memory(config_with(data__train_size=10**6))  # SIGNS has its own number of images.
+    for name in ("data__train_size", "data__rendered_size"):
+        with pytest.raises(UserError, match=r"take 16\.4 GB, expected at most the 8\.0 GB of memory here"):
+            rules.check_data_memory(config_with(data__name="rendered", **{name: 10**6}))
+
+
+@pytest.mark.parametrize("name", CONFIG_NAMES)
+def test_configs_of_the_project_set_nothing_in_vain(name: str) -> None:
+    assert rules.fields_without_effect(importlib.import_module(f"configs.{name}").get_config()) == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("data.rendered_share", 0.5, "data.rendered_size is 0"),
+        ("data.train_size", 50, "data.name is not rendered"),
+        ("data.variety", 0.5, "no images are rendered"),
+        ("augment.policy_magnitude", 5.0, "augment.policy is not rand"),
+        ("optimizer.momentum", 0.8, "optimizer.name is adamw"),
+        ("optimizer.decay_factor", 0.5, "optimizer.schedule is not multistep"),
+        ("seeds_together", "yes", "config.seeds is empty"),
+        ("init_head", "keep", "config.init_from is empty"),
+    ],
+)
+def test_fields_without_effect_are_told(field: str, value: object, reason: str) -> None:
+    config = config_with(**{field.replace(".", "__"): value})
+    assert rules.fields_without_effect(config) == {field: reason}
+
+
+def test_every_field_that_may_have_no_effect_is_a_field() -> None:
+    for _, names in rules._useless_fields(default.get_config()).values():
+        assert set(names.split()) <= DEFAULTS.keys()
+
+
 def test_a_missing_field_is_refused() -> None:
     config = default.get_config()
     del config.optimizer.momentum
@@ -104,8 +203,14 @@ def test_every_choice_and_bound_is_of_a_field_whose_default_meets_it() -> None:
     fields = dict(rules.flatten(default.get_config()))
     assert rules.CHOICES.keys() | rules.BOUNDS.keys() <= fields.keys()
     of_folders = {"data__name": "folder", "augment__resized_crop": 0.5}
+    needs = {
+        "data.store_size": of_folders,
+        "data.test_fraction": of_folders,
+        "data.rendered_size": {"data__rendered_share": 0.5},
+        "model.groups": {"model__width": 2**16},
+    }
     for name, (low, high) in rules.BOUNDS.items():
-        others = of_folders if name in ("data.store_size", "data.test_fraction") else {}
+        others = needs.get(name, {})
         for bound in (low, high):
             if bound is not None:
                 field = {name.replace(".", "__"): type(fields[name])(bound)}
@@ -138,7 +243,11 @@ OTHER_RULES = {
 WRONG_VALUES = [
     *((name, 3 if isinstance(value, str) else "wrong") for name, value in DEFAULTS.items()),
     *((name, low - 1) for name, (low, _) in rules.BOUNDS.items() if low is not None),
-    *((name, high + 1) for name, (_, high) in rules.BOUNDS.items() if high is not None),
+    *(
+        (name, high + 1 if high < 2**53 else 2 * high)
+        for name, (_, high) in rules.BOUNDS.items()
+        if high is not None
+    ),
     *((name, "none of them") for name in rules.CHOICES if isinstance(DEFAULTS[name], str)),
     *((name.replace("__", "."), value) for name, value in OTHER_RULES.items()),
 ]

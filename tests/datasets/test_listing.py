@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from datasets import listing
 from datasets.listing import Listing, list_images, natural_key
 from tests.datasets.errors import error_line
 
@@ -363,6 +364,31 @@ def test_class_names_that_only_contain_the_names_of_splits_are_classes(tmp_path)
 def test_a_table_that_is_wrong_is_explained(tmp_path, text, words):
     path = table_of(tmp_path / "labels.csv", text, "1.png", "2.png", "2,5.png")
     error_line(lambda: list_images(path), path, *words)
+
+
+def test_a_table_beyond_reason_is_refused(tmp_path, monkeypatch):
+    path = table_of(tmp_path / "labels.csv", "path,label\n1.png,a\n2.png,b\n3.png,c\n", "1.png")
+    monkeypatch.setattr(listing, "MAX_ROWS", 2)
+    error_line(lambda: list_images(path), path, "has more than 2 rows, the limit")
+    monkeypatch.setattr(listing, "MAX_TABLE_SIZE", 20)
+    error_line(lambda: list_images(path), path, "is larger than 0 MB, the limit")
+
+
+@pytest.mark.parametrize("form", ["", ".zip"])
+def test_a_table_finds_its_files_however_their_letters_are_composed(tmp_path, form):
+    folder = folder_of(tmp_path / "photos", "caf\u00e9.png", "the\u0301.png")
+    table = table_of(tmp_path / "photos/t.csv", "path,label\ncafe\u0301.png,a\nth\u00e9.png,b\n")
+    found = list_images(packed(Path(folder), form) if form else table)
+    assert names_of(found) == ["caf\u00e9.png", "the\u0301.png"]
+
+
+def test_pictures_of_kinds_that_cannot_be_read_are_counted_by_kind(tmp_path):
+    path = folder_of(tmp_path, "a/1.png", "b/2.png", "a/3.dng", "b/4.CR2", "b/5.jxl", "b/6.txt")
+    assert list_images(path).passed_over == {
+        "no images by their name": 1,
+        "raw pictures of cameras, which cannot be read": 2,
+        "JPEG XL, which cannot be read": 1,
+    }
 
 
 def test_a_path_that_cannot_be_images_is_explained(tmp_path):

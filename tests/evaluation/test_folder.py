@@ -72,6 +72,24 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     assert sorted(labelled_images(tmp_path / "mixed", synonyms).values()) == [7, 8, 9]
 
 
+def test_names_are_the_same_however_their_letters_are_composed(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    folder = sort_into(tmp_path / "val", random_pictures(2), [composed, decomposed])
+    for name in (composed, decomposed):
+        assert list(labelled_images(folder, ("tea", name)).values()) == [1, 1]
+
+
+def test_pictures_of_kinds_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:
+    folder = sort_into(tmp_path / "val", random_pictures(2), ["fist", "palm"])
+    (folder / "fist" / "1.dng").touch()
+    (folder / "palm" / "2.NEF").touch()
+    reports: list[UserError] = []
+    assert len(labelled_images(folder, CLASSES, reports.append)) == 2
+    assert [str(report) for report in reports] == [
+        "2 folders: 2 raw pictures of cameras cannot be read; convert them to JPEG or PNG"
+    ]
+
+
 def test_folders_that_cannot_be_measured(tmp_path: Path) -> None:
     def refusal(folder: Path, class_names: tuple[str, ...] = CLASSES) -> str:
         with pytest.raises(UserError) as caught:

@@ -43,6 +43,7 @@ SMALL = {"stem": "3x3", "max_pool": "none"}
 )
 def test_parameter_counts_to_the_last_one(depth: int, options: dict, classes: int, count: int) -> None:
     assert parameters(depth, options, classes) == count
+    assert 0.7 * count < Architecture(depth, **options).least_parameters() < count
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_every_depth_is_among_the_choices() -> None:
     ("changes", "message"),
     [
         ({"depth": 42}, "depth=42: expected one of 16, 18, 20"),
-        ({"width": 0}, "width=0: out of range, expected at least 1"),
+        ({"width": 0}, "width=0: out of range, expected 1 to 65536"),
         ({"width": "64"}, "width='64': expected a whole number"),
         ({"depth": 18, "groups": 4}, "groups=4: needs blocks of three convolutions"),
         ({"depth": 34, "widen": 2}, "widen=2: needs blocks of three convolutions"),
