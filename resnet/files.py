@@ -4,8 +4,9 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from resnet.errors import UserError
 
@@ -54,7 +55,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_result(path, json.dumps(content, indent=2) + "\n")
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Opens the ordinary file `path` for reading. A pipe or a device is refused, where reading could hang.
 
     Raises:
