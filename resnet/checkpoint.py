@@ -67,7 +67,7 @@ class Checkpoints:
         """Keeps the newest `keep` checkpoints and the one with the best validation accuracy.
 
         Raises:
-            UserError: `read_only` is set and `workdir` has no checkpoints, or something else is in their place.
+            UserError: `read_only` is set and there are no checkpoints, or something else is in their place.
         """
         self.folder = (workdir / FOLDER).absolute()
         self._keep = keep
@@ -76,6 +76,8 @@ class Checkpoints:
         for folder in (self.folder, self.folder / DAMAGED):
             if os.path.lexists(folder) and not os.path.isdir(folder):
                 raise UserError(f"{folder}: is no folder, expected that of checkpoints; move it elsewhere")
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:

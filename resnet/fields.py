@@ -8,6 +8,7 @@ from resnet.errors import UserError
 
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 Bounds = tuple[float | None, float | None]  # inclusive; None where there is no bound
+MAX_FLOAT32 = 3.4e38
 NO_BOUNDS: Bounds = (None, None)
 
 
@@ -45,7 +46,7 @@ def check_three_numbers(name: str, value: Any, example: tuple[float, ...]) -> No
     Raises:
         UserError: it is something else.
     """
-    if len(value) != 3 or not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
+    if len(value) != 3 or not all(type(v) in (int, float) and abs(v) <= MAX_FLOAT32 for v in value):
         raise UserError(f"{name}={value!r}: expected 3 numbers, such as {example}")
 
 

@@ -109,12 +109,3 @@ _KINDS = (
 def _reason(error: Exception) -> str:
     """Returns the words of the operating system for `error`."""
     return getattr(error, "strerror", None) or str(error)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in `path`, or an empty one if `path` is missing, damaged or something else."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
