@@ -42,20 +42,19 @@ from input_pipeline import (
 )
 from resnet.files import write_json
 from resnet.network import Network, Tree, Weights
-from resnet.pretrained import read_pretrained
 from resnet.run import seed_workdir
 from training.augment import augment
 from training.draws import Draw
 from training.loss import class_weights, classification_loss
 from training.mixing import mix
-from training.network import adopt, initial_weights, make_network
+from training.network import Start, find_start, initial_weights, make_network
 from training.optimizer import learning_rate_schedule, make_optimizer, update_scales
 from training.progress import ProgressBar
 from training.seeds import group_seeds
 from training.signals import Signals, StopRun
 from workdir import settings
 from workdir.recorder import Recorder, Schedule, record_settings
-from workdir.settings import TrainingImages
+from workdir.settings import Sources
 from workdir.statistics import mean_and_std
 from workdir.summary import SUMMARY_FILE, make_summaries, read_summary, summarize_seeds
 
@@ -255,8 +254,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
     """
     rules.check(config)
     if not config.seeds:
-        return Training(config).train([config.seed], [workdir], test)[0]
-    make_training = lru_cache(maxsize=1)(partial(Training, config))
+        return Training(find_start(config, workdir)).train([config.seed], [workdir], test)[0]
+    make_training = lru_cache(maxsize=1)(partial(Training, find_start(config, workdir)))
     summaries: dict[int, dict[str, Any]] = {}
     for seeds in group_seeds(config.seeds, config.seeds_together, workdir):
         training = make_training(len(seeds))
@@ -273,17 +272,15 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
 class Training:
     """What runs share that differ in their seed alone: data on the devices and compiled programs."""
 
-    def __init__(self, config: ConfigDict, replicas: int = 1) -> None:
+    def __init__(self, start: Start, replicas: int = 1) -> None:
         """Prepares to train `replicas` seeds at once.
 
         Raises:
-            UserError: `config` or the data cannot be used.
+            UserError: `start.config` or the data cannot be used.
         """
-        self._pretrained = read_pretrained(config.init_from) if config.init_from else None
-        if self._pretrained is not None:
-            config = adopt(config, self._pretrained)
+        self.config = config = start.config
+        self._pretrained = start.pretrained
         check_visible_devices(config.gpu.visible_devices)
-        self.config = config
         self._replicas = replicas
         self._mesh = make_mesh(config.batch_size, replicas)
         self._dataset = datasets.load(config.data)
@@ -291,8 +288,8 @@ class Training:
         splits = {"train": self._train, "val": self._val, "test": self._dataset.test}
         self._splits = {name: split for name, split in splits.items() if split is not None}
         table = image_table(self._dataset) if self._dataset.train.files is not None else ""
-        images = TrainingImages(self._dataset.train.digest(), table)
-        self._record_settings = partial(record_settings, config, self._dataset.class_names, images)
+        sources = Sources(self._dataset.train.digest(), table, start.digest)
+        self._record_settings = partial(record_settings, config, self._dataset.class_names, sources)
         per_epoch = steps_per_epoch(self._train, config.batch_size)
         total_steps = config.num_epochs * per_epoch
         self._schedule = Schedule(total_steps, per_epoch, config.batch_size, config.checkpoint)

@@ -109,8 +109,7 @@ class Run(NamedTuple):
                 " settings"
             )
         if not config.init_from:  # Otherwise that file sets the model, and only the run reads it.
-            images = settings.TrainingImages(settings.trained_on(workdir))
-            settings.check_same_run(config, workdir, images, finished=True)
+            settings.check_same_run(config, workdir, settings.stored_sources(workdir), finished=True)
 
     def is_finished(self) -> bool:
         """Whether all results are there, belong to these settings, and are no older than the training."""

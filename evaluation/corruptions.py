@@ -22,11 +22,38 @@ from tqdm import tqdm
 
 from datasets.types import Split
 from resnet.errors import exit_code
+from resnet.json_files import Schema
 
 Rng = np.random.Generator
 # Image float64 [H, W, 3] in [0, 1], strength, generator -> image; what lies outside [0, 1] is clipped.
 Corruption = Callable[[np.ndarray, Any, Rng], np.ndarray]
 SEVERITIES = (1, 2, 3, 4, 5)
+ACCURACIES: Schema = {
+    "type": "array",
+    "items": {"type": "number"},
+    "minItems": len(SEVERITIES),
+    "maxItems": len(SEVERITIES),
+}
+RESULT: Schema = {
+    "type": "object",
+    "properties": {
+        "clean": {"type": "number"},
+        "mean": {"type": "number"},
+        "by_severity": ACCURACIES,
+        "corruptions": {"type": "object", "additionalProperties": ACCURACIES},
+    },
+    "required": ["clean", "mean", "by_severity", "corruptions"],
+}
+# Of the results of `evaluate_corruptions` as --mode=eval writes them, for one seed or for several.
+SCHEMA: Schema = {
+    "if": {"required": ["seeds"]},
+    "then": {
+        "type": "object",
+        "properties": {"seeds": {"type": "object"}, "mean": RESULT},
+        "required": ["mean"],
+    },
+    "else": RESULT,
+}
 REFERENCE_SIDE = 64  # pixels: the side that lengths below are meant for
 
 

@@ -21,7 +21,7 @@ from resnet.classifier import Trained, load_trained
 from resnet.errors import UserError
 from resnet.network import Network, Weights
 from workdir import settings
-from workdir.images_file import describe_changes, read_images_file
+from workdir.images_file import describe_changes
 from workdir.statistics import by_seed
 
 NAMES_SHOWN = 10  # classes in a message
@@ -176,9 +176,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _check_trained_on(dataset: Dataset, data: ConfigDict, workdir: Path) -> None:
-    table = read_images_file(workdir)
-    changes = describe_changes(table, image_table(dataset)) if table else ""
-    if changes or settings.trained_on(workdir) not in ("", dataset.train.digest()):
+    stored = settings.stored_sources(workdir)
+    changes = describe_changes(stored.table, image_table(dataset)) if stored.table else ""
+    if changes or stored.images not in ("", dataset.train.digest()):
         raise UserError(
             f"data set {datasets.display_name(data)}: its images are not those of the run in {workdir}"
             f"{f' ({changes})' if changes else ''}, so that nothing tells what it has seen; name those, for"

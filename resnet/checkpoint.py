@@ -4,34 +4,56 @@ Orbax saves them in the background. Checksums are written with them, and only ch
 with their checksums are restored.
 """
 
-import hashlib
 import logging
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from resnet.checksums import DamageError, check_files, walk, write_checksums
 from resnet.errors import UserError
+from resnet.json_files import Schema, read_json
 from resnet.network import Weights
 
 FOLDER = "checkpoints"
-# In the format of the sha256sum command. Orbax itself would not notice a flipped bit.
-CHECKSUMS = "SHA256SUMS"
+DAMAGED = "damaged"  # the folder in it for checkpoints that were set aside
+METRICS = "metrics/metrics"  # the file of a checkpoint with its validation accuracy
+ORBAX_METADATA = "_CHECKPOINT_METADATA"  # written after the checksums; only Orbax reads it
+METRICS_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {"accuracy": {"type": "number"}},
+    "required": ["accuracy"],
+}
 
 Which = Literal["best", "last"]
+
+
+class Expected(NamedTuple):
+    """What a description of a run says about its weights.
+
+    `shapes` are those of `Network.shapes`. `has_average` says whether there is a moving average. `source` is
+    the file of the description.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    has_average: bool
+    source: Path
 
 
 def _is_not_orbax_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or "orbax" not in record.pathname
 
 
-# Orbax warns about what is intended here: managers that only read, and checkpoints without a metric.
+# Orbax warns about what is intended here: checkpoints without a metric.
 logging.getLogger("absl").addFilter(_is_not_orbax_warning)
 
 
@@ -45,25 +67,34 @@ class Checkpoints:
         """Keeps the newest `keep` checkpoints and the one with the best validation accuracy.
 
         Raises:
-            UserError: `read_only` is set and `workdir` has no checkpoints.
+            UserError: `read_only` is set and there are no checkpoints, or something else is in their place.
         """
         self.folder = (workdir / FOLDER).absolute()
-        if read_only and not os.path.isdir(self.folder):
+        self._keep = keep
+        if read_only and not os.path.lexists(self.folder):
             raise UserError(f"{self.folder}: no checkpoints; train first, or name another --workdir")
+        for folder in (self.folder, self.folder / DAMAGED):
+            if os.path.lexists(folder) and not os.path.isdir(folder):
+                raise UserError(f"{folder}: is no folder, expected that of checkpoints; move it elsewhere")
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Saves and removes checkpoints. It reads those that are there, which must be whole for that."""
         add_checksums = ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums)
-        self._manager = ocp.CheckpointManager(
+        return ocp.CheckpointManager(
             self.folder,
             item_names=("state", "progress"),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_accuracy,
                 preservation_policy=AnyPreservationPolicy(
                     [
-                        LatestN(keep),
+                        LatestN(self._keep),
                         BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False),
                     ]
                 ),
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
+                cleanup_tmp_directories=True,
                 async_options=add_checksums,
             ),
         )
@@ -72,7 +103,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.close()
 
     def save(self, step: int, state: Any, progress: dict[str, Any], accuracy: float | None) -> None:
         """Starts to save `state` and `progress` (JSON) of `step`, with the validation accuracy."""
@@ -86,40 +118,39 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        if "_manager" in vars(self):
+            self._manager.wait_until_finished()
 
     def newest(self) -> Path | None:
         """Returns the folder of the newest checkpoint, or None if there is none."""
-        step = self._manager.latest_step()
-        return None if step is None else self.folder / str(step)
+        steps = _steps(self.folder)
+        return self.folder / str(steps[0]) if steps else None
 
     def discard(self, step: int) -> None:
         """Moves the checkpoint of `step`, if it exists, to `checkpoints/damaged`."""
-        if step in self._manager.all_steps():
+        if step in _steps(self.folder):
             self._set_aside([step])
 
     def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """Returns state and progress of the newest undamaged checkpoint, or None if there are no checkpoints.
 
-        Newer checkpoints that are damaged are reported on stderr and moved to `checkpoints/damaged`.
+        Newer checkpoints that are damaged, and older ones of which Orbax could not read what it must, are
+        reported on stderr and moved to `checkpoints/damaged`.
 
         Raises:
-            UserError: there are checkpoints, but all of them are damaged.
+            UserError: there are checkpoints, but all of them are damaged. Or they are of another training.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract_state), progress=ocp.args.JsonRestore()
-        )
-        damaged = []
-        try:
-            for step in steps:
-                if _is_whole(self.folder / str(step)):
-                    restored = self._manager.restore(step, args=args)
-                    return restored.state, restored.progress
+        damaged: list[int] = []
+        newest: int | None = None
+        for step in _steps(self.folder):
+            if not _is_whole(self.folder / str(step), only_metrics=newest is not None):
                 damaged.append(step)
-        finally:
-            if len(damaged) < len(steps):
-                self._set_aside(damaged)
+            elif newest is None:
+                newest = step
+        if newest is not None:
+            restored = _read_state(self.folder / str(newest), abstract_state)
+            self._set_aside(damaged)
+            return restored
         if damaged:
             raise UserError(
                 f"{self.folder}: every checkpoint is damaged ({', '.join(map(str, damaged))}); restore"
@@ -127,7 +158,9 @@ class Checkpoints:
             )
         return None
 
-    def restore_weights(self, which: Which, ema: bool) -> tuple[Weights, int]:
+    def restore_weights(
+        self, which: Which, ema: bool, expected: Expected | None = None
+    ) -> tuple[Weights, int]:
         """Returns weights, in host memory, and the step of the checkpoint that they come from.
 
         `best` is the checkpoint with the best validation accuracy, or the last one without validation. With
@@ -135,80 +168,164 @@ class Checkpoints:
         on stderr and the newest undamaged one is used.
 
         Raises:
-            UserError: there is no undamaged checkpoint.
+            UserError: there is no undamaged checkpoint, or its weights are not those that are `expected`.
         """
-        newest_first = sorted(self._manager.all_steps(), reverse=True)
-        best = self._manager.best_step() if which == "best" else None
-        for step in dict.fromkeys([*([] if best is None else [best]), *newest_first]):
-            if _is_whole(self.folder / str(step)):
-                return _read_weights(self.folder / str(step) / "state", ema), step
-        problem = "every checkpoint is damaged" if newest_first else "no finished checkpoint"
+        steps = candidates = _steps(self.folder)
+        if which == "best":
+            ranks = {step: _rank(self.folder / str(step)) for step in steps}
+            best = max(filter(None, ranks.values()), default=None)
+            candidates = sorted((step for step in steps if ranks[step]), key=lambda step: ranks[step] != best)
+        for step in candidates:
+            folder = self.folder / str(step)
+            if _is_whole(folder):
+                return _read_weights(folder, ema, expected), step
+        problem = "every checkpoint is damaged" if steps else "no finished checkpoint"
         raise UserError(f"{self.folder}: {problem}; train again, or name another --workdir")
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves the checkpoints of `steps` to `checkpoints/damaged`."""
         for step in steps:
-            target = self.folder / "damaged" / str(step)
+            target = self.folder / DAMAGED / str(step)
             target.parent.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
             (self.folder / str(step)).rename(target)
-        if steps:
+        if steps and "_manager" in vars(self):
             self._manager.reload()
 
     def _write_checksums(self) -> None:
         """Writes the checksums of the checkpoint that Orbax is about to give its final name."""
         for folder in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            # Only the folders of the items count: Orbax writes files of its own beside them later.
-            files = sorted(file for file in folder.glob("*/**/*") if file.is_file())
-            sums = "".join(f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files)
-            (folder / CHECKSUMS).write_text(sums)
+            write_checksums(folder)
 
 
 def newest_step(workdir: Path) -> int | None:
     """Returns the step of the newest checkpoint in `workdir`, or None if there is none."""
-    steps = [int(folder.name) for folder in (workdir / FOLDER).glob("*") if folder.name.isdecimal()]
-    return max(steps, default=None)
+    return next(iter(_steps(workdir / FOLDER)), None)
+
+
+def _steps(folder: Path) -> list[int]:
+    """Returns the steps that have something of their name in the folder of checkpoints, newest first."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted((int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", name)), reverse=True)
+
+
+def _rank(folder: Path) -> tuple[float, int] | None:
+    """Returns validation accuracy and step of a checkpoint; None, which is reported, if it is damaged."""
+    if not _is_whole(folder, only_metrics=True):
+        return None
+    has_accuracy = os.path.lexists(folder / METRICS)
+    accuracy = read_json(folder / METRICS, METRICS_SCHEMA)["accuracy"] if has_accuracy else -1.0
+    return accuracy, int(folder.name)
 
 
 def _accuracy(metrics: dict[str, float]) -> float:
     return metrics["accuracy"]
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _is_whole(folder: Path, only_metrics: bool = False) -> bool:
+    """Returns whether a checkpoint is as it was saved; if not, reports why on stderr.
 
-
-def _is_whole(folder: Path) -> bool:
-    """Returns whether the files of a checkpoint match their checksums; if not, reports why on stderr."""
+    With `only_metrics`, only the files are read from which Orbax chooses the checkpoints to keep.
+    """
     try:
-        for line in (folder / CHECKSUMS).read_text().splitlines():
-            digest, name = line.split("  ", 1)
-            if _sha256(folder / name) != digest:
-                raise ValueError(f"{name} has changed since it was saved")
-    except FileNotFoundError as error:
-        reason = f"{Path(error.filename).relative_to(folder)} is missing"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    else:
-        return True
-    print(f"checkpoint {folder} is damaged ({reason}); trying an older one", file=sys.stderr)
-    return False
+        for _ in walk(folder):
+            pass  # Orbax would wait for a pipe.
+        check_files(folder, part="metrics/" if only_metrics else "")
+        if os.path.lexists(folder / ORBAX_METADATA):
+            read_json(folder / ORBAX_METADATA, {"type": "object"})
+        if os.path.lexists(folder / METRICS):
+            read_json(folder / METRICS, METRICS_SCHEMA)
+        saved = None if only_metrics else _saved_step(folder)
+        if saved not in (None, int(folder.name)):
+            raise DamageError(f"it holds the state of step {saved}")
+    except (DamageError, UserError, FileNotFoundError) as error:
+        print(f"checkpoint {folder} is damaged ({error}); it is not used", file=sys.stderr)
+        return False
+    return True
 
 
-def _read_weights(state: Path, ema: bool) -> Weights:
-    """Reads the weights, or with `ema` their moving average, and nothing else of a saved state."""
+def _saved_step(folder: Path) -> int | None:
+    """Returns the step of the saved state, None for a state without one."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(state).item_metadata.tree
+        tree = checkpointer.metadata(folder / "state").item_metadata.tree
+        if "step" not in tree:
+            return None
+        return int(_read_part(checkpointer, folder, {"step": tree["step"]})["step"])
+
+
+def _read_state(folder: Path, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns state and progress of a whole checkpoint."""
+    progress = read_json(folder / "progress" / "metadata", {"type": "object"})
+    wanted = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state)
+    }
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        found = _saved_shapes(checkpointer.metadata(folder / "state").item_metadata.tree)
+        if difference := _difference(found, wanted):
+            raise UserError(
+                f"{folder}: does not hold the state of a training with these settings: {difference} by them;"
+                " use another --workdir, or the same settings"
+            )
+        args = ocp.args.StandardRestore(abstract_state)
+        return checkpointer.restore(folder / "state", args=args), progress
+
+
+def _read_weights(folder: Path, ema: bool, expected: Expected | None) -> Weights:
+    """Reads the weights, or with `ema` their moving average, and nothing else of a whole checkpoint."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(folder / "state").item_metadata.tree
+        if expected is not None:
+            _check_expected(tree, expected, folder)
         tree = tree["ema"] if ema else tree
         item = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
         item = {"ema": item} if ema else item
-        as_numpy = _map_leaves(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        restored = checkpointer.restore(
-            state,
-            args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
-        )
+        restored = _read_part(checkpointer, folder, item)
     return Weights(**(restored["ema"] if ema else restored))
+
+
+def _check_expected(tree: Mapping[str, Any], expected: Expected, folder: Path) -> None:
+    """Checks that the saved `tree` has the arrays that a description of the run gives it."""
+    shapes = _saved_shapes([tree["params"], tree["batch_stats"]])
+    found = {name.partition(".")[2]: shape for name, shape in shapes.items()}
+    difference = _difference(found, expected.shapes)
+    if bool(tree.get("ema")) != expected.has_average:
+        difference = f"ema_decay says that there is {'a' if expected.has_average else 'no'} moving average"
+    if difference:
+        raise UserError(
+            f"{expected.source}: describes other weights than {folder} holds: {difference} by its fields and"
+            " class names; restore what the run wrote"
+        )
+
+
+def _saved_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every array in the `tree` of a saved state by its dotted name."""
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        return {name: shape for branch in tree for name, shape in _saved_shapes(branch).items()}
+    return {tree.name: tuple(tree.shape)} if hasattr(tree, "shape") else {}
+
+
+def _difference(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """Says where the shapes of two sets of named arrays differ first, "" if they do not."""
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            there, here = (list(of[name]) if name in of else "missing" for of in (found, wanted))
+            return f"{name} is {there} there, but {here}"
+    return ""
+
+
+def _read_part(checkpointer: ocp.Checkpointer, folder: Path, item: Any) -> Any:
+    """Returns the arrays of `item`, a part of the tree that was saved, in host memory."""
+    as_numpy = _map_leaves(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    return checkpointer.restore(
+        folder / "state",
+        args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
+    )
 
 
 def _map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:

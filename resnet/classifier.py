@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from resnet.checkpoint import Checkpoints, Which
+from resnet.checkpoint import Checkpoints, Expected, Which
 from resnet.errors import UserError
 from resnet.imagenet import synsets_of
 from resnet.images import fit_square, read_image, read_square, ten_crops
-from resnet.network import Arranged, Network, Weights
-from resnet.run import read_run, seed_workdir
+from resnet.network import Arranged, Network, Weights, check_image_size
+from resnet.run import CONFIG_FILE, StoredRun, read_run, seed_workdir
 
 # There is one batch size, as compiling takes longer than running a few hundred images. A larger one is hardly
 # faster (ResNet-50 on two CPU cores: 31 ms an image at 8, 29 ms at 32), but is slow for a single picture.
@@ -327,22 +327,29 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[
     run = read_run(workdir)
     kind = "ema" if run.keeps_average and not raw else "raw"
     trained: list[Trained] = []
+    network = network_of(run)
+    expected = Expected(network.shapes(), run.keeps_average, workdir / CONFIG_FILE)
     for folder in [seed_workdir(workdir, seed) for seed in run.seeds] or [workdir]:
         with Checkpoints(folder, read_only=True) as checkpoints:
-            weights, step = checkpoints.restore_weights(checkpoint, ema=kind == "ema")
+            weights, step = checkpoints.restore_weights(checkpoint, kind == "ema", expected)
         if trained:
             classifier = trained[0].classifier.with_weights(weights)
         else:
-            network = Network(
-                run.architecture,
-                run.preprocessing,
-                len(run.class_names),
-                compute_dtype=run.compute_dtype,
-                convolution=run.convolution,
-            )
             classifier = Classifier(network, weights, run.class_names)
         trained.append(Trained(classifier, step, kind))
     return trained
+
+
+def network_of(run: StoredRun) -> Network:
+    """Returns the network that the settings of `run` describe."""
+    check_image_size(run.preprocessing.image_size)
+    return Network(
+        run.architecture,
+        run.preprocessing,
+        len(run.class_names),
+        compute_dtype=run.compute_dtype,
+        convolution=run.convolution,
+    )
 
 
 def combine(trained: Sequence[Trained]) -> Classifier:

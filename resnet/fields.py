@@ -58,7 +58,7 @@ def check_three_numbers(
     Raises:
         UserError: it is something else.
     """
-    if len(value) != 3 or not all(isinstance(v, int | float) and abs(v) < math.inf for v in value):
+    if len(value) != 3 or not all(type(v) in (int, float) and abs(v) < math.inf for v in value):
         raise UserError(f"{name}={shown(value)}: expected 3 numbers, such as {example}")
     low, high = bounds
     if not all(low <= v <= high for v in value):

@@ -5,8 +5,9 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from resnet.errors import UserError
 
@@ -58,7 +59,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_result(path, json.dumps(content, indent=2) + "\n")
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Opens the ordinary file `path` for reading. A pipe or a device is refused, where reading could hang.
 
     Raises:
@@ -150,12 +151,3 @@ def _escaped(character: re.Match[str]) -> str:
 def _reason(error: Exception) -> str:
     """Returns the words of the operating system for `error`."""
     return getattr(error, "strerror", None) or str(error)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in `path`, or an empty one if `path` is missing, damaged or something else."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -1,6 +1,8 @@
 """JSON that somebody may have edited or cut off: read within bounds, and checked by a schema before use."""
 
 import json
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,26 @@ def read_json(path: Path, schema: Schema, max_bytes: int = MAX_BYTES) -> Any:
         UserError: it is no file, too large, or not JSON of that form. The message names the place.
     """
     return parse_json(read_file(path, max_bytes), schema, str(path))
+
+
+def read_optional_json(path: Path, schema: Schema, remedy: str) -> Any:
+    """Returns the JSON in `path` as `read_json` does, or None if the file is missing or damaged.
+
+    Damage is told on stderr, once, with what becomes of it: the `remedy`.
+    """
+    try:
+        return read_json(path, schema)
+    except FileNotFoundError:
+        return None
+    except UserError as error:
+        tell_once(f"warning: {error}; {remedy}")
+        return None
+
+
+@cache
+def tell_once(message: str) -> None:
+    """Prints `message` on stderr, unless this process has printed it before."""
+    print(message, file=sys.stderr)
 
 
 def parse_json(text: str | bytes, schema: Schema, source: str) -> Any:

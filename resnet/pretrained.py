@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet.architecture import Architecture
-from resnet.checkpoint import Checkpoints
-from resnet.classifier import Classifier
+from resnet.checkpoint import Checkpoints, Expected
+from resnet.classifier import Classifier, network_of
 from resnet.errors import UserError
 from resnet.formats import huggingface, timm_config, torchvision
 from resnet.formats.containers import DESCRIPTION
@@ -166,8 +166,9 @@ def _unique(class_names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _read_run(workdir: Path) -> Pretrained:
     run = read_run(workdir)
+    expected = Expected(network_of(run).shapes(), run.keeps_average, workdir / CONFIG_FILE)
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        weights, _ = checkpoints.restore_weights("best", ema=run.keeps_average)
+        weights, _ = checkpoints.restore_weights("best", run.keeps_average, expected)
     return Pretrained(
         run.architecture,
         run.preprocessing,

@@ -1,15 +1,25 @@
 """The network that a config describes, and the weights that it starts from."""
 
-from dataclasses import asdict
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from configs.rules import architecture_of, preprocessing_of
+from resnet.architecture import Architecture
+from resnet.checkpoint import newest_step
 from resnet.errors import UserError
 from resnet.formats.export import INITIAL_ONLY
 from resnet.network import Network, Weights, check_image_size
 from resnet.preprocessing import NORMALIZATION
-from resnet.pretrained import Pretrained
+from resnet.pretrained import Pretrained, read_pretrained
+from resnet.run import CONFIG_FILE
+from workdir import settings
 
 
 def make_network(config: ConfigDict, num_classes: int) -> Network:
@@ -33,13 +43,62 @@ def make_network(config: ConfigDict, num_classes: int) -> Network:
 
 def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
     """Returns `config` with the architecture and the normalisation of `pretrained`; the image size stays."""
+    return _with_fields(config, asdict(pretrained.architecture), asdict(pretrained.preprocessing))
+
+
+def _with_fields(config: ConfigDict, model: Mapping[str, Any], data: Mapping[str, Any]) -> ConfigDict:
+    """Returns `config` with the architecture in `model` and the normalisation in `data`."""
     adopted = config.copy_and_resolve_references()
-    for name, value in asdict(pretrained.architecture).items():
-        if name not in INITIAL_ONLY:
-            adopted.model[name] = value
+    for field in fields(Architecture):
+        if field.name not in INITIAL_ONLY:
+            adopted.model[field.name] = model[field.name]
     for name in NORMALIZATION:
-        adopted.data[name] = getattr(pretrained.preprocessing, name)
+        adopted.data[name] = data[name]
     return adopted
+
+
+class Start(NamedTuple):
+    """What a run of `config` starts from: `pretrained`, or fresh weights where it is None.
+
+    `config` has adopted the architecture and the normalisation. `digest` is a checksum of the weights in
+    `config.init_from`, "" without any.
+    """
+
+    config: ConfigDict
+    pretrained: Pretrained | None
+    digest: str
+
+
+def find_start(config: ConfigDict, workdir: Path) -> Start:
+    """Returns what the run of `config` in `workdir` starts from, or has started from.
+
+    Once every seed has a checkpoint, the weights in `config.init_from` are not read, as long as the path is
+    the same: checkpoints hold everything, and the file may be gone.
+
+    Raises:
+        UserError: the weights are needed and cannot be read, or the `config.json` in `workdir` is damaged.
+    """
+    if not config.init_from:
+        return Start(config, None, "")
+    if os.path.lexists(workdir / CONFIG_FILE):
+        stored, _ = settings.load(workdir)
+        have_checkpoints = all(
+            newest_step(folder) is not None for folder in settings.seed_workdirs(config, workdir)
+        )
+        if stored.init_from == config.init_from and have_checkpoints:
+            adopted = _with_fields(config, stored.model, stored.data)
+            return Start(adopted, None, settings.stored_sources(workdir).weights)
+    pretrained = read_pretrained(config.init_from)
+    return Start(adopt(config, pretrained), pretrained, _digest(pretrained.weights))
+
+
+def _digest(weights: Weights) -> str:
+    """Returns a checksum of the names and the values of `weights`."""
+    digest = hashlib.sha256()
+    for name, array in sorted(weights.named().items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def initial_weights(network: Network, pretrained: Pretrained, *, init_head: str, seed: int) -> Weights:

@@ -1,17 +1,41 @@
 """The images that a run was trained on, as it keeps them: `images.tsv`, and what has changed since."""
 
+import hashlib
 from pathlib import Path
 
+from resnet.errors import UserError
+from resnet.files import read_file
+from resnet.json_files import tell_once
+
 IMAGES_FILE = "images.tsv"
+MAX_BYTES = 2**30  # ten million images
 MAX_EXAMPLES = 3  # names of files in a description
 
 
-def read_images_file(workdir: Path) -> str:
-    """Returns the content of the `images.tsv` in `workdir`, "" if there is none."""
+def table_digest(table: str) -> str:
+    """Returns a checksum of the content of an `images.tsv`."""
+    return hashlib.sha256(table.encode()).hexdigest()
+
+
+def read_images_file(workdir: Path, digest: str) -> str:
+    """Returns the content of the `images.tsv` in `workdir`, "" if there is none.
+
+    One that cannot be read or does not have this `digest`, unless that is "", is told on stderr and left out.
+    """
+    path = workdir / IMAGES_FILE
     try:
-        return (workdir / IMAGES_FILE).read_text()
-    except (OSError, ValueError):
+        table = read_file(path, MAX_BYTES).decode()
+        if digest in ("", table_digest(table)):
+            return table
+        problem = f"{path}: has changed since it was written"
+    except FileNotFoundError:
         return ""
+    except UnicodeDecodeError:
+        problem = f"{path}: is not UTF-8"
+    except UserError as error:
+        problem = str(error)
+    tell_once(f"warning: {problem}; it is left out, and a training that goes on makes it again")
+    return ""
 
 
 def describe_changes(old: str, new: str) -> str:

@@ -1,12 +1,16 @@
 """The metrics of a run: `metrics.jsonl`, and the same numbers as TensorBoard events."""
 
 import json
+import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet.files import write_whole
+from resnet.errors import UserError
+from resnet.files import open_file, write_whole
+from resnet.json_files import tell_once
 
 # tensorboardX imports PyTorch where it is installed, which takes seconds of every start and is not needed.
 _modules: dict[str, Any] = sys.modules
@@ -17,6 +21,9 @@ if _torch is None:
     del sys.modules["torch"]
 
 METRICS_FILE = "metrics.jsonl"
+BOARD_FOLDER = "tensorboard"
+SPLITS = ("train", "val", "val_raw", "test")
+MAX_LINE = 2**16  # bytes, a hundred times what is written
 
 
 class MetricsWriter:
@@ -29,7 +36,7 @@ class MetricsWriter:
         self._file = path.open("a")
         # Files are named by the second; without the suffix, one of the same name would be overwritten.
         self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step:09}"
+            str(workdir / BOARD_FOLDER), purge_step=step + 1, filename_suffix=f".{step:09}"
         )
 
     def __enter__(self) -> "MetricsWriter":
@@ -51,24 +58,51 @@ class MetricsWriter:
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Returns the lines of the `metrics.jsonl` of a run: `step`, `epoch`, `split` and the metrics.
 
-    The list is empty where nothing was written yet. A line that a kill has cut off is left out.
+    The list is empty where nothing was written yet. Lines that are damaged are left out, which is told on
+    stderr, but for a last line that a kill has cut off.
     """
     path = workdir / METRICS_FILE
-    if not os.path.exists(path):
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-            line["step"], line["epoch"], line["split"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        lines.append(line)
+    lines, damaged = [], []
+    try:
+        for number, text in enumerate(_read_lines(path), start=1):
+            if (line := _parse(text)) is not None:
+                lines.append(line)
+            elif text.endswith(b"\n") or not text.startswith(b'{"step":'):
+                damaged.append(number)
+    except (OSError, UserError) as error:
+        tell_once(f"warning: {error}; what cannot be read of it is left out")
+    if damaged:
+        count = "a line is damaged and" if len(damaged) == 1 else f"{len(damaged):,} lines are damaged and"
+        tell_once(f"warning: {path}: {count} left out, first line {damaged[0]:,}")
     return lines
+
+
+def _read_lines(path: Path) -> Iterator[bytes]:
+    """Yields the lines of `path`, in pieces if they are too long; nothing if there is no such file."""
+    if os.path.lexists(path):
+        with open_file(path) as file:
+            while text := file.readline(MAX_LINE):
+                yield text
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """Returns a line of metrics, None if `text` is something else. A schema would take ten times as long."""
+    try:
+        line = json.loads(text)
+        step, epoch, split = line["step"], line["epoch"], line["split"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    is_place = type(step) is int and 0 <= step < 2**53 and split in SPLITS and _is_number(epoch)
+    values = [value for name, value in line.items() if name not in ("step", "split")]
+    return line if is_place and math.isfinite(epoch) and all(map(_is_number, values)) else None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**53)
 
 
 def _drop_lines_after(workdir: Path, step: int) -> None:
     path = workdir / METRICS_FILE
-    if os.path.exists(path):
+    if os.path.lexists(path):
         kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
         write_whole(path, "".join(kept))

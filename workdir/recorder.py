@@ -3,6 +3,7 @@
 A `Recorder` writes for one seed, or for several seeds that are trained at once in workdirs of their own.
 """
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,12 +14,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet.checkpoint import Checkpoints
+from resnet.checkpoint import FOLDER, Checkpoints, newest_step
 from resnet.errors import UserError
 from resnet.files import write_json
+from resnet.run import CONFIG_FILE
 from workdir import settings
-from workdir.metrics import MetricsWriter
-from workdir.settings import TrainingImages
+from workdir.images_file import IMAGES_FILE
+from workdir.metrics import BOARD_FOLDER, METRICS_FILE, MetricsWriter
+from workdir.settings import Sources
 from workdir.summary import SUMMARY_FILE, read_summary
 
 Metrics = dict[str, float]
@@ -244,7 +247,7 @@ class Recorder:
 def record_settings(
     config: ConfigDict,
     class_names: tuple[str, ...],
-    images: TrainingImages,
+    sources: Sources,
     *,
     workdirs: Sequence[Path],
     seeds: Sequence[int] = (),
@@ -252,10 +255,26 @@ def record_settings(
     """Makes `workdirs` and writes `config` to the `config.json` in each, with one of `seeds` alone if given.
 
     Raises:
-        UserError: a folder cannot be written, or holds a run of other settings or images.
+        UserError: a folder cannot be written, or holds a run of other settings or sources.
     """
     configs = [settings.for_seed(config, seed) for seed in seeds] if seeds else [config] * len(workdirs)
     for own, workdir in zip(configs, workdirs, strict=True):
+        _check_places(workdir)
         finished = read_summary(workdir).get("epochs") == own.num_epochs
-        settings.check_same_run(own, workdir, images, finished)
-        settings.save(own, class_names, workdir, images)
+        settings.check_same_run(own, workdir, sources, finished)
+        settings.save(own, class_names, workdir, sources)
+
+
+def _check_places(workdir: Path) -> None:
+    """Checks that nothing in `workdir` stands where a training writes, and that its settings are there."""
+    for name in (METRICS_FILE, SUMMARY_FILE, IMAGES_FILE):
+        if os.path.isdir(workdir / name):
+            raise UserError(f"{workdir / name}: is a folder, expected a file; move it elsewhere")
+    for name in (FOLDER, BOARD_FOLDER):
+        if os.path.lexists(workdir / name) and not os.path.isdir(workdir / name):
+            raise UserError(f"{workdir / name}: is no folder, expected one; move it elsewhere")
+    if newest_step(workdir) is not None and not os.path.lexists(workdir / CONFIG_FILE):
+        raise UserError(
+            f"{workdir}: has checkpoints but no {CONFIG_FILE}, so that nothing tells their settings; restore"
+            " it from a copy, or use another --workdir"
+        )

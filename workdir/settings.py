@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ from configs import default, rules
 from resnet.errors import UserError
 from resnet.files import write_whole
 from resnet.preprocessing import NORMALIZATION
-from resnet.run import CONFIG_FILE, damaged_config_file, read_config_file, seed_workdir
-from workdir.images_file import IMAGES_FILE, describe_changes, read_images_file
+from resnet.run import CONFIG_FILE, read_config_file, seed_workdir
+from workdir.images_file import IMAGES_FILE, describe_changes, read_images_file, table_digest
 
 # Fields that may change when a run is resumed: neither the model nor the steps so far depend on them.
 MAY_CHANGE = (
@@ -33,39 +33,45 @@ MAY_CHANGE = (
 PREPARATION = (*NORMALIZATION, "image_size", "fit", "crop")
 
 
-class TrainingImages(NamedTuple):
-    """What identifies the training images of a run.
+class Sources(NamedTuple):
+    """What identifies what a run learns from.
 
-    `digest` is a checksum of their pixels and labels. `table` lists the files of a folder, as
-    `datasets.contents.image_table` writes them, and is "" for images that have none.
+    `images` is a checksum of the pixels and labels of its training images. `table` lists the files of a
+    folder, as `datasets.contents.image_table` writes them, and is "" for images that have none. `weights` is
+    a checksum of the weights in `config.init_from`, "" without any.
     """
 
-    digest: str = ""
+    images: str = ""
     table: str = ""
+    weights: str = ""
 
 
-NO_IMAGES = TrainingImages()
+NO_SOURCES = Sources()
 
 
 def save(
     config: ConfigDict,
     class_names: tuple[str, ...],
     workdir: Path,
-    images: TrainingImages = NO_IMAGES,
+    sources: Sources = NO_SOURCES,
 ) -> None:
     """Makes `workdir` and writes every field and the names of the classes to its `config.json`, atomically.
 
-    It also holds the digest of the training `images`, see `trained_on`. Their table is in `images.tsv`.
+    It also holds the checksums of the `sources`, see `stored_sources`. Their table is in `images.tsv`.
 
     Raises:
         UserError: `workdir` cannot be made or written.
     """
-    stored = {"config": config.to_dict(), "class_names": class_names, "data_digest": images.digest}
+    stored = {"config": config.to_dict(), "class_names": class_names, "data_digest": sources.images}
+    if sources.weights:
+        stored["init_digest"] = sources.weights
+    if sources.table:
+        stored["table_digest"] = table_digest(sources.table)
     text = json.dumps(stored, indent=2)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if images.table:
-            write_whole(workdir / IMAGES_FILE, images.table)
+        if sources.table:
+            write_whole(workdir / IMAGES_FILE, sources.table)
         write_whole(workdir / CONFIG_FILE, text + "\n")
     except OSError as error:
         raise UserError(
@@ -82,27 +88,28 @@ def load(workdir: Path) -> tuple[ConfigDict, tuple[str, ...]]:
         UserError: there is no run in `workdir`, or its `config.json` is damaged.
     """
     stored = read_config_file(workdir)
+    config = default.get_config()
     try:
-        config = default.get_config()
-        for name, value in _flatten_dict(stored["config"]):
-            *parents, last = name.split(".")
-            node = config
-            for parent in parents:
-                node = node[parent]
-            node[last] = tuple(value) if isinstance(value, list) else value
-        class_names = tuple(map(str, stored["class_names"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged_config_file(workdir, error) from None
-    rules.check(config)
-    return config, class_names
+        _fill(config, stored["config"])
+        rules.check(config)
+    except UserError as error:
+        raise UserError(f"{workdir / CONFIG_FILE}: {error}") from None
+    return config, tuple(stored["class_names"])
 
 
-def _flatten_dict(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten_dict(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _fill(config: ConfigDict, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Puts `values` in place of fields of `config`, whatever their types."""
+    with config.ignore_type():
+        for name, value in values.items():
+            if name not in config:
+                rules.check_is_field(f"{prefix}{name}")
+                raise UserError(f"config.{prefix}{name!r}: no such field; expected no dots in names")
+            if not isinstance(config[name], ConfigDict):
+                config[name] = tuple(value) if isinstance(value, list) else value
+            elif isinstance(value, dict):
+                _fill(config[name], value, f"{prefix}{name}.")
+            else:
+                raise UserError(f"config.{prefix}{name}={value!r}: expected fields by their names")
 
 
 def seed_workdirs(config: ConfigDict, workdir: Path) -> list[Path]:
@@ -117,9 +124,17 @@ def for_seed(config: ConfigDict, seed: int) -> ConfigDict:
     return alone
 
 
-def trained_on(workdir: Path) -> str:
-    """Returns the digest of the training images of the run in `workdir`, "" for a run that has none."""
-    return json.loads((workdir / CONFIG_FILE).read_text()).get("data_digest", "")
+def stored_sources(workdir: Path) -> Sources:
+    """Returns what identifies what the run in `workdir` learns from, "" where it has none.
+
+    A table of images that is damaged is told on stderr and left out.
+
+    Raises:
+        UserError: there is no run in `workdir`, or its `config.json` is damaged.
+    """
+    stored = read_config_file(workdir)
+    table = read_images_file(workdir, stored.get("table_digest", ""))
+    return Sources(stored.get("data_digest", ""), table, stored.get("init_digest", ""))
 
 
 def preparation(data: ConfigDict) -> dict[str, Any]:
@@ -135,21 +150,24 @@ def prediction(config: ConfigDict) -> str:
 def check_same_run(
     config: ConfigDict,
     workdir: Path,
-    images: TrainingImages = NO_IMAGES,
+    sources: Sources = NO_SOURCES,
     finished: bool = False,
 ) -> None:
-    """Checks that a run of `config` on `images` may go on from the run in `workdir`.
+    """Checks that a run of `config` that learns from `sources` may go on from the run in `workdir`.
 
     Anything may start where there is no run yet. The learning rate of a `finished` run may not change.
 
     Raises:
-        UserError: settings or training images differ that must not, or `num_epochs` shrank.
+        UserError: settings, training images or initial weights differ that must not, or `num_epochs` shrank.
     """
-    if not os.path.exists(workdir / CONFIG_FILE):
+    if not os.path.lexists(workdir / CONFIG_FILE):
         return
     old, _ = load(workdir)
+    stored = stored_sources(workdir)
     old_fields, new_fields = dict(rules.flatten(old)), dict(rules.flatten(config))
     may_change = [name for name in MAY_CHANGE if not (finished and name == "optimizer.learning_rate")]
+    if stored.weights and stored.weights == sources.weights:
+        may_change.append("init_from")  # The weights are the same, wherever they lie.
     differing = [
         f"{name} (there {old_fields[name]!r}, here {value!r})"
         for name, value in new_fields.items()
@@ -162,8 +180,13 @@ def check_same_run(
             f"{workdir}: holds a run with other settings: {'; '.join(differing)};"
             " use another --workdir, or the same settings"
         )
-    changes = describe_changes(read_images_file(workdir), images.table) if images.table else ""
-    if changes or trained_on(workdir) != images.digest:
+    if stored.weights and stored.weights != sources.weights:
+        raise UserError(
+            f"{workdir}: holds a run that started from other weights than those in {config.init_from} now;"
+            " use another --workdir, or the same weights"
+        )
+    changes = describe_changes(stored.table, sources.table) if stored.table and sources.table else ""
+    if changes or stored.images != sources.images:
         raise UserError(
             f"{workdir}: holds a run on other images than those of {config.data.dir or config.data.name} now"
             f"{f': {changes}' if changes else ''}; use another --workdir, or the same images"

@@ -6,17 +6,60 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from resnet.files import read_json
+from resnet.json_files import Schema, read_optional_json
 from workdir.statistics import by_seed
 
 SUMMARY_FILE = "summary.json"
 SHARED = ("parameters", "device", "versions", "epochs", "steps", "prediction")  # the same for every seed
+SCORES: Schema = {
+    "type": "object",
+    "additionalProperties": {"type": "number"},
+    "required": ["loss", "accuracy"],
+}
+BY_SPLIT = dict.fromkeys(("train", "val", "test"), SCORES)
+RESULTS: Schema = {
+    "type": "object",
+    "properties": {
+        **BY_SPLIT,
+        "ema": {"type": "object", "properties": BY_SPLIT},
+        "seconds": {"type": "number"},
+        "images_per_second": {"type": "number"},
+    },
+    "required": ["seconds", "images_per_second"],
+}
+ABOUT: Schema = {
+    "type": "object",
+    "properties": {
+        "parameters": {"type": "integer"},
+        "device": {"type": "string"},
+        "versions": {"type": "object", "additionalProperties": {"type": "string"}},
+        "epochs": {"type": "integer"},
+        "steps": {"type": "integer"},
+        "prediction": {"type": "string"},
+    },
+    "required": ["parameters", "device", "versions", "steps"],
+}
+OF_A_SEED: Schema = {"allOf": [ABOUT, RESULTS]}
+OF_SEEDS: Schema = {
+    **ABOUT,
+    "properties": {
+        **ABOUT["properties"],
+        "mean": RESULTS,
+        "seeds": {"type": "object", "additionalProperties": OF_A_SEED},
+    },
+    "required": [*ABOUT["required"], "mean"],
+}
+SUMMARY_SCHEMA: Schema = {"if": {"required": ["seeds"]}, "then": OF_SEEDS, "else": OF_A_SEED}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:
-    """Returns the summary that an earlier start wrote at its end, empty if there is none."""
-    return read_json(workdir / SUMMARY_FILE)
+    """Returns the summary that an earlier start wrote at its end, empty if there is none.
+
+    One that is damaged is told on stderr.
+    """
+    remedy = "it is left out, and made again when the training ends"
+    return read_optional_json(workdir / SUMMARY_FILE, SUMMARY_SCHEMA, remedy) or {}
 
 
 def make_summaries(

@@ -11,14 +11,16 @@ import numpy as np
 import datasets
 from configs import rules
 from datasets.types import Split
+from evaluation import corruptions
 from evaluation.report import figures
 from evaluation.report.pictures import draw_grid, encode_picture
 from evaluation.scores import frequent_confusions, hardest_classes, log_softmax, seed_table
 from evaluation.trained_run import TrainedRun, load_runs, report_seeds
 from input_pipeline import first_training_batch
 from resnet.checkpoint import Which
-from resnet.files import read_json, write_result
+from resnet.files import write_result
 from resnet.grad_cam import grad_cam
+from resnet.json_files import read_optional_json
 from workdir import settings
 from workdir.metrics import read_metrics
 from workdir.statistics import format_spread
@@ -279,13 +281,13 @@ class _Examples:
 
 def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Section]:
     """Returns the last result of `--mode=eval --corruptions=standard`, if it is about these weights."""
-    result = read_json(workdir / f"eval_{split_name}_standard_corruptions.json")
-    if not run.identity.items() <= result.items():
+    file = workdir / f"eval_{split_name}_standard_corruptions.json"
+    result = read_optional_json(file, corruptions.SCHEMA, "it is left out, and --mode=eval makes it again")
+    if result is None or not run.identity.items() <= result.items():
         return []
-    if run.config.seeds:
-        if list(result["seeds"]) != list(map(str, run.config.seeds)):
-            return []
-        result = result["mean"]
+    if list(result.get("seeds", ())) != list(map(str, run.config.seeds)):
+        return []
+    result = result["mean"] if run.config.seeds else result
     text = (
         f"Accuracy under corruptions in the manner of ImageNet-C (Hendrycks & Dietterich 2019):"
         f" {result['mean']:.4f} in the mean, {result['clean']:.4f} on clean images."

@@ -105,7 +105,7 @@ def test_every_number_has_bounds_that_a_float32_or_an_int64_holds() -> None:
         ({"optimizer__milestones": tuple(i / 10**4 for i in range(1, 10**4))}, "are 9,999, expected at most"),
         ({"data__mean": (0.5, 10**400, 0.5)}, "expected 3 numbers"),
         ({"data__std": (1e39, 1.0, 1.0)}, "expected 3 numbers"),
-        ({"data__std": (1e-300, 1.0, 1.0)}, "expected numbers above 0, at least 1e-06"),
+        ({"data__std": (1e-300, 1.0, 1.0)}, "out of range, expected 3 numbers of 1e-06 to 1e+06"),
         ({"data__dir": "a\0b"}, "holds the control character '\\x00'"),
         ({"init_from": "a\nb"}, "holds the control character '\\n'"),
     ],

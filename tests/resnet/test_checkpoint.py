@@ -1,5 +1,10 @@
 """Checkpoints: what is restored is what was saved, whatever happened to the files."""
 
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet.checkpoint import Checkpoints
+from resnet.checkpoint import Checkpoints, Expected
 from resnet.errors import UserError
+from tests.damages import put_in_place
 
 
 def make_state(step: int) -> dict:
@@ -19,13 +25,20 @@ def make_state(step: int) -> dict:
     return {"params": params, "batch_stats": batch_stats, "ema": average}
 
 
-@pytest.fixture
-def workdir(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def shared_workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Has checkpoints of steps 1, 2 and 3, of which step 1 has the best validation accuracy."""
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step, accuracy in [(0, 0.1), (1, 0.9), (2, 0.5), (3, None)]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    with Checkpoints(folder, keep=2) as checkpoints:
+        for step, accuracy in [(0, 0.1), (1, 0.9), (2, 0.5), (3, 0.4)]:
             checkpoints.save(step, make_state(step), {"seconds": float(step)}, accuracy)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def workdir(shared_workdir: Path, tmp_path: Path) -> Path:
+    """A copy of `shared_workdir` that a test may change."""
+    return Path(shutil.copytree(shared_workdir, tmp_path, dirs_exist_ok=True))
 
 
 def saved_steps(workdir: Path) -> set[int]:
@@ -113,6 +126,160 @@ def test_missing_file_is_noticed(workdir: Path, capfd: pytest.CaptureFixture[str
     state, _ = restore(workdir)
     np.testing.assert_array_equal(state["params"]["head"]["kernel"], 2.0)
     assert "state/manifest.ocdbt is missing" in capfd.readouterr().err
+
+
+def cut_by_a_line(text: str) -> str:
+    return text.partition("\n")[2]
+
+
+def without_seal(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("#")) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: "", "is not in SHA256SUMS"),
+        (lambda text: "# SHA-256 of the lines above: \n", "SHA256SUMS has changed"),
+        (cut_by_a_line, "SHA256SUMS has changed"),
+        (lambda text: cut_by_a_line(without_seal(text)), "metrics/commit_success.txt is not in SHA256SUMS"),
+        (lambda text: without_seal(text)[:-70], "SHA256SUMS is cut off"),
+        (lambda text: without_seal(text) + f"{'0' * 64}  state/more\n", "state/more is missing"),
+    ],
+)
+def test_list_of_checksums_must_be_complete(
+    workdir: Path, capfd: pytest.CaptureFixture[str], change: Callable[[str], str], reason: str
+) -> None:
+    file = workdir / "checkpoints" / "2" / "SHA256SUMS"
+    shutil.rmtree(workdir / "checkpoints" / "3")
+    file.write_text(change(file.read_text()))
+    state, _ = restore(workdir)
+    np.testing.assert_array_equal(state["params"]["head"]["kernel"], 1.0)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "checkpoints/2 is damaged" in line
+    assert reason in line
+
+
+def test_list_is_one_for_the_sha256sum_command_with_a_seal(workdir: Path) -> None:
+    folder = workdir / "checkpoints" / "3"
+    *lines, seal = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+    for line in lines:
+        digest, name = line.rstrip("\n").split("  ")
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert seal == f"# SHA-256 of the lines above: {hashlib.sha256(''.join(lines).encode()).hexdigest()}\n"
+
+
+def test_checkpoints_of_older_versions_have_a_list_without_a_seal(
+    workdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = workdir / "checkpoints" / "3" / "SHA256SUMS"
+    file.write_text(without_seal(file.read_text()))
+    state, _ = restore(workdir)
+    np.testing.assert_array_equal(state["params"]["head"]["kernel"], 3.0)
+    assert capfd.readouterr().err == ""
+
+
+def test_files_and_folders_are_on_disk_before_a_checkpoint_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1), {}, 0.5)
+    monkeypatch.undo()
+    folder = tmp_path / "checkpoints" / "1"
+    outside = {folder / "_CHECKPOINT_METADATA", folder / "commit_success.txt"}  # Nothing is read from these.
+    names = {str(path.relative_to(folder)) for path in {*folder.rglob("*")} - outside} | {"."}
+    temporary = next(path for path in map(Path, synced) if path.name.startswith("1.orbax"))
+    assert names <= {os.path.relpath(path, temporary) for path in synced}
+    assert str(folder.parent) in synced
+
+
+def test_a_checkpoint_under_the_name_of_another_is_damaged(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    states = {step: {**make_state(step), "step": jnp.int32(step)} for step in (17, 18, 24)}
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(step, state, {}, None)
+    folder = tmp_path / "checkpoints"
+    (folder / "18").rename(folder / "x")
+    (folder / "24").rename(folder / "18")
+    (folder / "x").rename(folder / "24")
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore_weights("last", ema=False)[1] == 17
+    lines = capfd.readouterr().err.splitlines()
+    assert ["24 is damaged (it holds the state of step 18)" in line for line in lines] == [True, False]
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _ = checkpoints.restore_newest(jax.eval_shape(lambda: states[24]))
+    assert state["step"] == 17
+
+
+PLACES = {
+    "": ("empty", "pipe", "folder", "link loop"),
+    "SHA256SUMS": ("bytes", "folder", "pipe", "dangling link"),
+    "_CHECKPOINT_METADATA": ("empty", "pipe"),
+    "metrics": ("bytes", "pipe"),
+    "metrics/metrics": ("bytes", "pipe", "folder"),
+    "state": ("folder", "link loop"),
+    "state/manifest.ocdbt": ("cut", "pipe"),
+}
+
+
+@pytest.mark.parametrize(("place", "damage"), [(place, d) for place in PLACES for d in PLACES[place]])
+def test_whatever_stands_in_place_of_a_part_of_a_checkpoint_an_older_one_is_used(
+    workdir: Path, place: str, damage: str
+) -> None:
+    for step in (1, 3):  # the best and the last
+        put_in_place(workdir / "checkpoints" / str(step) / place, damage)
+    for which in ("best", "last"):
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            assert checkpoints.restore_weights(which, ema=False)[1] == 2
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        state, _ = checkpoints.restore_newest(jax.eval_shape(partial(make_state, 0)))
+        checkpoints.save(4, make_state(4), {}, 0.1)
+    np.testing.assert_array_equal(state["params"]["head"]["kernel"], 2.0)
+    assert saved_steps(workdir) >= {2, 4}
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/damaged"])
+@pytest.mark.parametrize("damage", ["bytes", "pipe", "link loop"])
+def test_no_folder_in_place_of_that_of_checkpoints(tmp_path: Path, name: str, damage: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    put_in_place(tmp_path / name, damage)
+    for read_only in (False, True):
+        with pytest.raises(UserError, match=rf"{name}: is no folder, expected that of checkpoints"):
+            Checkpoints(tmp_path, read_only=read_only)
+
+
+def test_state_of_another_training_is_refused(workdir: Path) -> None:
+    other = {**make_state(0), "params": {"head": {"kernel": jnp.zeros((64, 8))}}}
+    for state in (jax.eval_shape(lambda: other), {"params": {}}):
+        with (
+            Checkpoints(workdir) as checkpoints,
+            pytest.raises(UserError, match="checkpoints/3: does not hold the state of a training with these"),
+        ):
+            checkpoints.restore_newest(state)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "has_average", "difference"),
+    [
+        ({}, True, "head.kernel is [64, 32] there, but missing by its fields"),
+        ({"head.kernel": (64, 3)}, True, "head.kernel is [64, 32] there, but [64, 3] by"),
+        ({"head.kernel": (64, 32), "head.bias": (32,)}, True, "head.bias is missing there, but [32] by"),
+        ({"head.kernel": (64, 32)}, False, "ema_decay says that there is no moving average"),
+    ],
+)
+def test_weights_are_compared_with_their_description(
+    shared_workdir: Path, shapes: dict[str, tuple[int, ...]], has_average: bool, difference: str
+) -> None:
+    expected = Expected({"norm.mean": (32,), **shapes}, has_average, Path("config.json"))
+    with (
+        Checkpoints(shared_workdir, read_only=True) as checkpoints,
+        pytest.raises(UserError, match=re.escape(difference)),
+    ):
+        checkpoints.restore_weights("last", False, expected)
 
 
 def test_half_written_checkpoint_is_not_one(workdir: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.command_line import run_program
+from tests.damages import put_in_place
 from workdir.metrics import MetricsWriter, read_metrics
 
 
@@ -63,6 +64,49 @@ def test_reading_leaves_out_what_a_kill_cut_off(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('[1]\n{"step": 4, "epoch": 1.3')
     assert read_metrics(tmp_path) == lines_of_steps(tmp_path, 3)
+
+
+GOOD = '{"step": 2, "epoch": 0.5, "split": "val", "loss": NaN}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\xfe",
+        b"",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b"x" * 200_000,
+        GOOD.replace("2", "-1").encode(),
+        GOOD.replace("2", "2.5").encode(),
+        GOOD.replace("0.5", "1e999").encode(),
+        GOOD.replace("val", "$x^^$").encode(),
+        GOOD.replace("NaN", "true").encode(),
+        GOOD.replace("NaN", "1" + "0" * 400).encode(),
+        GOOD.replace("loss", "step").encode(),
+    ],
+)
+def test_damaged_lines_are_told_and_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], line: bytes
+) -> None:
+    write_steps(tmp_path, 0, range(1, 4))
+    path = tmp_path / "metrics.jsonl"
+    whole = read_metrics(tmp_path)
+    path.write_bytes(b"%s\n%s" % (line, path.read_bytes()))
+    assert read_metrics(tmp_path) == whole
+    (told,) = capfd.readouterr().err.splitlines()
+    assert f"{path}: " in told
+    assert "left out, first line 1" in told
+    write_steps(tmp_path, 3, range(4, 5))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("damage", ["pipe", "dangling link", "link loop"])
+def test_something_else_in_place_of_the_metrics(tmp_path: Path, damage: str) -> None:
+    put_in_place(tmp_path / "metrics.jsonl", damage)
+    assert read_metrics(tmp_path) == []
+    write_steps(tmp_path, 3, range(4, 5))
+    assert [line["step"] for line in lines(tmp_path)] == [4]
 
 
 def test_starting_over_keeps_nothing(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.damages import put_in_place
 from workdir.summary import SUMMARY_FILE, make_summaries, read_summary, summarize_seeds
 
 
@@ -31,7 +33,47 @@ def test_without_an_average_there_are_raw_scores_alone() -> None:
     assert "ema" not in summary
 
 
+def a_summary() -> dict[str, Any]:
+    scores = {"train": [{"loss": 1.0, "accuracy": 0.5}]}
+    (summary,) = make_summaries({"raw": scores}, parameters=9, device="cpu", about={"steps": 6, "epochs": 2})
+    return summary | {"seconds": 1.5, "images_per_second": 2.0, "prediction": "as it is"}
+
+
 def test_there_is_no_summary_before_the_end(tmp_path: Path) -> None:
     assert read_summary(tmp_path) == {}
-    (tmp_path / SUMMARY_FILE).write_text(json.dumps({"steps": 6}))
-    assert read_summary(tmp_path) == {"steps": 6}
+    for summary in (a_summary(), summarize_seeds((7, 2), [a_summary()] * 2)):
+        (tmp_path / SUMMARY_FILE).write_text(json.dumps(summary))
+        assert read_summary(tmp_path) == summary
+
+
+WRONG = (
+    {"steps": "6"},
+    {"versions": {"jax": 1}},
+    {"train": {"loss": 1.0}},
+    {"ema": {"test": []}},
+    {"seconds": None},
+    {"seeds": {}},
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "3", "null", "{}", "[" * 100_000, "9" * 5000, *(json.dumps(a_summary() | w) for w in WRONG)],
+)
+def test_a_damaged_summary_is_told_once_and_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: str
+) -> None:
+    (tmp_path / SUMMARY_FILE).write_text(content)
+    assert read_summary(tmp_path) == read_summary(tmp_path) == {}
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path}/summary.json: ")
+    assert "is left out, and made again when the training ends" in line
+
+
+@pytest.mark.parametrize("damage", ["bytes", "folder", "pipe", "link loop"])
+def test_something_else_in_place_of_a_summary(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
+    put_in_place(tmp_path / SUMMARY_FILE, damage)
+    assert read_summary(tmp_path) == {}
+    assert len(capfd.readouterr().err.splitlines()) == 1
