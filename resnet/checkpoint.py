@@ -27,12 +27,23 @@ CHECKSUMS = "SHA256SUMS"
 Which = Literal["best", "last"]
 
 
-def _is_not_orbax_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
-# Orbax warns about what is intended here: managers that only read, and checkpoints without a metric.
-logging.getLogger("absl").addFilter(_is_not_orbax_warning)
+# Orbax warns about what is intended here: managers that only read, and checkpoints without a metric. It
+# raises its errors as well, while its log and that of its tasks have one for each array.
+logging.getLogger("absl").addFilter(_is_not_from_orbax)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _drop_closed_loops(unraisable: Any, show: Callable[[Any], object] = sys.unraisablehook) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        show(unraisable)
+
+
+# So do the tasks that are left when a save fails.
+sys.unraisablehook = _drop_closed_loops
 
 
 class Checkpoints:
@@ -168,6 +179,12 @@ def newest_step(workdir: Path) -> int | None:
     """Returns the step of the newest checkpoint in `workdir`, or None if there is none."""
     steps = [int(folder.name) for folder in (workdir / FOLDER).glob("*") if folder.name.isdecimal()]
     return max(steps, default=None)
+
+
+def remove_unfinished(workdir: Path) -> None:
+    """Removes what is left of checkpoints in `workdir` that could not be finished."""
+    for folder in (workdir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _accuracy(metrics: dict[str, float]) -> float:
