@@ -1,5 +1,12 @@
 """Train, evaluate and use a residual network: `python main.py --config=configs/signs.py --workdir=runs/`."""
 
+from resnet.signals import exit_at_signals
+from resnet.streams import prepare_streams
+
+if __name__ == "__main__":  # Before the other imports, which take a second.
+    prepare_streams()
+    exit_at_signals()
+
 import os
 import sys
 
@@ -36,6 +43,7 @@ def main(argv: list[str]) -> int:
     settings = command.settings()
     # JAX reads the environment when it is imported, which only the mode does.
     environment.prepare(settings.gpu, compilation_cache=settings.compilation_cache, training=mode.trains)
+    environment.check()
     return mode.run(command)
 
 
@@ -45,4 +53,8 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv))
+    code = run(sys.argv)
+    if code:
+        # After a failure, Orbax and asyncio would print the remains of their tasks when Python shuts down.
+        os._exit(code)
+    sys.exit(0)

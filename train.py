@@ -324,7 +324,7 @@ class Training:
         self._record_settings(workdirs=workdirs, seeds=seeds)
         total_steps, per_epoch = self._schedule.total_steps, self._schedule.steps_per_epoch
         splits = [name for name in self._splits if name != "test" or test != "never"]
-        with Signals() as signals, Recorder(workdirs, self._schedule) as recorder:
+        with Recorder(workdirs, self._schedule) as recorder:
             initial = list(map(self._init_state, seeds))
             states, step = recorder.restore(initial, replicated(self._mesh))
             state = stack_states(states, self._mesh)
@@ -333,7 +333,7 @@ class Training:
             if step < total_steps:
                 state, _, _ = self._run_call(state, step, seeds, count=0)  # Compiles the program.
             recorder.open_metrics(step)
-            with ProgressBar(total_steps, step) as bar:
+            with Signals() as signals, ProgressBar(total_steps, step) as bar:
                 while step < total_steps:
                     if signals.received:
                         recorder.save(step, self._unstack(state))
@@ -349,7 +349,8 @@ class Training:
                         self._evaluate_epoch(state, step, recorder=recorder, bar=bar, test=test)
                     if recorder.is_save_due(step):
                         recorder.save(step, self._unstack(state))
-            return recorder.write_summaries(self._summarize(state, splits, signals))
+                recorder.wait()
+            return recorder.write_summaries(self._summarize(state, splits))
 
     def _make_permutation(self) -> Callable[[tuple[int, ...], int], jax.Array]:
         """Returns the function of seeds and epoch that gives the order of the images, on the devices."""
@@ -421,22 +422,14 @@ class Training:
             for summary in summaries
         )
 
-    def _summarize(
-        self, state: TrainState, splits: Collection[str], signals: Signals
-    ) -> list[dict[str, Any]]:
-        """Evaluates the final weights on all of `splits`.
-
-        Raises:
-            StopRun: a signal came.
-        """
+    def _summarize(self, state: TrainState, splits: Collection[str]) -> list[dict[str, Any]]:
+        """Evaluates the final weights on all of `splits`."""
         scores: dict[str, dict[str, list[dict[str, float]]]] = {}
         for kind, weights in {"raw": state.weights, "ema": state.ema}.items():
             if weights is None:
                 continue
             scores[kind] = {}
             for name in splits:
-                if signals.received:
-                    raise StopRun(signals.received)
                 split = datasets.at_image_size(self._splits[name], self.config.data)
                 scores[kind][name] = self._evaluate(weights, split)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self._replicas

@@ -1,9 +1,16 @@
-"""The environment variables that JAX reads when it is imported. Nothing here imports JAX."""
+"""The environment variables that JAX reads when it is imported, and whether it can start with them.
+
+JAX is imported nowhere but to try it.
+"""
 
 import os
+import re
+import subprocess
+import sys
 
 from ml_collections import ConfigDict
 
+from resnet.errors import UserError
 from resnet.files import cache_folder
 
 
@@ -27,3 +34,54 @@ def prepare(gpu: ConfigDict, *, compilation_cache: bool, training: bool) -> None
     if compilation_cache and (folder := cache_folder()):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def check() -> None:
+    """Checks that JAX can start with what the user has put into the environment.
+
+    Raises:
+        UserError: there is no such platform, or `XLA_FLAGS` cannot be used.
+    """
+    if os.environ.get("XLA_FLAGS"):
+        _check_xla_flags()
+    if os.environ.get("JAX_PLATFORMS") or os.environ.get("XLA_FLAGS"):
+        _check_platforms()
+
+
+def _check_xla_flags() -> None:
+    """Lets another process parse `XLA_FLAGS`, as one that cannot parse them is aborted."""
+    command = [sys.executable, "-c", "from jaxlib import _jax; _jax.CompileOptions()"]
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+    )
+    if match := re.search(r"^[EF]\d{4} .*?\] (.*)", result.stderr, re.MULTILINE):
+        reason = match[1].partition(" (We assumed")[0].rstrip(".")
+        raise UserError(f"XLA_FLAGS={os.environ['XLA_FLAGS']}: {reason}; correct it, or unset it")
+
+
+def _check_platforms() -> None:
+    """Starts JAX on the devices that the environment asks for."""
+    import jax
+
+    try:
+        jax.devices()
+    # The plugin of CUDA asserts that there is a driver. Without one, there is no more to say.
+    except (RuntimeError, AssertionError) as error:
+        names = ("JAX_PLATFORMS", "XLA_FLAGS")
+        settings = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
+        reason = re.split(r"\.? \((?:set JAX_PLATFORMS|you may need)", str(error))[0]
+        raise UserError(
+            f"{settings}: JAX cannot start on it{f' ({reason})' if reason else ''}; it found {_platforms()};"
+            " name one of them, or unset it"
+        ) from None
+
+
+def _platforms() -> str:
+    """Lists the platforms on which JAX starts when it may choose."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")
+    }
+    code = "import jax; print(*{device.platform for device in jax.devices()} | {'cpu'})"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return ", ".join(sorted(result.stdout.split())) or "none"

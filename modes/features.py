@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from modes.flags import (
     refuse_weights_and_config,
     require_run_or_weights,
 )
-from resnet.errors import UserError
+from resnet.files import cannot_write, replacement
 
 LAYER = Flag("layer", "The layer whose output is written, such as stage3.block2.", "pooled")
 POOL = Flag("pool", "What to do over positions: mean, maximum, or keep them.", "avg", ("avg", "max", "none"))
@@ -67,34 +68,38 @@ class FeaturesWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._rows = tempfile.TemporaryFile(dir=self.path.parent)
         except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); name another folder"
-            ) from None
+            raise cannot_write(self.path, error) from None
         return self
 
     def write(self, paths: Sequence[str], features: np.ndarray) -> None:
         """Adds the `features` [N, ...] of the pictures at `paths` [N]."""
         self.paths += paths
         self._shape = features.shape[1:]
-        self._rows.write(np.ascontiguousarray(features, np.float32).tobytes())
+        try:
+            self._rows.write(np.ascontiguousarray(features, np.float32).tobytes())
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     def __exit__(self, kind: type | None, *error: object) -> None:
-        with self._rows:
+        try:
             if kind is None:
                 self._finish()
+        except OSError as write_error:
+            raise cannot_write(self.path, write_error) from None
+        finally:
+            with suppress(OSError):  # Rows that are left in its buffer are no longer wanted.
+                self._rows.close()
 
     def _finish(self) -> None:
         # NumPy's header comes first and holds the number of rows, which is known only now.
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(self.paths), *self._shape)}
-        temporary = self.path.with_name(self.path.name + ".tmp")
         self._rows.seek(0)
-        with zipfile.ZipFile(temporary, "w") as archive:
+        with replacement(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             with archive.open("features.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array_header_1_0(entry, header)
                 shutil.copyfileobj(self._rows, entry, 2**20)
             with archive.open("paths.npy", "w") as entry:
                 np.lib.format.write_array(entry, np.array(self.paths, dtype=str))
-        temporary.replace(self.path)
 
 
 MODE = Mode(

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from modes.flags import Command, Mode, require_config, require_workdir
+from resnet.errors import UserError
 
 
 def check(command: Command) -> None:
@@ -18,8 +19,19 @@ def check(command: Command) -> None:
 
 
 def run(command: Command) -> int:
-    """Trains and prints where the results are. The exit code of a signal is 128 plus its number."""
+    """Trains and prints where the results are. The exit code of a signal is 128 plus its number.
+
+    Raises:
+        UserError: another process trains in the workdir.
+    """
+    from workdir.lock import locked
+
     config, workdir = command.settings(), command.run_folder
+    with locked(workdir):
+        return _train(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: Path) -> int:
     if not os.path.exists(workdir / "summary.json"):
         prefetch_training_step(config)
 
@@ -78,18 +90,25 @@ def format_summaries(summaries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def write_report_once(workdir: Path) -> None:
-    """Writes the report of a finished run if there is none yet. Without it, the run is whole all the same."""
+    """Writes the report of a finished run if there is none yet. Without it, the run is whole all the same.
+
+    Raises:
+        UserError: the report cannot be written.
+    """
     from evaluation.report import page  # It brings matplotlib, which would make every start slower.
 
     written = workdir / page.FOLDER / page.PAGE
+    again = f"try again with: python main.py --mode=report --workdir={workdir}"
     try:
         if not written.exists() or written.stat().st_mtime < (workdir / "summary.json").stat().st_mtime:
             print("writing the report", flush=True)
             page.write_report(workdir)
+    except UserError as error:
+        raise UserError(f"the run is finished and saved, but not its report ({error}); {again}") from None
     except Exception as error:
         print(
-            f"warning: the run is finished and saved, but not its report ({type(error).__name__}: {error});"
-            f" try again with: python main.py --mode=report --workdir={workdir}",
+            "warning: the run is finished and saved, but not its report"
+            f" ({type(error).__name__}: {error}); {again}",
             file=sys.stderr,
         )
 

@@ -49,12 +49,23 @@ class Expected(NamedTuple):
     source: Path
 
 
-def _is_not_orbax_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
-# Orbax warns about what is intended here: checkpoints without a metric.
-logging.getLogger("absl").addFilter(_is_not_orbax_warning)
+# Orbax warns about what is intended here: checkpoints without a metric. It
+# raises its errors as well, while its log and that of its tasks have one for each array.
+logging.getLogger("absl").addFilter(_is_not_from_orbax)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _drop_closed_loops(unraisable: Any, show: Callable[[Any], object] = sys.unraisablehook) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        show(unraisable)
+
+
+# So do the tasks that are left when a save fails.
+sys.unraisablehook = _drop_closed_loops
 
 
 class Checkpoints:
@@ -219,6 +230,12 @@ def _rank(folder: Path) -> tuple[float, int] | None:
     has_accuracy = os.path.lexists(folder / METRICS)
     accuracy = read_json(folder / METRICS, METRICS_SCHEMA)["accuracy"] if has_accuracy else -1.0
     return accuracy, int(folder.name)
+
+
+def remove_unfinished(workdir: Path) -> None:
+    """Removes what is left of checkpoints in `workdir` that could not be finished."""
+    for folder in (workdir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _accuracy(metrics: dict[str, float]) -> float:

@@ -1,16 +1,21 @@
 """Files: written whole or not at all, read within bounds, and the cache folder."""
 
+import errno
 import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from resnet.errors import UserError
 
+# A full disk, a used up quota, and the largest file that `ulimit -f` allows.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:/")  # gs://, s3://, hf://, file:/
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -24,6 +29,41 @@ def cache_folder() -> Path | None:
     return Path(cache, "resnet-signs") if os.path.isabs(cache) else None
 
 
+@contextmanager
+def removed_at_exit(file: Path) -> Iterator[None]:
+    """Removes `file` at the end, and also if a signal ends the process before."""
+    _temporary_files.add(file)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+        _temporary_files.discard(file)
+
+
+def remove_temporary_files() -> None:
+    """Removes all files of `removed_at_exit`, for a process that is about to stop."""
+    for file in (*_temporary_files,):
+        with suppress(OSError):
+            file.unlink()
+
+
+_temporary_files: set[Path] = set()
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[Path]:
+    """Yields the path of a temporary file, which takes the place of `path` in one step at the end.
+
+    If the caller fails, the temporary file is removed. Each process writes one of its own, so two that write
+    the same `path` at once do no harm.
+    """
+    temporary = path.with_name(f"{path.name}.{token_hex(4)}.tmp")
+    with removed_at_exit(temporary):
+        yield temporary
+        os.replace(temporary, path)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replaces the content of `path` in one step.
 
@@ -32,9 +72,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    with replacement(path) as temporary, temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())  # Some file systems tell only now that there is no space left.
 
 
 def write_result(path: Path, content: str | bytes) -> None:
@@ -46,8 +87,26 @@ def write_result(path: Path, content: str | bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name another folder") from None
+    except (OSError, ValueError) as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path | str, error: Exception) -> UserError:
+    """Returns the error that says why `path` cannot be written, and what to do."""
+    full = isinstance(error, OSError) and error.errno in FULL
+    advice = "free some space, or name another folder" if full else "name another folder"
+    return UserError(f"{path}: cannot be written ({reason_of(error)}); {advice}")
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Returns what the disk says in `error`, or None if the error is of another kind.
+
+    TensorStore, with which Orbax writes, has the number of the system's error in its message.
+    """
+    if isinstance(error, OSError):
+        return reason_of(error)
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(match[1])) if match else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -74,7 +133,7 @@ def open_file(path: Path) -> BufferedReader:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path.
         raise UserError(
-            f"{printable(path)}: cannot be read ({_reason(error)}); check the path and its permissions"
+            f"{printable(path)}: cannot be read ({reason_of(error)}); check the path and its permissions"
         ) from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -96,7 +155,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
             content = file.read(max_bytes + 1)
         except OSError as error:
             raise UserError(
-                f"{printable(path)}: cannot be read ({_reason(error)}); restore it from a copy"
+                f"{printable(path)}: cannot be read ({reason_of(error)}); restore it from a copy"
             ) from None
     if len(content) > max_bytes:
         raise UserError(f"{printable(path)}: has more than {max_bytes:,} bytes, expected at most that")
@@ -148,6 +207,6 @@ def _escaped(character: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Returns the words of the operating system for `error`."""
     return getattr(error, "strerror", None) or str(error)

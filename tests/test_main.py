@@ -1,8 +1,10 @@
 """The program as a whole: its help, its streams, and what it imports before it knows its settings."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,76 @@ def test_output_that_nobody_reads_any_more(workdir: Path, pictures: Path) -> Non
 def test_jax_starts_only_after_its_settings() -> None:
     code = "import sys, main; main.load_modes(); sys.exit('jax' in sys.modules)"
     assert run_program("-c", code).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("redirections", "code"),
+    [
+        (">&-", 0),
+        (">&- 2>&- <&-", 0),
+        (">/dev/full", 2),
+        (">/dev/full 2>/dev/full", 2),
+        ("2>/dev/full", 0),
+        ("| true; exit ${PIPESTATUS[0]}", 141),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirections: str, code: int) -> None:
+    command = ["bash", "-c", f"{sys.executable} main.py --help {redirections}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    told = code == 2 and "2>" not in redirections
+    line = "error: standard output: cannot be written (No space left on device)"
+    assert [text.partition(";")[0] for text in result.stderr.splitlines()] == [line] * told
+    assert result.stdout.startswith("usage:") == (redirections == "2>/dev/full")
+
+
+def test_letters_that_the_output_lacks_are_escaped() -> None:
+    code = "from resnet.streams import prepare_streams; prepare_streams(); print('Schön 猫')"
+    result = run_program("-c", code, environment=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stdout) == (0, "Sch\\xf6n \\u732b\n")
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("doing", ["import gc; gc.callbacks.append(lambda *_: None)", "'a' * 10**6"])
+def test_a_signal_ends_the_program_at_any_moment(tmp_path: Path, signum: int, code: int, doing: str) -> None:
+    """Even in a callback of the garbage collector, where Python would swallow an exception."""
+    program = f"""
+from pathlib import Path
+from resnet.files import replacement
+from resnet.signals import exit_at_signals
+exit_at_signals()
+with replacement(Path({str(tmp_path / "file")!r})) as temporary:
+    temporary.write_text("half")
+    print("ready", flush=True)
+    class Endless:
+        def __del__(self):
+            while True:
+                {doing}
+    Endless()
+"""
+    command = [sys.executable, "-c", program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signum)
+        assert process.stderr.read() == ""
+    assert process.returncode == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_while_all_is_imported() -> None:
+    for moment in (0.0, 0.1, 0.2, 0.4):
+        command = [sys.executable, "-X", "importtime", "main.py", "--help"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+            for line in process.stderr:
+                if line.endswith(" resnet.streams\n"):
+                    break
+            time.sleep(0.02 + moment)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate()
+        assert process.returncode in (130, 0)
+        assert "Traceback" not in stderr

@@ -13,16 +13,21 @@ class StopRun(Exception):
 
 
 class Signals:
-    """Remembers SIGTERM or SIGINT in `received` instead of dying of it. A second one kills as usual."""
+    """Remembers SIGTERM or SIGINT in `received` instead of dying of it. A second one kills as usual.
+
+    At the end, it raises `StopRun` for a signal that came after the caller had last looked.
+    """
 
     def __enter__(self) -> "Signals":
         self.received = 0
         self._handlers = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, *error: object) -> None:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
+        if self.received and kind is None:
+            raise StopRun(self.received)
 
     def _note(self, signum: int, frame: Any) -> None:
         self.received = signum

@@ -3,22 +3,15 @@
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from resnet.errors import UserError
 from resnet.files import open_file, write_whole
 from resnet.json_files import tell_once
-
-# tensorboardX imports PyTorch where it is installed, which takes seconds of every start and is not needed.
-_modules: dict[str, Any] = sys.modules
-_torch = _modules.setdefault("torch", None)
-from tensorboardX import SummaryWriter  # noqa: E402
-
-if _torch is None:
-    del sys.modules["torch"]
+from workdir.tensorboard import EventsFile
 
 METRICS_FILE = "metrics.jsonl"
 BOARD_FOLDER = "tensorboard"
@@ -34,16 +27,14 @@ class MetricsWriter:
         path = workdir / METRICS_FILE
         _drop_lines_after(workdir, step)
         self._file = path.open("a")
-        # Files are named by the second; without the suffix, one of the same name would be overwritten.
-        self._board = SummaryWriter(
-            str(workdir / BOARD_FOLDER), purge_step=step + 1, filename_suffix=f".{step:09}"
-        )
+        self._board = EventsFile(workdir / BOARD_FOLDER, step)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # Every line was flushed, or what was wrong has been told.
+            self._file.close()
         self._board.close()
 
     def write(self, step: int, epoch: float, split: str, values: dict[str, float]) -> None:
@@ -51,8 +42,7 @@ class MetricsWriter:
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        self._board.write(step, {f"{split}/{name}": value for name, value in values.items()})
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

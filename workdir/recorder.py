@@ -3,6 +3,7 @@
 A `Recorder` writes for one seed, or for several seeds that are trained at once in workdirs of their own.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +15,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet.checkpoint import FOLDER, Checkpoints, newest_step
+from resnet.checkpoint import FOLDER, Checkpoints, newest_step, remove_unfinished
 from resnet.errors import UserError
-from resnet.files import write_json
+from resnet.files import disk_error, write_whole
 from resnet.run import CONFIG_FILE
 from workdir import settings
 from workdir.images_file import IMAGES_FILE
@@ -55,22 +56,57 @@ class SeedRecord:
         self.progress = Progress()
         self.seconds_before = 0.0
         self._open = ExitStack()
-        self.checkpoints = self._open.enter_context(Checkpoints(workdir, keep))
+        with self.writing():
+            self.checkpoints = self._open.enter_context(Checkpoints(workdir, keep))
 
     def open_metrics(self, step: int) -> None:
         """Opens `metrics.jsonl`, to go on after `step`."""
-        self.metrics = self._open.enter_context(MetricsWriter(self.workdir, step))
+        with self.writing():
+            self.metrics = self._open.enter_context(MetricsWriter(self.workdir, step))
+
+    def write_metrics(self, step: int, epoch: float, split: str, metrics: Metrics) -> None:
+        """Appends `metrics` on `split` after `step` to `metrics.jsonl`."""
+        with self.writing():
+            self.metrics.write(step, epoch, split, metrics)
+
+    def save(self, step: int, state: Any, accuracy: float | None) -> None:
+        """Starts to save `state` and the progress after `step`, once what was saved before is on disk."""
+        with self.writing():
+            self.checkpoints.save(step, state, self.progress._asdict(), accuracy)
 
     def close(self) -> None:
         """Closes all files, once what is being saved is on disk."""
-        self._open.close()
+        with self.writing():
+            self._open.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns an error of the disk, such as that it is full, into one that says what is safe.
+
+        Raises:
+            UserError: the disk cannot be written.
+        """
+        try:
+            yield
+        except Exception as error:
+            reason = disk_error(error)
+            if reason is None:
+                raise
+            remove_unfinished(self.workdir)
+            step = newest_step(self.workdir)
+            safe = "no checkpoint was saved yet" if step is None else f"the checkpoint of step {step} is safe"
+            raise UserError(
+                f"{self.workdir}: cannot be written ({reason}); {safe}; make room or mend the disk, and the"
+                " same command goes on from there"
+            ) from None
 
     def restore(self, initial: Any, sharding: jax.sharding.Sharding) -> Any:
         """Returns the newest state, placed as `sharding` says, or `initial` where nothing was saved yet."""
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), initial
         )
-        restored = self.checkpoints.restore_newest(abstract)
+        with self.writing():
+            restored = self.checkpoints.restore_newest(abstract)
         if restored is None:
             return initial
         state, progress = restored
@@ -162,13 +198,13 @@ class Recorder:
             )
             metrics = {name: float(values[i].mean()) for name, values in history.items()}
             metrics["images_per_second"] = images / seconds
-            record.metrics.write(step + count, self._epoch(step + count), "train", metrics)
+            record.write_metrics(step + count, self._epoch(step + count), "train", metrics)
         return {name: float(values.mean()) for name, values in history.items()}
 
     def record(self, step: int, split: str, metrics: Sequence[Metrics]) -> None:
         """Writes the `metrics` of every seed on `split` after `step`."""
         for record, seed_metrics in zip(self._records, metrics, strict=True):
-            record.metrics.write(step, self._epoch(step), split, seed_metrics)
+            record.write_metrics(step, self._epoch(step), split, seed_metrics)
 
     def record_validation(self, step: int, metrics: Sequence[Metrics]) -> None:
         """Writes the validation `metrics` of every seed after `step`; a new best one makes a save due."""
@@ -190,11 +226,17 @@ class Recorder:
             or 0 < minutes * 60 <= time.perf_counter() - self._last_save
         )
 
+    def wait(self) -> None:
+        """Waits until all that was saved is on disk."""
+        for record in self._records:
+            with record.writing():
+                record.checkpoints.wait()
+
     def save(self, step: int, states: Sequence[Any]) -> None:
         """Starts to save the state of every seed after `step`."""
         self._count_seconds()
         for record, state, accuracy in zip(self._records, states, self._val_accuracies, strict=True):
-            record.checkpoints.save(step, state, record.progress._asdict(), accuracy)
+            record.save(step, state, accuracy)
         self._last_save = time.perf_counter()
 
     def read_summaries(self) -> list[dict[str, Any]]:
@@ -206,7 +248,8 @@ class Recorder:
         self._count_seconds()
         whole = [summary | record.speed() for summary, record in zip(summaries, self._records, strict=True)]
         for summary, record in zip(whole, self._records, strict=True):
-            write_json(record.workdir / SUMMARY_FILE, summary)
+            with record.writing():
+                write_whole(record.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         return whole
 
     def _count_seconds(self) -> None:

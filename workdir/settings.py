@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import default, rules
 from resnet.errors import UserError
-from resnet.files import write_whole
+from resnet.files import cannot_write, write_whole
 from resnet.preprocessing import NORMALIZATION
 from resnet.run import CONFIG_FILE, read_config_file, seed_workdir
 from workdir.images_file import IMAGES_FILE, describe_changes, read_images_file, table_digest
@@ -74,9 +74,7 @@ def save(
             write_whole(workdir / IMAGES_FILE, sources.table)
         write_whole(workdir / CONFIG_FILE, text + "\n")
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir}: cannot be written ({error.strerror}); name another folder"
-        ) from None
+        raise cannot_write(f"--workdir={workdir}", error) from None
 
 
 def load(workdir: Path) -> tuple[ConfigDict, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from devices import environment
+from tests.command_line import run_program
 
 NAMES = (
     "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS",
@@ -68,3 +69,25 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(monkeypatch: pytest
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
     assert "JAX_COMPILATION_CACHE_DIR" not in prepared(gpu_with(), training=True, compilation_cache=True)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "part"),
+    [
+        ("JAX_PLATFORMS", "abacus", "JAX cannot start on it"),
+        ("XLA_FLAGS", "--xla_no_such_flag=1", "Unknown flag"),
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=many", "many"),
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=0", "JAX cannot start on it"),
+        ("XLA_FLAGS", "no_such_file", "no_such_file"),
+    ],
+)
+def test_what_jax_cannot_start_with_is_refused(variable: str, value: str, part: str) -> None:
+    variables = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | {variable: value}
+    code = "import sys, resnet.errors as e, devices.environment as d; sys.exit(e.exit_code(d.check))"
+    result = run_program("-c", code, environment=variables)
+    (line,) = result.stderr.splitlines()
+    assert result.returncode == 2
+    assert f"{variable}={value}: " in line.replace("JAX_PLATFORMS=cpu ", "")
+    assert part in line
+    if "cannot start" in line:
+        assert "it found cpu" in line
