@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.json_files import Schema, read_json
-from resnet.preprocessing import PREDICTION, Preprocessing
+from resnet.preprocessing import FROM_WEIGHTS, PREDICTION, Preprocessing
 
 if TYPE_CHECKING:  # They import JAX, which must not start before the command line has read its settings.
     from resnet.network import ComputeDtype
@@ -55,7 +55,9 @@ TRAINING_FIELDS = {
 }  # fmt: skip
 NETWORK_FIELDS = {
     "": ("model", "data", "seeds", "ema_decay", "compute_dtype", *PREDICTION),
-    "data.": tuple(field.name for field in fields(Preprocessing) if field.name not in PREDICTION),
+    "data.": tuple(
+        field.name for field in fields(Preprocessing) if field.name not in (*PREDICTION, *FROM_WEIGHTS)
+    ),
     "model.": ("convolution", *(field.name for field in fields(Architecture))),
 }
 
