@@ -84,6 +84,7 @@ class Command:
         self.config: ConfigDict | None = values.config
         self.workdir = Path(_local_path("workdir", values.workdir)) if values.workdir else None
         self._values = values
+        self._is_checked = False
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name].value
@@ -151,7 +152,8 @@ class Command:
         if self.config is not None:
             rules.check(self.config)
             rules.check_data_memory(self.config)
-            if self.mode.trains:
+            if self.mode.trains and not self._is_checked:
+                self._is_checked = True  # What has no effect is told once.
                 rules.check_training_memory(self.config)
                 for name, reason in rules.fields_without_effect(self.config).items():
                     print(f"note: config.{name} has no effect, as {reason}", file=sys.stderr)
@@ -180,14 +182,16 @@ def expand(argv: Sequence[str]) -> list[str]:
     another one. In the name of the config file `~` is written out, which the shell does not do behind a `=`.
 
     Raises:
-        UserError: a file of flags cannot be read, or leads back to itself.
+        UserError: a file of flags cannot be read, or leads back to itself. Or there are two config files.
     """
     words = list(_expanded(argv, ()))
+    if sum(word.partition("=")[0] in _CONFIG_FLAGS for word in words) > 1:
+        raise UserError("--config: is given twice, expected one file of settings; leave out the other")
     for i, word in enumerate(words):
         name, equals, value = word.partition("=")
-        if name in _CONFIG_FLAGS and equals and value:
+        if name in _CONFIG_FLAGS and equals:
             words[i] = f"{name}={_local_path('config', value)}"
-        elif i and words[i - 1] in _CONFIG_FLAGS and word:
+        elif i and words[i - 1] in _CONFIG_FLAGS:
             words[i] = _local_path("config", word)
     return words
 

@@ -53,6 +53,9 @@ def test_config_file_that_is_not_there(run: Run, tmp_path: Path) -> None:
     assert_refused(run(f"--config={tmp_path / 'pipe.py'}", f"--workdir={workdir}"), "is a pipe, expected an")
     assert_refused(run("--config=/dev/zero", f"--workdir={workdir}"), "config file /dev/zero: is a device")
     assert_refused(run(f"--workdir={workdir}"), "--config is missing")
+    assert_refused(run("--config=", f"--workdir={workdir}"), "--config='': is an empty path")
+    # Of two, the fields on the command line would be those of the first, and the rest of the second.
+    assert_refused(run(DEFAULT_CONFIG, DEFAULT_CONFIG, f"--workdir={workdir}"), "--config: is given twice")
     assert not workdir.exists()
 
 
@@ -133,6 +136,14 @@ def test_the_home_of_nobody_is_refused(run: Run) -> None:
     assert_refused(
         run("--workdir=~nobody_here/x", DEFAULT_CONFIG), "--workdir=~nobody_here/x: there is no such"
     )
+
+
+def test_fields_without_effect_are_told_before_a_training(run: Run, tmp_path: Path) -> None:
+    result = run(*SHORT_TRAINING, f"--workdir={tmp_path / 'run'}", f"--config.data.dir={tmp_path / 'no'}",
+                 "--config.data.rendered_share=0.5")  # fmt: skip
+    note, error = result.err.splitlines()
+    assert note == "note: config.data.rendered_share has no effect, as data.rendered_size is 0"
+    assert error.startswith("error: ")
 
 
 BAD_FLAGS = {
