@@ -9,6 +9,7 @@ if any(find_spec(name) is None for name in ("torch", "transformers", "keras", "t
     collect_ignore_glob = ["*"]
 
 ROWS: list[dict[str, object]] = []
+VARIANTS: list[dict[str, object]] = []
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +18,16 @@ def table() -> list[dict[str, object]]:
     return ROWS
 
 
+@pytest.fixture(scope="session")
+def variants() -> list[dict[str, object]]:
+    """Rows for the table of variants: the peer's answer, and ours or the line."""
+    return VARIANTS
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if ROWS:
         terminalreporter.section("largest relative error, ours against the peer's own code")
         terminalreporter.write_line(tabulate(ROWS, headers="keys", floatfmt=".1e"))
+    if VARIANTS:
+        terminalreporter.section("variants of files: probabilities of the peer, and ours or the line")
+        terminalreporter.write_line(tabulate(VARIANTS, headers="keys", disable_numparse=True))
