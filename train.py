@@ -42,13 +42,12 @@ from input_pipeline import (
 )
 from resnet.files import write_json
 from resnet.network import Network, Tree, Weights
-from resnet.pretrained import read_pretrained
 from resnet.run import seed_workdir
 from training.augment import augment
 from training.draws import Draw
 from training.loss import class_weights, classification_loss
 from training.mixing import mix
-from training.network import adopt, initial_weights, make_network
+from training.network import adopt, initial_weights, make_network, read_initial_weights
 from training.optimizer import learning_rate_schedule, make_optimizer, update_scales
 from training.progress import ProgressBar
 from training.seeds import group_seeds
@@ -279,7 +278,7 @@ class Training:
         Raises:
             UserError: `config` or the data cannot be used.
         """
-        self._pretrained = read_pretrained(config.init_from) if config.init_from else None
+        self._pretrained = read_initial_weights(config)
         if self._pretrained is not None:
             config = adopt(config, self._pretrained)
         check_visible_devices(config.gpu.visible_devices)

@@ -9,7 +9,7 @@ from resnet.errors import UserError
 from resnet.formats.export import INITIAL_ONLY
 from resnet.network import Network, Weights, check_image_size
 from resnet.preprocessing import NORMALIZATION
-from resnet.pretrained import Pretrained
+from resnet.pretrained import Pretrained, read_pretrained
 
 
 def make_network(config: ConfigDict, num_classes: int) -> Network:
@@ -29,6 +29,17 @@ def make_network(config: ConfigDict, num_classes: int) -> Network:
         freeze_norm=config.finetune.freeze_norm,
         stochastic_depth=config.model.stochastic_depth,
     )
+
+
+def read_initial_weights(config: ConfigDict) -> Pretrained | None:
+    """Returns the weights in `config.init_from`, or None. A head that is to be replaced is not read.
+
+    Raises:
+        UserError: as `read_pretrained`.
+    """
+    if not config.init_from:
+        return None
+    return read_pretrained(config.init_from, with_head=config.init_head != "replace")
 
 
 def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:

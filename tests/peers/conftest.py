@@ -17,7 +17,20 @@ def table() -> list[dict[str, object]]:
     return ROWS
 
 
+LINES: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def lines() -> list[str]:
+    """Models that are refused, with the line, for the list at the end."""
+    return LINES
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if ROWS:
         terminalreporter.section("largest relative error, ours against the peer's own code")
         terminalreporter.write_line(tabulate(ROWS, headers="keys", floatfmt=".1e"))
+    if LINES:
+        terminalreporter.section("models that are refused, and the line")
+        for line in LINES:
+            terminalreporter.write_line(line)
