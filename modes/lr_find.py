@@ -81,13 +81,12 @@ class _Training:
         import datasets
         from devices.mesh import make_mesh, replicated
         from input_pipeline import make_epoch_order, put_on_devices, steps_per_epoch, training_images
-        from resnet.pretrained import read_pretrained
         from train import init_state, make_run_steps
         from training.loss import class_weights
-        from training.network import adopt, initial_weights, make_network
+        from training.network import adopt, initial_weights, make_network, read_initial_weights
         from training.optimizer import make_optimizer
 
-        pretrained = read_pretrained(config.init_from) if config.init_from else None
+        pretrained = read_initial_weights(config)
         config = adopt(config, pretrained) if pretrained else config.copy_and_resolve_references()
         mesh = make_mesh(config.batch_size)
         dataset = datasets.load(config.data)

@@ -60,16 +60,15 @@ def _subject_of_run(command: Command) -> Subject:
 def _subject_of_config(command: Command) -> Subject:
     import datasets
     from resnet.classifier import Classifier
-    from resnet.pretrained import read_pretrained
-    from training.network import adopt, initial_weights, make_network
+    from training.network import adopt, initial_weights, make_network, read_initial_weights
 
     config = command.settings()
-    if not config.init_from:
+    pretrained = read_initial_weights(config)
+    if pretrained is None:
         raise UserError(
             "config.init_from='': with --config, --mode=probe takes the network from there; expected a file"
             " of weights or the workdir of a run, or no --config for the run in --workdir"
         )
-    pretrained = read_pretrained(config.init_from)
     config = adopt(config, pretrained)
     splits, class_names = datasets.load_splits(config.data)
     network = make_network(config, len(class_names))

@@ -20,8 +20,7 @@ def run(command: Command) -> int:
     """Prints the layers of the network of the config, or of the run."""
     import datasets
     from resnet.layer_table import list_layers
-    from resnet.pretrained import read_pretrained
-    from training.network import adopt, make_network
+    from training.network import adopt, make_network, read_initial_weights
     from workdir import settings
 
     config = command.settings()
@@ -29,8 +28,9 @@ def run(command: Command) -> int:
         _, class_names = settings.load(command.run_folder)
     else:
         class_names = datasets.class_names(config.data)
-        if config.init_from:  # A run has long adopted what was in its own.
-            config = adopt(config, read_pretrained(config.init_from))
+        # A run has long adopted what was in its own.
+        if (pretrained := read_initial_weights(config)) is not None:
+            config = adopt(config, pretrained)
     print(format_layers(list_layers(make_network(config, len(class_names)))))
     return 0
 

@@ -60,7 +60,11 @@ class Hdf5:
         Raises:
             UserError: one does.
         """
-        self.file.visititems_links(self._check_link)
+        links: list[tuple[str, object]] = []
+        # What is raised in there becomes an error of h5py.
+        self.file.visititems_links(lambda name, link: links.append((name, link)))
+        for name, link in links:
+            self._check_link(name, link)
 
     def _check_link(self, name: str, link: object) -> None:
         if isinstance(link, h5py.ExternalLink):

@@ -41,6 +41,17 @@ def make_network(config: ConfigDict, num_classes: int) -> Network:
     )
 
 
+def read_initial_weights(config: ConfigDict) -> Pretrained | None:
+    """Returns the weights in `config.init_from`, or None. A head that is to be replaced is not read.
+
+    Raises:
+        UserError: as `read_pretrained`.
+    """
+    if not config.init_from:
+        return None
+    return read_pretrained(config.init_from, with_head=config.init_head != "replace")
+
+
 def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
     """Returns `config` with the architecture and the normalisation of `pretrained`; the image size stays."""
     return _with_fields(config, asdict(pretrained.architecture), asdict(pretrained.preprocessing))
@@ -78,9 +89,7 @@ def find_start(config: ConfigDict, workdir: Path) -> Start:
     Raises:
         UserError: the weights are needed and cannot be read, or the `config.json` in `workdir` is damaged.
     """
-    if not config.init_from:
-        return Start(config, None, "")
-    if os.path.lexists(workdir / CONFIG_FILE):
+    if config.init_from and os.path.lexists(workdir / CONFIG_FILE):
         stored, _ = settings.load(workdir)
         have_checkpoints = all(
             newest_step(folder) is not None for folder in settings.seed_workdirs(config, workdir)
@@ -88,7 +97,9 @@ def find_start(config: ConfigDict, workdir: Path) -> Start:
         if stored.init_from == config.init_from and have_checkpoints:
             adopted = _with_fields(config, stored.model, stored.data)
             return Start(adopted, None, settings.stored_sources(workdir).weights)
-    pretrained = read_pretrained(config.init_from)
+    pretrained = read_initial_weights(config)
+    if pretrained is None:
+        return Start(config, None, "")
     return Start(adopt(config, pretrained), pretrained, _digest(pretrained.weights))
 
 

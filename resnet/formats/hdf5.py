@@ -92,15 +92,18 @@ def read_keras_shards(path: Path, *, with_head: bool = True) -> Container:
     for file in sorted({file for _, files in listed for file in files}):
         try:
             with open_hdf5(path.with_name(file), max_bytes=MAX_BYTES, remedy=_REMEDY) as hdf5:
-                for key in (key for key, files in listed if file in files):
-                    group = _group(hdf5, key)
-                    names[key] = str(group.attrs.get("name", key))
-                    for index in group:
+                for key, files in listed:
+                    # Only the first of several files says the name, even if it has none of the weights.
+                    if isinstance(group := hdf5.find(key), h5py.Group) and "name" in group.attrs:
+                        names[key] = str(group.attrs["name"])
+                    for index in _group(hdf5, key) if file in files else ():
                         weights.setdefault(key, {})[int(index)] = hdf5.read(f"{key}/{index}")
         except FileNotFoundError:
             raise UserError(
                 f"{path.with_name(file)}: no such file, but {path.name} lists it; put it there"
             ) from None
+    if nameless := sorted(weights.keys() - names.keys()):
+        raise UserError(f"{path}: {nameless[0]} does not say which layer it is; save the weights in one file")
     layers = {names[key]: [part[index] for index in sorted(part)] for key, part in weights.items()}
     return Container(_arrays(layers, path, with_head))
 
@@ -137,8 +140,9 @@ def _weights_of(hdf5: Hdf5, node: Node) -> list[np.ndarray]:
         names = _names(_group(hdf5, group), "weight_names")
         return [hdf5.read(f"{group}/{name}") for name in _of_layer(names, node)]
     place = f"{node.place}/vars"
-    if hdf5.find(place) is None:  # Keras 2.12
-        place = place.replace("layers/", "_layer_checkpoint_dependencies/")
+    in_keras_2_12 = place.replace("layers/", "_layer_checkpoint_dependencies/")
+    if hdf5.find(in_keras_2_12) is not None:
+        place = in_keras_2_12
     return [hdf5.read(f"{place}/{index}") for index in range(len(_group(hdf5, place)))]
 
 

@@ -112,10 +112,8 @@ def parse_graph(model: Any, source: str) -> Graph:
     builder = _Builder(source)
     output = builder.add_model(model, path="", place="", group="", inputs=None)
     dependencies = {key: node.inputs for key, node in builder.nodes.items()}
-    if missing := next(
-        (key for keys in dependencies.values() for key in keys if key not in builder.nodes), ""
-    ):
-        raise UserError(f"{source}: no layer has the output {missing}; expected a whole graph")
+    if missing := {output}.union(*dependencies.values()) - builder.nodes.keys():
+        raise UserError(f"{source}: no layer has the output {min(missing)}; expected a whole graph")
     try:
         order = list(TopologicalSorter(dependencies).static_order())
     except CycleError as error:

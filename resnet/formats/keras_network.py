@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,20 +45,21 @@ def read_network(graph: Graph, source: str, read_weights: ReadWeights, *, with_h
     Raises:
         UserError: it computes something else than a network of this project; the message names the layer.
     """
-    return _Reading(graph, source).network(read_weights, with_head=with_head)
+    return _Reading(graph, source, with_head).network(read_weights)
 
 
 class _Reading:
-    def __init__(self, graph: Graph, source: str) -> None:
+    def __init__(self, graph: Graph, source: str, with_head: bool) -> None:
         self._source = source
-        self._ops, self._output = operations(graph, source)
+        self._with_head = with_head
+        self._ops, self._output = operations(graph, source, with_head=with_head)
         # The keys of the operations that take the output of an operation.
         self._users: dict[str, list[str]] = {key: [] for key in self._ops}
         for key, op in self._ops.items():
             for name in op.inputs:
                 self._users[name].append(key)
 
-    def network(self, read_weights: ReadWeights, *, with_head: bool) -> KerasNetwork:
+    def network(self, read_weights: ReadWeights) -> KerasNetwork:
         sums = [key for key, op in self._ops.items() if op.kind == "add" and len(op.inputs) == 2]
         if not sums:
             raise UserError(
@@ -73,7 +75,7 @@ class _Reading:
             raise UserError(f"{self._source}: no network of this project ({error})") from None
         layers, entry = self._match(architecture, end)
         data = read_preprocessing(self._ops, entry, self._source, read_weights)
-        if with_head and (head := self._head(end, data.get("image_size"))):
+        if self._with_head and (head := self._head(end, data.get("image_size"))):
             layers[HEAD] = head
         return KerasNetwork(fields, data, layers)
 
@@ -207,7 +209,9 @@ class _Reading:
         place = f"ResNet-{architecture.depth} at {ours.node.name}"
         if op.kind != ours.kind or len(op.inputs) != len(ours.inputs):
             raise op.node.error(
-                self._source, f"is where a {ours.node.kind} was expected", f"the layers of a {place}"
+                self._source,
+                f"computes {op.kind}, where a {ours.node.kind} was expected",
+                f"the layers of a {place}",
             )
         for name, value in ours.settings.items():
             if op.settings[name] != value:
@@ -278,6 +282,7 @@ class _Expected(NamedTuple):
     end: str
 
 
+@lru_cache(maxsize=8)
 def _expected(architecture: Architecture) -> _Expected:
     """Returns the operations of `architecture` as Keras Applications would have them, up to the last ReLU."""
     shapes = Network(architecture, Preprocessing(), 1).shapes()

@@ -6,6 +6,7 @@ layer that is active in training only is none.
 
 from typing import Any, NamedTuple
 
+from resnet.errors import UserError
 from resnet.formats.keras_graph import Graph, Node
 from resnet.json_files import check_json
 
@@ -19,7 +20,7 @@ INACTIVE = {
     "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear",
     "RandomTranslation", "RandomZoom",
 }  # fmt: skip
-ACTIVATIONS = {"linear", "relu", "sigmoid", "softmax"}
+ACTIVATIONS = ("relu", "sigmoid", "softmax")
 FLOATS = ["float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"]
 
 Schema = dict[str, Any]
@@ -55,7 +56,6 @@ _EDGE = {
 _POOL = _layer(
     pool_size=_SQUARE, strides={"anyOf": [_SQUARE, {"type": "null"}]}, padding=_one_of("valid", "same")
 )
-_ACTIVATION = _one_of(*sorted(ACTIVATIONS))
 
 # What a layer that computes something may say. What a ResNet of this project has not is not among it.
 LAYERS: dict[str, Schema] = {
@@ -67,7 +67,7 @@ LAYERS: dict[str, Schema] = {
         padding=_one_of("valid", "same"),
         dilation_rate=_one_of([1, 1]),
         groups=_NUMBER,
-        activation=_ACTIVATION,
+        activation={},
         use_bias={"type": "boolean"},
         lora_rank=_one_of(None),
         lora_alpha=_one_of(None),
@@ -82,13 +82,13 @@ LAYERS: dict[str, Schema] = {
     ),
     "Dense": _layer(
         units=_NUMBER,
-        activation=_ACTIVATION,
+        activation={},
         use_bias={"type": "boolean"},
         lora_rank=_one_of(None),
         lora_alpha=_one_of(None),
         quantization_config=_one_of(None),
     ),
-    "Activation": _layer(activation=_ACTIVATION),
+    "Activation": _layer(activation={}),
     "ReLU": _layer(max_value=_one_of(None), negative_slope=_one_of(0, None), threshold=_one_of(0, None)),
     "Softmax": _layer(axis=_one_of(-1, [-1])),
     "MaxPooling2D": _POOL,
@@ -118,17 +118,24 @@ class Op(NamedTuple):
 Ops = dict[str, Op]
 
 
-def operations(graph: Graph, source: str) -> tuple[Ops, str]:
+def operations(graph: Graph, source: str, *, with_head: bool = True) -> tuple[Ops, str]:
     """Returns the operations of `graph`, each after its inputs, and the key of the last one.
 
-    A layer that no ResNet has is an operation of the kind `other`.
+    A layer that no ResNet has is an operation of the kind `other`. Without `with_head`, so is a layer after
+    the last sum that has other settings.
 
     Raises:
         UserError: a layer has settings that no ResNet has; the message names layer, setting and value.
     """
     reader = _Reader(source)
-    for key, node in graph.nodes.items():
-        reader.add(key, node)
+    sums = [i for i, node in enumerate(graph.nodes.values()) if node.kind == "Add" and len(node.inputs) > 1]
+    for index, (key, node) in enumerate(graph.nodes.items()):
+        try:
+            reader.add(key, node)
+        except UserError:
+            if with_head or index < max(sums, default=0):
+                raise
+            reader.add_other(key, node)
     return reader.ops, reader.last[graph.output]
 
 
@@ -148,11 +155,17 @@ class _Reader:
         is_usual = len(node.arguments) == 1 or len(inputs) == len(node.arguments)
         if node.kind in INACTIVE and len(inputs) == 1:
             self.last[key] = inputs[0]
+        elif node.kind == "InputLayer":
+            self._append(key, "input", {}, inputs, node)
         elif kind not in LAYERS or not is_usual or not inputs:
-            self._append(key, "input" if node.kind == "InputLayer" else "other", {}, inputs, node)
+            self.add_other(key, node)
         else:
             check_json(node.settings, LAYERS[kind], f"{self._source}: layer {node.name} ({node.kind})")
             getattr(self, f"_add_{_METHODS[kind]}")(key, node, inputs)
+
+    def add_other(self, key: str, node: Node) -> None:
+        """Adds the call `node` of a layer that no ResNet has."""
+        self._append(key, "other", {}, [self.last[name] for name in node.inputs], node)
 
     def _append(self, key: str, kind: str, settings: dict[str, Any], inputs: list[str], node: Node) -> None:
         if kind in ("add", "multiply"):
@@ -223,7 +236,8 @@ class _Reader:
         if name == "linear":
             self.last[key] = inputs[0]
         else:
-            self._append(key, name, {}, inputs, node)
+            kind = name if name in ACTIVATIONS else f"activation={name!r:.80}"
+            self._append(key, kind, {}, inputs, node)
 
     def _add_global_mean(self, key: str, node: Node, inputs: list[str]) -> None:
         self._append(key, "global_mean", {"keepdims": node.settings.get("keepdims", False)}, inputs, node)

@@ -24,6 +24,15 @@ def variants() -> list[dict[str, object]]:
     return VARIANTS
 
 
+LINES: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def lines() -> list[str]:
+    """Models that are refused, with the line, for the list at the end."""
+    return LINES
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if ROWS:
         terminalreporter.section("largest relative error, ours against the peer's own code")
@@ -31,3 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if VARIANTS:
         terminalreporter.section("variants of files: probabilities of the peer, and ours or the line")
         terminalreporter.write_line(tabulate(VARIANTS, headers="keys", disable_numparse=True))
+    if LINES:
+        terminalreporter.section("models that are refused, and the line")
+        for line in LINES:
+            terminalreporter.write_line(line)
