@@ -23,9 +23,9 @@ from tests.campaigns.tally import Tally
 
 # The parts, what they count, and their share of the time.
 PARTS = {
-    "faults": (Faults, faults.OUTCOMES, 0.15),
-    "kills": (Kills, kills.OUTCOMES, 0.35),
-    "fuzz": (Fuzzer, fuzz.OUTCOMES, 0.5),
+    "faults": (Faults, faults.OUTCOMES, 0.1),
+    "kills": (Kills, kills.OUTCOMES, 0.5),
+    "fuzz": (Fuzzer, fuzz.OUTCOMES, 0.4),
 }
 Part = Faults | Kills | Fuzzer
 

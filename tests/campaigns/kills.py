@@ -46,7 +46,8 @@ VARIANTS = {
 USES = {"report": "written", "eval": "test split"}  # other modes, and how the line begins at their end
 CODES = {signal.SIGKILL: 137, signal.SIGTERM: 143, signal.SIGINT: 130}
 SPEEDS = ("seconds", "images_per_second")
-INTERRUPTIONS = 6  # of a run at most; then it may end
+INTERRUPTIONS = (4, 10)  # of a run, after which it may end
+PIECES = 4  # of a training, in one of which most interruptions come
 WORK = 120.0  # seconds of a processor, the most that an interrupted program may take
 
 KINDS = ("wrong code", "traceback", "hang", "other bits", "other metrics", "left over", "not resumed")
@@ -132,7 +133,7 @@ class Kills:
     def _interrupted_run(self, name: str, workdir: Path, rng: Random) -> list[tuple[str, str]]:
         """Trains with interruptions until the run is finished, and compares it with the undisturbed one."""
         reference, problems = self.reference(name), []
-        for _ in range(rng.randint(2, INTERRUPTIONS)):
+        for _ in range(rng.randint(*INTERRUPTIONS)):
             ended = self._interrupt(self.arguments(name, workdir), moment(rng, reference), problems)
             if ended.code == 0 or problems:
                 break
@@ -183,13 +184,15 @@ class Kills:
 
 
 def moment(rng: Random, reference: Reference) -> Interruption:
-    """Draws a signal and its moment: a third of them anywhere, the others while it trains and saves."""
+    """Draws a signal and its moment: a quarter of them anywhere, the others while it trains and saves."""
     signum = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-    if rng.random() < 1 / 3:
+    if rng.random() < 1 / 4:
         # Before a third of a second, a signal may hit Python itself, before it reads main.py.
         earliest = 0.0 if signum == signal.SIGKILL else 0.3
         return Interruption(signum, rng.uniform(earliest, reference.seconds))
-    return Interruption(signum, rng.uniform(0, max(reference.seconds - reference.first, 0.3)), "epoch")
+    # A short part of the training, so that a run has several interruptions before it ends.
+    longest = max((reference.seconds - reference.first) / PIECES, 0.2)
+    return Interruption(signum, rng.uniform(0, longest), "epoch")
 
 
 def _pretend_report(workdir: Path) -> None:
