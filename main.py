@@ -1,12 +1,17 @@
 """Train, evaluate and use a residual network: `python main.py --config=configs/signs.py --workdir=runs/`."""
 
-from resnet.signals import exit_at_signals
-from resnet.streams import prepare_streams
+from resnet.signals import exit_at_signals, exit_inside_calls
 
 if __name__ == "__main__":  # Before the other imports, which take a second.
-    prepare_streams()
     exit_at_signals()
 
+from resnet.streams import prepare_streams
+
+if __name__ == "__main__":
+    prepare_streams()
+    exit_inside_calls()
+
+import atexit
 import os
 import sys
 
@@ -54,7 +59,7 @@ def run(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     code = run(sys.argv)
-    if code:
-        # After a failure, Orbax and asyncio would print the remains of their tasks when Python shuts down.
-        os._exit(code)
-    sys.exit(0)
+    if not code:
+        atexit._run_exitfuncs()
+    # When Python shuts down, a signal would kill it, and after a failed save the tasks of Orbax complain.
+    os._exit(code)

@@ -29,7 +29,7 @@ from datasets.contents import pixel_digests
 from datasets.decoding import Decoding, Square, content_digest, decode
 from datasets.listing import Source
 from resnet.errors import UserError
-from resnet.files import cache_folder, write_whole
+from resnet.files import cache_folder, removed_at_exit, write_whole
 from resnet.memory import machine_memory
 
 LIMIT = 50 * 10**9  # bytes that all entries may take together, and never more than half of the free disk
@@ -153,13 +153,13 @@ def _draft(folder: Path, size: int) -> Iterator[IO[bytes]]:
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
     _make_room(folder, size)
-    with NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as draft:
-        try:
-            fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _reserve(draft, size)
-            yield draft
-        finally:
-            Path(draft.name).unlink(missing_ok=True)
+    with (
+        NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as draft,
+        removed_at_exit(Path(draft.name)),
+    ):
+        fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _reserve(draft, size)
+        yield draft
 
 
 def _reserve(file: IO[bytes], size: int) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 
 from ml_collections import ConfigDict
 
@@ -34,6 +35,8 @@ def prepare(gpu: ConfigDict, *, compilation_cache: bool, training: bool) -> None
     if compilation_cache and (folder := cache_folder()):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        # Its disk may be full, or a kill have cut an entry off. Then the program is compiled.
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def check() -> None:

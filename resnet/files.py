@@ -13,6 +13,7 @@ from secrets import token_hex
 from typing import Any
 
 from resnet.errors import UserError
+from resnet.signals import temporary_files
 
 # A full disk, a used up quota, and the largest file that `ulimit -f` allows.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -32,23 +33,13 @@ def cache_folder() -> Path | None:
 @contextmanager
 def removed_at_exit(file: Path) -> Iterator[None]:
     """Removes `file` at the end, and also if a signal ends the process before."""
-    _temporary_files.add(file)
+    temporary_files.add(file)
     try:
         yield
     finally:
         with suppress(OSError):
             file.unlink(missing_ok=True)
-        _temporary_files.discard(file)
-
-
-def remove_temporary_files() -> None:
-    """Removes all files of `removed_at_exit`, for a process that is about to stop."""
-    for file in (*_temporary_files,):
-        with suppress(OSError):
-            file.unlink()
-
-
-_temporary_files: set[Path] = set()
+        temporary_files.discard(file)
 
 
 @contextmanager

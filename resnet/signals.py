@@ -1,35 +1,45 @@
 """Ctrl-C and SIGTERM of a command: they end it at once, at any moment."""
 
+# Until the handlers stand, Ctrl-C prints a traceback. So nothing is imported here that is not there already.
 import os
 import signal
-import threading
-from typing import Any, NoReturn
-
-from resnet.files import remove_temporary_files
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+temporary_files: set[os.PathLike[str]] = set()  # that are to be removed when a signal comes
 
 
 def exit_at_signals() -> None:
     """Lets SIGINT and SIGTERM end the process at once, with exit code 130 or 143.
 
     No exception is raised: a library could swallow it, or Python itself, in a callback of its garbage
-    collector. A thread acts on the signal, as the main thread may be compiling for minutes. All files are
-    written whole or not at all, so nothing is left half-written.
+    collector. All files are written whole or not at all, so nothing is left half-written.
     """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
     for signum in SIGNALS:
         signal.signal(signum, exit_now)
+
+
+def exit_inside_calls() -> None:
+    """Lets a thread act on the signals, while the main thread is in a call such as a compilation of minutes.
+
+    It is for after `exit_at_signals`, once the standard streams are open.
+    """
+    import threading
+
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_exit_when_told, args=(reader,), daemon=True).start()
     # A child would write its signals into the pipe of its parent.
     os.register_at_fork(after_in_child=_reset)
 
 
-def exit_now(signum: int, frame: Any) -> NoReturn:
-    """Ends the process as a signal does, with the exit code that shells give it."""
-    remove_temporary_files()
+def exit_now(signum: int, frame: object) -> None:
+    """Removes the temporary files and ends the process, with the exit code that shells give it."""
+    for file in (*temporary_files,):
+        try:  # noqa: SIM105 - contextlib is not there yet.
+            os.unlink(file)
+        except OSError:
+            pass
     os._exit(128 + signum)
 
 

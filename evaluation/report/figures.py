@@ -1,6 +1,7 @@
 """The figures of a report, drawn by matplotlib: the course of training, and how good predictions are."""
 
 import io
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+
+# It tells of a cache of fonts that it cannot write, which slows the next start and does no other harm.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 DPI = 110
 ANNOTATED_CLASSES = 20  # numbers in the cells of a larger matrix could not be read

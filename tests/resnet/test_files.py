@@ -3,14 +3,13 @@
 import errno
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from benchmarks.rounds import summarize
 from resnet.errors import UserError
-from resnet.files import disk_error, remove_temporary_files, replacement, write_json, write_result
+from resnet.files import disk_error, replacement, write_json, write_result
 
 
 def test_report_is_written_as_json(tmp_path: Path) -> None:
@@ -47,14 +46,6 @@ def test_two_that_write_the_same_file_at_once_do_no_harm(tmp_path: Path) -> None
         one.write_text("wh")
     assert path.read_text() == "wh"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_process_that_is_about_to_stop_removes_its_temporary_files(tmp_path: Path) -> None:
-    unfinished = replacement(tmp_path / "file")
-    with suppress(FileNotFoundError), unfinished as temporary:
-        temporary.write_text("half")
-        remove_temporary_files()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_words_of_the_disk_are_found_in_what_orbax_raises() -> None:
