@@ -118,7 +118,10 @@ def _read_model(
             return _weights_of(hdf5, node)
 
     model = parse_json(graph, {}, f"{path}: the graph of the model")
-    network = read_network(parse_graph(model, str(path)), str(path), read_weights, with_head=with_head)
+    try:
+        network = read_network(parse_graph(model, str(path)), str(path), read_weights, with_head=with_head)
+    except RecursionError:
+        raise UserError(f"{path}: has too many brackets inside each other in its graph") from None
     with opened() as hdf5:
         layers = {name: _weights_of(hdf5, node) for name, node in network.layers.items()}
     named: Arrays = {}

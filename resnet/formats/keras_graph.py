@@ -10,11 +10,11 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
 from resnet.errors import UserError
-from resnet.json_files import check_json
+from resnet.json_files import Schema, check_json
 
 MODELS = {"Functional", "Model", "Sequential"}
 
-_LAYER = {
+_LAYER: Schema = {
     "type": "object",
     "required": ["class_name", "config"],
     "properties": {
@@ -30,7 +30,10 @@ _FUNCTIONAL = {
     "type": "object",
     "required": ["layers", "input_layers", "output_layers"],
     "properties": {
-        "layers": {"items": {"required": ["name", "inbound_nodes"]}, **_LAYERS},
+        "layers": {
+            **_LAYERS,
+            "items": {**_LAYER, "required": [*_LAYER["required"], "name", "inbound_nodes"]},
+        },
         "input_layers": {"type": "array"},
         "output_layers": {"type": "array"},
     },

@@ -222,7 +222,9 @@ class _Reading:
         after = self._unpooled(list(self._after(end)), end, image_size)
         for op, expected in zip(after, ("dense", "softmax", ""), strict=False):
             if op.kind != expected:
-                raise op.node.error(self._source, f"is in the head as {op.kind}", _ADVICE)
+                raise op.node.error(
+                    self._source, f"is in the head{'' if op.kind == 'other' else f' as {op.kind}'}", _ADVICE
+                )
         if after and after[0].node.settings.get("units") == 1:
             raise after[0].node.error(
                 self._source, "units=1, of which no softmax makes a choice", "two or more"

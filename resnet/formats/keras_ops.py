@@ -177,7 +177,9 @@ class _Reader:
         self.last[key.rstrip("'")] = key
 
     def _add_padding(self, key: str, node: Node, inputs: list[str]) -> None:
-        self._append(key, "padding", {"padding": node.settings["padding"]}, inputs, node)
+        self._append(
+            key, "padding", {"padding": node.settings.get("padding", [[1, 1], [1, 1]])}, inputs, node
+        )
 
     def _padded(
         self, inputs: list[str], node: Node, size: int, stride: int

@@ -78,7 +78,7 @@ def read_preprocessing(ops: Ops, entry: str, source: str, read_weights: ReadWeig
         return fields
     with np.errstate(all="ignore"):
         std = 1 / (255 * images.scale)
-        mean = -images.offset * std
+        mean = 0.0 - images.offset * std
     orders = {(0, 1, 2): "rgb", (2, 1, 0): "bgr"}
     if images.colours not in orders or not (std > 0).all() or not np.isfinite([mean, std]).all():
         raise node.error(
@@ -108,7 +108,7 @@ class _LayerReader:
         if kind in ("TFOpLambda", "SlicingOpLambda"):
             kind = _TENSORFLOW.get(str(self._node.settings.get("function")), kind)
         read = getattr(self, f"_{kind.lower()}", None)
-        if read is None or self._op.kind != "other":
+        if read is None or self._op.kind != "other" or len(inputs) != (3 if kind == "Stack" else 1):
             raise self._unknown()
         output: _Pixels = read(*inputs)
         return output
@@ -167,28 +167,23 @@ class _LayerReader:
             std = np.maximum(np.sqrt(self._numbers(variance, images)), _LEAST_DEVIATION)
         return self._mapped(images, 1 / std, -self._numbers(mean, images) / std)
 
-    def _add(self, *images: _Pixels) -> _Pixels:
-        return self._mapped(*self._one(images), 1, self._constant())
+    def _add(self, images: _Pixels) -> _Pixels:
+        return self._mapped(images, 1, self._constant())
 
-    def _multiply(self, *images: _Pixels) -> _Pixels:
-        return self._mapped(*self._one(images), self._constant(), 0)
+    def _multiply(self, images: _Pixels) -> _Pixels:
+        return self._mapped(images, self._constant(), 0)
 
-    def _subtract(self, *images: _Pixels) -> _Pixels:
+    def _subtract(self, images: _Pixels) -> _Pixels:
         sign = 1 if isinstance(self._node.arguments[0], Tensor) else -1
-        return self._mapped(*self._one(images), sign, -sign * self._numbers(self._constant(), images[0]))
+        return self._mapped(images, sign, -sign * self._numbers(self._constant(), images))
 
-    def _truedivide(self, *images: _Pixels) -> _Pixels:
+    def _truedivide(self, images: _Pixels) -> _Pixels:
         if not isinstance(self._node.arguments[0], Tensor):
             raise self._unknown()
         with np.errstate(all="ignore"):
-            return self._mapped(*self._one(images), 1 / self._numbers(self._constant(), images[0]), 0)
+            return self._mapped(images, 1 / self._numbers(self._constant(), images), 0)
 
     _divide = _truedivide
-
-    def _one(self, images: tuple[_Pixels, ...]) -> tuple[_Pixels]:
-        if len(images) != 1:
-            raise self._unknown()
-        return (images[0],)
 
     def _constant(self) -> Any:
         return next((a for a in self._node.arguments if not isinstance(a, Tensor | str)), None)

@@ -55,6 +55,14 @@ def write(files: dict[str, Any], folder: Path) -> Path:
     return folder / "model.keras"
 
 
+def nested(depth: int) -> list:
+    """Lists inside each other."""
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def layer(files: dict[str, Any], name: str) -> dict[str, Any]:
     return next(layer for layer in files["config.json"]["config"]["layers"] if layer["name"] == name)
 
@@ -296,6 +304,9 @@ def test_what_no_network_here_computes_is_named(
         (lambda model: model.pop("config"), "'config' is a required property"),
         (lambda model: model["config"].update(layers=[]), "layers"),
         (lambda model: model["config"].update(layers=[3]), "layers[0]"),
+        (lambda model: model["config"]["layers"][1].pop("name"), "'name' is a required property"),
+        (lambda model: model["config"]["layers"][1].pop("inbound_nodes"), "'inbound_nodes' is a required"),
+        (lambda model: model["config"]["layers"][1]["inbound_nodes"][0].update(args=nested(600)), "brackets"),
         (lambda model: model["config"].update(output_layers=["nowhere", 0, 0]), "nowhere:0"),
         (lambda model: model["config"].update(output_layers=[["a", 0, 0], ["b", 0, 0]]), "2 output_layers"),
         (lambda model: model["config"]["layers"][1].update(inbound_nodes=[3]), "is not of type"),
