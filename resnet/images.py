@@ -269,7 +269,8 @@ def fit_square(
     both sides to `size / crop`, and `pad` the longer side, with grey beside the shorter one; both then cut
     out the centre too, which is everything if `crop` is 1.
 
-    The pixels of `crop` equal those of torchvision, timm and transformers within rounding. Only the square is
+    The pixels of `crop` equal those of torchvision, timm and transformers within rounding; the centre is that
+    of the first two, and may lie one pixel beside that of transformers. Only the square is
     computed, so extreme aspect ratios cost nothing. A picture that already has the size to scale to is cut
     without changing a pixel.
 

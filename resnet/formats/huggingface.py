@@ -227,17 +227,18 @@ _WARPED = 384  # From this size on, ConvNext's processor stretches pictures to a
 
 def preprocessor_json(data: dict[str, Any]) -> dict[str, Any]:
     """Returns transformers' `preprocessor_config.json` for `data`, fields of `Preprocessing`."""
-    size = data["image_size"]
-    if size < _WARPED:
+    size, crop = data["image_size"], data["crop"]
+    side = int(round(size / crop, 6))
+    if size < _WARPED and side == int(size / crop):
         square = {
             "image_processor_type": "ConvNextImageProcessor",
             "size": {"shortest_edge": size},
-            "crop_pct": data["crop"],
+            "crop_pct": crop,
         }
     else:
         square = {
             "image_processor_type": "BitImageProcessor",
-            "size": {"shortest_edge": int(round(size / data["crop"], 6))},
+            "size": {"shortest_edge": side},
             "do_center_crop": True,
             "crop_size": {"height": size, "width": size},
         }

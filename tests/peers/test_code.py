@@ -45,7 +45,9 @@ def test_code_is_refused_and_not_run(save: Callable[[Code, Path], None], tmp_pat
     with pytest.raises(UserError) as caught:
         read_pretrained(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: holds code beside weights, or is damaged; expected tensors alone")
+    assert message.startswith(f"{path}: holds code beside weights (")
+    assert "none of it was run; expected tensors alone" in message
+    assert "weights_only" not in message
     assert "\n" not in message
     assert not marker.exists()
     if save is save_pickle:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import copy
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from resnet.classifier import BATCH_SIZE
 from resnet.errors import UserError
 from resnet.images import fit_square, read_image
 from resnet.network import Weights
-from resnet.preprocessing import Fit
+from resnet.preprocessing import Fit, Resample
 from tests.resnet.networks import make_network
 from workdir import settings
 
@@ -236,3 +237,28 @@ def test_features_of_several_layers_are_those_of_each(classifier: Classifier, im
 def test_features_that_there_are_not(classifier: Classifier, layer: str, pool: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         classifier.features(np.zeros((1, SIZE, SIZE, 3), np.uint8), layer, pool)
+
+
+def test_answers_that_are_not_finite_are_refused(classifier: Classifier, images: np.ndarray) -> None:
+    weights = weights_of(1)
+    head = {**weights.params["head"], "kernel": np.full_like(weights.params["head"]["kernel"], 3e38)}
+    overflowing = classifier.with_weights(Weights({**weights.params, "head": head}, weights.batch_stats))
+    with pytest.raises(UserError, match=r"not finite \(inf or nan\): these weights overflow"):
+        overflowing.probabilities(images)
+
+
+def test_a_head_of_one_output_has_no_softmax(classifier: Classifier) -> None:
+    single = copy(classifier)
+    single.class_names = ("hand",)
+    with pytest.raises(UserError, match="a head of one output, whose softmax is always 1"):
+        single.predict([np.zeros((SIZE, SIZE, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos"])
+def test_pictures_are_resized_by_their_own_filter(resample: Resample, classifier: Classifier) -> None:
+    other = copy(classifier)
+    other.resample = resample
+    picture = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    filter = Image.Resampling[resample.upper()]
+    expected = np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), filter))
+    np.testing.assert_array_equal(other.prepare(picture), expected)

@@ -240,9 +240,11 @@ def test_preprocessors_that_are_refused(
     assert line in refusal(read_huggingface, None, preprocessor)
 
 
-@pytest.mark.parametrize("size", [224, 384])
-def test_a_preprocessor_that_was_exported_and_edited_is_noticed(size: int, tmp_path: Path) -> None:
-    network = make_network(image_size=size, crop=0.875, resample="bilinear")
+@pytest.mark.parametrize(("size", "crop"), [(224, 0.875), (384, 0.875), (64, 64 / 93)])
+def test_a_preprocessor_that_was_exported_and_edited_is_noticed(
+    size: int, crop: float, tmp_path: Path
+) -> None:
+    network = make_network(image_size=size, crop=crop, resample="bilinear")
     folder = export(network, network.init(0), tuple(LABELS.values()), format="huggingface", folder=tmp_path)
     assert read_pretrained(folder).preprocessing == network.preprocessing
     path = folder / "preprocessor_config.json"
