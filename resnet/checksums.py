@@ -82,7 +82,9 @@ def _read_list(folder: Path) -> dict[str, str]:
         text = read_file(folder / CHECKSUMS, MAX_BYTES).decode()
     except FileNotFoundError:
         raise DamageError(f"{CHECKSUMS} is missing") from None
-    except (UserError, ValueError) as error:
+    except UnicodeDecodeError:
+        raise DamageError(f"{CHECKSUMS} is not UTF-8") from None
+    except UserError as error:
         raise DamageError(str(error)) from None
     lines, seal, digest = text.partition(SEAL)
     if seal and digest.rstrip("\n") != _digest(lines):

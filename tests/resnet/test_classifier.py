@@ -1,9 +1,12 @@
 """A trained network as a Python object: which weights it takes, and what it makes of pictures."""
 
+import json
+import shutil
 import subprocess
 import sys
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +22,7 @@ from resnet.errors import UserError
 from resnet.images import fit_square, read_image
 from resnet.network import Weights
 from resnet.preprocessing import Fit, Resample
+from resnet.pretrained import read_pretrained
 from tests.resnet.networks import make_network
 from workdir import settings
 
@@ -106,6 +110,37 @@ def test_run_without_average_or_validation_gives_its_last_raw_weights(tmp_path: 
     save_run(tmp_path / "run", (None, None), ema=False)
     kernel = Classifier.load(tmp_path / "run").weights.params["head"]["kernel"]
     np.testing.assert_array_equal(kernel, weights_of(2).params["head"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"class_names": ["fist"] * 3}, r"class_names: .* has non-unique elements"),
+        ({"class_names": ["fist", "palm"]}, r"head\.bias is \[3\] there, but \[2\]"),
+        ({"class_names": ["fist", "palm", 3]}, r"class_names\[2\]: 3 is not of type 'string'"),
+        ({"class_names": "fist"}, r"class_names: 'fist' is not of type 'array'"),
+        ({"model": {"depth": 34}}, r"block3\..* is missing there, but \["),
+        ({"model": {"width": 8}}, r"is \[.*\] there, but \[.*\] by its fields"),
+        ({"model": {"depth": "18"}}, r"config\.model\.depth='18': expected a whole number"),
+        ({"model": {"blur": True}}, r"config\.model\.blur: no such field"),
+        ({"data": {"gamma": 2}}, r"config\.data\.gamma: no such field"),
+        ({"ema_decay": 0.0}, "ema_decay says that there is no moving average"),
+    ],
+)
+def test_an_edited_description_is_refused_wherever_a_run_is_read(
+    workdir: Path, tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    run = Path(shutil.copytree(workdir, tmp_path / "run"))
+    stored = json.loads((run / "config.json").read_text())
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            stored["config"][name] |= value
+        else:
+            (stored if name in stored else stored["config"])[name] = value
+    (run / "config.json").write_text(json.dumps(stored))
+    for read in (Classifier.load, read_pretrained):
+        with pytest.raises(UserError, match=f"{run}/config.json: .*{line}"):
+            read(run)
 
 
 @pytest.mark.parametrize("count", [1, BATCH_SIZE, BATCH_SIZE + 3])

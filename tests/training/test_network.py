@@ -13,7 +13,7 @@ from training.network import make_network
 from workdir import settings
 
 
-def test_a_run_goes_on_from_another_run(tmp_path: Path) -> None:
+def test_a_run_goes_on_from_another_run_and_then_does_not_need_it(tmp_path: Path) -> None:
     fields = {
         "data.name": "rendered",
         "data.image_size": 32,
@@ -29,13 +29,29 @@ def test_a_run_goes_on_from_another_run(tmp_path: Path) -> None:
     config = without_augmentation(small_config(**fields, init_from=str(tmp_path / "first")))
     config.model.depth = 50
     config.optimizer.learning_rate = 0.0
-    train_and_evaluate(config, tmp_path / "second")
+    summary = train_and_evaluate(config, tmp_path / "second")
     stored, _ = settings.load(tmp_path / "second")
     assert (stored.model.depth, stored.data.mean) == (18, (0.4, 0.4, 0.4))
     second = read_pretrained(tmp_path / "second")
     for name, array in first.weights.named().items():
         if not name.endswith((".mean", ".var")):
             np.testing.assert_allclose(second.weights.named()[name], array, atol=1e-6, err_msg=name)
+
+    (tmp_path / "first").rename(tmp_path / "moved")
+    for path in ("first", "moved"):  # The one is gone, the other has the same weights.
+        (tmp_path / "second" / "summary.json").unlink()
+        config.init_from = str(tmp_path / path)
+        again = train_and_evaluate(config, tmp_path / "second")
+        assert (again["test"], again["ema"]) == (summary["test"], summary["ema"])
+        stored, _ = settings.load(tmp_path / "second")
+        assert (stored.init_from, stored.model.depth) == (config.init_from, 18)
+    other.seed = 4
+    config.init_from = str(save_untrained_run(tmp_path / "third", other, DIGITS))
+    with pytest.raises(UserError, match=r"other settings: init_from \(there"):
+        train_and_evaluate(config, tmp_path / "second")
+    config.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="nowhere: no such file"):  # Nothing tells that it is the same.
+        train_and_evaluate(config, tmp_path / "second")
 
 
 def test_missing_weights_are_reported_before_anything_is_written(tmp_path: Path) -> None:
