@@ -1,12 +1,15 @@
 """`--mode=features`: the features of pictures in a file."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from modes.features import FeaturesWriter
 from resnet import Classifier, load_pretrained
+from resnet.errors import UserError
 from tests.command_line import Run, assert_refused
 from tests.pictures import random_pictures, sort_into
 from tests.runs import save_untrained_run, small_config
@@ -62,3 +65,19 @@ def test_features_of_weights(run: Run, weights_file: Path, tmp_path: Path) -> No
     assert_refused(
         run(*flags, folder), "--workdir is missing: name the folder that --mode=features writes to"
     )
+
+
+def test_features_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with FeaturesWriter(tmp_path / "features.npz") as writer:
+            for _ in range(10):
+                writer.write(["a.png"], np.zeros((1, 10_000)))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"features\.npz: cannot be written \(File too large\); free"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """What a training records while it runs: when a save is due, whose seconds count, which losses stop it."""
 
 import json
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,3 +196,62 @@ def test_seeds_at_different_steps_do_not_go_on_together(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"its seeds stand at steps 2, 0.*run the same command again"),
     ):
         recorder.restore([state_at(0)] * 2, replicated(make_mesh(8)))
+
+
+# A disk that is full
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Lets no file grow beyond `size` bytes, as `ulimit -f` does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_checkpoint_that_does_not_fit_stops_in_a_line_that_says_what_is_safe(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def save(step: int, size: int) -> None:
+        with recording([tmp_path]) as recorder:
+            recorder.save(step, [State(np.int32(step), rng.random(size))])
+            recorder.wait()
+
+    save(3, 10)
+    with files_of_at_most(100_000), pytest.raises(UserError) as caught:
+        save(6, 100_000)
+    assert str(caught.value) == (
+        f"{tmp_path}: cannot be written (File too large); the checkpoint of step 3 is safe; make room or mend"
+        " the disk, and the same command goes on from there"
+    )
+    assert saved_steps(tmp_path) == {3}
+    assert not list(tmp_path.rglob("*tmp*"))
+    save(6, 100_000)
+    assert saved_steps(tmp_path) == {3, 6}
+    assert capfd.readouterr().err == ""
+
+
+def test_metrics_that_do_not_fit_stop_in_a_line_and_the_half_line_is_dropped(tmp_path: Path) -> None:
+    def record(step: int) -> None:
+        with recording([tmp_path]) as recorder:
+            while True:
+                recorder.record(step, "val", [{"accuracy": 0.5}])
+
+    with files_of_at_most(1000), pytest.raises(UserError, match="no checkpoint was saved yet"):
+        record(0)
+    assert (tmp_path / "metrics.jsonl").stat().st_size == 1000
+    with recording([tmp_path]):
+        assert {line["accuracy"] for line in metrics_of(tmp_path, "val")} == {0.5}
+
+
+def test_a_summary_that_does_not_fit_stops_in_a_line(tmp_path: Path) -> None:
+    with recording([tmp_path]) as recorder:
+        recorder.record_steps(0, history_of([1.0]), 1.0)
+        with files_of_at_most(10), pytest.raises(UserError, match="cannot be written"):
+            recorder.write_summaries([{"steps": 12}])
+    assert not list(tmp_path.glob("summary*"))
