@@ -6,6 +6,7 @@ command does its work. `python -m tests.campaigns.faults --case=full_disk:train:
 """
 
 import argparse
+import math
 import os
 import shlex
 import shutil
@@ -98,6 +99,7 @@ class Faults:
         self.seeds = seeds
         self.seed = seed
         self.tally = tally
+        self.deadline = math.inf  # of `time.monotonic`, after which nothing new begins
         self.environment = environment(folder.parent)
 
     def cases(self) -> Iterator[str]:

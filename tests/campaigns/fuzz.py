@@ -9,6 +9,7 @@ import argparse
 import glob
 import itertools
 import json
+import math
 import re
 import shutil
 import sys
@@ -68,6 +69,7 @@ class Fuzzer:
         self.seeds = seeds
         self.seed = seed
         self.tally = tally
+        self.deadline = math.inf  # of `time.monotonic`, after which nothing new begins
         self._valid: dict[Reader, tuple[Answer, Any]] = {}
         self.readers = {name: reader for name, reader in READERS.items() if reader.applies(seeds)}
 

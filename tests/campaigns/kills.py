@@ -7,11 +7,13 @@ they hit depends on the machine, so a failure may need a few repetitions.
 import argparse
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
@@ -70,6 +72,7 @@ class Kills:
         self.seeds = seeds
         self.seed = seed
         self.tally = tally
+        self.deadline = math.inf  # of `time.monotonic`, after which nothing new begins
         self.environment = environment(folder.parent)
         self._references: dict[str, Reference] = {}
         self._locks = {name: Lock() for name in VARIANTS}
@@ -135,7 +138,7 @@ class Kills:
         reference, problems = self.reference(name), []
         for _ in range(rng.randint(*INTERRUPTIONS)):
             ended = self._interrupt(self.arguments(name, workdir), moment(rng, reference), problems)
-            if ended.code == 0 or problems:
+            if ended.code == 0 or problems or time.monotonic() > self.deadline:
                 break
         ended = run(self.arguments(name, workdir), self.environment)
         if ended.code != 0 or "Traceback" in ended.err or "damaged" in ended.err:
