@@ -67,7 +67,8 @@ class Translation:
     @property
     def classes(self) -> int:
         """The number of classes of the head, 0 without one."""
-        return self.named["head.bias"].shape[0] if "head.bias" in self.named else 0
+        shapes = [self.named[name].shape for name in ("head.bias", "head.kernel") if name in self.named]
+        return shapes[0][-1] if shapes else 0
 
     def finished(self, architecture: Architecture, path: Path) -> Arrays:
         """Returns exactly the arrays of the network of `architecture`.
