@@ -112,7 +112,7 @@ def _write(folder: Path, page: str, sections: Sequence[Section]) -> Path:
     for name, content in pictures.items():
         write_result(folder / name, content)
     write_result(folder / PAGE, page)
-    for stale in set(folder.glob("*.png")) - {folder / name for name in pictures}:
+    for stale in {path for path in folder.glob("*.png") if path.is_file()} - {folder / n for n in pictures}:
         stale.unlink()  # A run may no longer make mistakes, for example.
     return folder / PAGE
 

@@ -1,12 +1,44 @@
 """The page of the report: what it shows beside the run's own scores."""
 
+import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from configs import default
 from evaluation.report import page
 from evaluation.trained_run import TrainedRun
 from resnet.files import write_json
 from workdir import settings
+
+RESULT = {"mean": 0.5, "clean": 0.9, "by_severity": [0.5] * 5, "corruptions": {"fog": [0.5] * 5}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": {"x": 1}},
+        {"clean": "0.9"},
+        {"by_severity": [0.5] * 4},
+        {"corruptions": {"fog": [0.5] * 4 + [None]}},
+        {"corruptions": []},
+        {"seeds": {}},
+    ],
+)
+def test_damaged_results_are_told_and_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    run = TrainedRun(
+        default.get_config(), ("0",), {}, None, None, None, step=9, kind="ema", batch_size=32, predict=None
+    )
+    path = tmp_path / "eval_test_standard_corruptions.json"
+    for text in (json.dumps({**run.identity, **RESULT, **changes}), "[" * 100_000, ""):
+        path.write_text(text)
+        assert page._corruptions(run, tmp_path, "test") == []
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"warning: {path}: ") and "left out" in line for line in lines)
 
 
 def test_corruptions_of_other_seeds_and_predictions_are_not_shown(tmp_path: Path) -> None:
