@@ -24,7 +24,7 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock, or `workdir` cannot be written.
     """
-    missing = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    missing = [folder for folder in (workdir, *workdir.parents) if not os.path.lexists(folder)]
     file = workdir / LOCK_FILE
     try:
         workdir.mkdir(parents=True, exist_ok=True)

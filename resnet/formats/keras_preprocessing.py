@@ -87,7 +87,7 @@ def read_preprocessing(ops: Ops, entry: str, source: str, read_weights: ReadWeig
             "red, green and blue, or the reverse, less a mean and over a positive deviation",
         )
     in_rgb = list(np.argsort(images.colours))
-    fields |= {"mean": tuple(mean[in_rgb].tolist()), "std": tuple(std[in_rgb].tolist())}
+    fields |= {"mean": mean[in_rgb].tolist(), "std": std[in_rgb].tolist()}
     return fields | {"channel_order": orders[images.colours], "standardize": "none"}
 
 

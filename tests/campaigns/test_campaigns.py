@@ -68,7 +68,7 @@ def test_reader_that_raises_a_raw_exception_is_reported_with_the_command_that_re
     assert failure is None
     assert fuzzer.tally.counts["exit 2"] == 1
 
-    def read_container(path: Path) -> None:
+    def read_container(path: Path, *, with_head: bool) -> None:
         raise RuntimeError("the reader is broken")
 
     monkeypatch.setattr(pretrained, "read_container", read_container)

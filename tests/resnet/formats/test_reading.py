@@ -472,7 +472,7 @@ def test_other_image_size_and_crop(arrays: Arrays, tmp_path: Path) -> None:
         ({"model": {"depth": "18"}}, "model.depth: '18' is not of type 'integer'"),
         ({"model": {"depth": 34}}, "does not fit ResNet-34"),
         ({"model": {"colour": 1}}, "('colour' was unexpected)"),
-        ({"model": {"width": 10**9}}, "names a network of"),
+        ({"model": {"width": 50_000}}, "names a network of"),
         ({"data": {"crop": "0.9"}}, "data.crop: '0.9' is not of type 'number'"),
         ({"data": {"image_size": [224]}}, "data.image_size: [224] is not of type 'integer'"),
         ({"data": {"mean": [0.5, 0.5]}}, "data.mean: [0.5, 0.5] is too short"),
