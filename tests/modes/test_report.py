@@ -13,11 +13,16 @@ from tests.runs import summary_of
 def test_report_anew_of_another_split(run: Run, workdir: Path, copy: Path, tmp_path: Path) -> None:
     (copy / "report" / "stale.png").write_bytes(b"")
     summary = summary_of(copy)
-    # The summary of an earlier end, and none yet, as while it still trains.
-    for older in (json.dumps({**summary, "steps": summary["steps"] - 1}), "not yet"):
-        (copy / "summary.json").write_text(older)
+    # The summary of an earlier end, and a damaged one beside damaged metrics.
+    earlier, damaged = json.dumps({**summary, "steps": summary["steps"] - 1}), "not yet"
+    for content, files_told in ((earlier, []), (damaged, ["metrics.jsonl", "summary.json"])):
+        (copy / "summary.json").write_text(content)
+        if content == damaged:
+            (copy / "metrics.jsonl").write_bytes(b"\xff\n" + (copy / "metrics.jsonl").read_bytes())
         result = run("--mode=report", "--split=val", f"--workdir={copy}")
-        assert result == (0, f"written: {copy / 'report' / 'index.html'}\n", "")
+        assert result[:2] == (0, f"written: {copy / 'report' / 'index.html'}\n")
+        told = zip(result.err.splitlines(), files_told, strict=True)
+        assert all(line.startswith(f"warning: {copy / name}: ") for line, name in told)
         assert "images per second" not in (copy / "report" / "index.html").read_text()
     assert not (copy / "report" / "stale.png").exists()
     assert "val split" in (copy / "report" / "index.html").read_text()
