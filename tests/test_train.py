@@ -317,7 +317,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 ) -> None:
     fields = {
         "optimizer.name": "sgd",
-        "optimizer.learning_rate": 1e30,
+        "optimizer.learning_rate": 1e18,
         "optimizer.warmup_epochs": 1.0,
         "steps_per_call": 1,
         "checkpoint.every_minutes": 1e-9,
