@@ -1,5 +1,6 @@
 """Weights to start from, of this project or another framework, with what must travel with them."""
 
+import json
 import os
 from collections import Counter
 from dataclasses import fields, replace
@@ -13,11 +14,12 @@ from resnet.classifier import Classifier, network_of
 from resnet.errors import UserError
 from resnet.formats import huggingface, timm_config, torchvision
 from resnet.formats.containers import DESCRIPTION
+from resnet.formats.keras_model import keras_graph
 from resnet.formats.names import Format
 from resnet.formats.reading import OWN, Translation, infer_model, recognise, unwrapped
 from resnet.formats.weights_file import INDEX_SUFFIX, read_container, read_shards
 from resnet.imagenet import class_names_of
-from resnet.json_files import Schema, check_json, read_json
+from resnet.json_files import Schema, check_json, parse_json, read_json
 from resnet.network import ComputeDtype, Network, Weights, check_image_size
 from resnet.ops.convolution import Lowering
 from resnet.preprocessing import Preprocessing
@@ -82,6 +84,8 @@ def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrain
             data["test_time_flip"] = description["test_time_flip"]
     architecture, preprocessing = _described(Architecture, model, path), _described(Preprocessing, data, path)
     weights = Weights.from_named(translation.finished(architecture, path))
+    if container.graph is not None and translation.classes:
+        _check_graph(container.graph, weights, architecture, path)
     counts = beside.get("classes", set()) | ({len(class_names)} if class_names else set())
     if (classes := translation.classes) and counts - {classes}:
         raise UserError(
@@ -98,6 +102,20 @@ def _schema_of(kind: type) -> Schema:
     types = {bool: {"type": "boolean"}, int: {"type": "integer"}, float: {"type": "number"}, tuple: numbers}
     properties = {field.name: types.get(type(field.default), {"type": "string"}) for field in fields(kind)}
     return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _check_graph(graph: str | bytes, weights: Weights, architecture: Architecture, path: Path) -> None:
+    """Checks that the graph of a Keras archive is the one that was exported.
+
+    Raises:
+        UserError: it has been edited, so that Keras would compute something else.
+    """
+    exported = json.loads(json.dumps(keras_graph(weights.named(), architecture)))
+    if parse_json(graph, {}, f"{path}: the graph of the model") != exported:
+        raise UserError(
+            f"{path}: its config.json is not the graph that was exported with its description; export the run"
+            " again, or save the changed model in Keras, which leaves the description out"
+        )
 
 
 # What our exports say of themselves.

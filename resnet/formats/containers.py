@@ -13,10 +13,14 @@ MAX_REASON = 160  # characters of what a library says of a damaged file
 
 
 class Container(NamedTuple):
-    """The content of a file: arrays by name, and the description that our exports add, otherwise None."""
+    """The content of a file: arrays by name, and the description that our exports add, otherwise None.
+
+    `graph` is the JSON of the model in a Keras archive of ours, which must be that of the description.
+    """
 
     arrays: Arrays
     description: dict[str, Any] | None = None
+    graph: str | bytes | None = None
 
 
 def damaged(path: Path, error: Exception) -> UserError:

@@ -76,7 +76,8 @@ def read_keras_archive(path: Path, *, with_head: bool = True) -> Container:
     if DESCRIPTION not in metadata:
         return _read_model(graph, opened, path, with_head=with_head)
     with opened() as hdf5:  # Our own export.
-        return Container(_arrays(_layers_by_name(hdf5, path), path, with_head), metadata[DESCRIPTION])
+        arrays = _arrays(_layers_by_name(hdf5, path), path, with_head)
+    return Container(arrays, metadata[DESCRIPTION], graph)
 
 
 def read_keras_shards(path: Path, *, with_head: bool = True) -> Container:

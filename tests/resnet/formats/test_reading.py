@@ -271,6 +271,19 @@ def test_truncated_hdf5(tmp_path: Path) -> None:
     assert "does not say which layer it is" in refusal(tmp_path / "w.h5")
 
 
+def test_our_keras_archive_with_an_edited_graph_is_refused(tmp_path: Path) -> None:
+    network = make_network()
+    path = export(network, network.init(0), ("a", "b", "c"), format="keras", folder=tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    assert read_pretrained(path).class_names == ("a", "b", "c")
+    members["config.json"] = members["config.json"].replace(b'"linear"', b'"sigmoid"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert "is not the graph that was exported" in refusal(path)
+
+
 def test_truncated_keras_archive(tmp_path: Path) -> None:
     network = make_network()
     path = export(network, network.init(0), ("a", "b", "c"), format="keras", folder=tmp_path)
