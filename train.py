@@ -253,9 +253,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
         StopRun: a signal asked the run to stop; it is saved.
     """
     rules.check(config)
+    start = find_start(config, workdir)
     if not config.seeds:
-        return Training(find_start(config, workdir)).train([config.seed], [workdir], test)[0]
-    make_training = lru_cache(maxsize=1)(partial(Training, find_start(config, workdir)))
+        return Training(start).train([config.seed], [workdir], test)[0]
+    make_training = lru_cache(maxsize=1)(partial(Training, start))
     summaries: dict[int, dict[str, Any]] = {}
     for seeds in group_seeds(config.seeds, config.seeds_together, workdir):
         training = make_training(len(seeds))

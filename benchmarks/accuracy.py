@@ -173,9 +173,9 @@ def _select_scores(report: dict[str, Any]) -> dict[str, Any]:
 def time_to(lines: Sequence[dict[str, Any]], batch_size: int, accuracy: float) -> dict[str, float] | None:
     """Returns the `epoch` after which the test accuracy first reaches `accuracy`, and the `seconds`.
 
-    `lines` are the lines of `metrics.jsonl`. The seconds are those of the training steps until then, at the
-    median speed of the run, so that other work on the machine for a while does not count. The
-    result is None if the accuracy was never reached, or the test split never evaluated.
+    `lines` are the lines of `metrics.jsonl`. The seconds are the time that the training steps up to then take
+    at the median speed of the run. Other work on the machine for a while does not change that. The result is
+    None if the accuracy was never reached, or the test split never evaluated.
     """
     reached = next((line for line in lines if line["split"] == "test" and line["accuracy"] >= accuracy), None)
     if reached is None:

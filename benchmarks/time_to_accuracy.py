@@ -3,8 +3,8 @@
 Trains the network of `--config` and the same network in PyTorch on the same images, one after the other for
 each seed. Both start from fresh weights of the same distribution, and see the same recipe: batches, learning
 rates, weight decay, crops, flips, label smoothing, moving average. The test split is measured after every
-epoch, for this report alone. Only the seconds of training steps count, compiling aside, at the median speed
-of a run: that of its lines here, of its epochs in PyTorch.
+epoch, for this report alone. Only training steps count, without compiling. A run is timed at its median
+speed, which is taken over its lines of metrics here, and over its epochs in PyTorch.
 
 What is finished is not trained again: a finished run of this project lies in --workdir, the lines of PyTorch
 beside it. `--peer_dtypes=float32,bfloat16` adds PyTorch's automatic mixed precision, whose products use AMX
@@ -180,8 +180,8 @@ def _our_result(run: Run, config: ConfigDict, seed: int, target: float) -> dict[
 def peer_result(name: str, seed: int, lines: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
     """Returns the final accuracy of a run of PyTorch, and the epoch and the seconds to `target`.
 
-    `lines` are those of its epochs, with the `seconds` since its start. Epoch and seconds are None if the run
-    never reached `target`.
+    `lines` has one entry for each epoch, with the `seconds` since the start of the run. Epoch and seconds are
+    None if the run never reached `target`.
     """
     reached = next((line["epoch"] for line in lines if line["accuracy"] >= target), None)
     seconds = median(np.diff([line["seconds"] for line in lines], prepend=0.0))

@@ -1,12 +1,9 @@
 """What the fields of a config may be: their types, choices and bounds, and the rules between them."""
 
 import difflib
-import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,8 +13,8 @@ from resnet import architecture, preprocessing
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.fields import LARGEST, Bounds, check_field, check_three_numbers, expected_type, shown
-from resnet.memory import gigabytes, machine_memory
-from resnet.preprocessing import FROM_WEIGHTS, PREDICTION, Preprocessing
+from resnet.memory import gigabytes, has_accelerator, machine_memory
+from resnet.preprocessing import FROM_WEIGHTS, PREDICTION, PREPARATION, Preprocessing
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "seeds_together": ("auto", "yes", "no"),
@@ -239,10 +236,9 @@ def preprocessing_of(config: ConfigDict) -> Preprocessing:
     Raises:
         UserError: a field is out of range.
     """
-    names = [field.name for field in fields(Preprocessing) if field.name not in (*PREDICTION, *FROM_WEIGHTS)]
     try:
         return Preprocessing(
-            **{name: config.data[name] for name in names}, **{name: config[name] for name in PREDICTION}
+            **{name: config.data[name] for name in PREPARATION}, **{name: config[name] for name in PREDICTION}
         )
     except UserError as error:
         raise UserError(f"config.data.{error}") from None
@@ -412,18 +408,12 @@ def check_training_memory(config: ConfigDict) -> None:
             " narrower network"
         )
     needed = 2 * config.batch_size * network.least_activations(config.data.image_size)
-    if needed > memory and not (config.init_from or _has_accelerator()):
+    if needed > memory and not (config.init_from or has_accelerator()):
         raise UserError(
             f"config.batch_size={config.batch_size}: with images of {config.data.image_size} pixels a side a"
             f" step takes at least {gigabytes(needed)}, expected at most the {gigabytes(memory)} of memory"
             " here; lower one of the two"
         )
-
-
-def _has_accelerator() -> bool:
-    """Returns whether there may be a GPU or a TPU, which has memory of its own."""
-    devices = ("nvidia0", "nvidiactl", "kfd", "accel0", "vfio", "dxg")
-    return os.environ.get("JAX_PLATFORMS") != "cpu" and any(Path("/dev", name).exists() for name in devices)
 
 
 def fields_without_effect(config: ConfigDict) -> dict[str, str]:

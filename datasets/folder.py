@@ -14,7 +14,7 @@ from datasets.splits import draw_validation, stratified_split
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
 from resnet.files import printable
-from resnet.memory import machine_memory
+from resnet.memory import gigabytes, machine_memory
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -128,8 +128,8 @@ def _check_memory(count: int, size: int, config: "ConfigDict") -> None:
     needed, available = count * size * size * 3, machine_memory()
     if needed > MEMORY_SHARE * available:
         raise UserError(
-            f"{printable(config.dir)}: {count:,} images of {size}x{size} take {needed / 1e9:,.1f} GB, and all"
-            f" are held in memory; expected at most {MEMORY_SHARE:.0%} of the {available / 1e9:,.1f} GB here:"
+            f"{printable(config.dir)}: {count:,} images of {size}x{size} take {gigabytes(needed)}, and all"
+            f" are held in memory; expected at most {MEMORY_SHARE:.0%} of the {gigabytes(available)} here:"
             " lower data.store_size or data.image_size, or take fewer images"
         )
 

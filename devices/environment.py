@@ -52,7 +52,7 @@ def check() -> None:
 
 
 def _check_xla_flags() -> None:
-    """Lets another process parse `XLA_FLAGS`, as one that cannot parse them is aborted."""
+    """Parses `XLA_FLAGS` in another process, because XLA aborts a process that has unknown flags."""
     command = [sys.executable, "-c", "from jaxlib import _jax; _jax.CompileOptions()"]
     result = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False

@@ -67,7 +67,7 @@ def check(command: Command) -> None:
 
 def _check_changes_data_alone(command: Command) -> None:
     """Checks that fields on the command line are of the data, as all else comes from the run."""
-    from workdir.settings import PREPARATION
+    from resnet.preprocessing import PREPARATION
 
     if command.config is None:
         return

@@ -84,7 +84,7 @@ class Command:
         self.config: ConfigDict | None = values.config
         self.workdir = Path(_local_path("workdir", values.workdir)) if values.workdir else None
         self._values = values
-        self._is_checked = False
+        self._settings: ConfigDict | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name].value
@@ -146,14 +146,20 @@ class Command:
     def settings(self) -> ConfigDict:
         """Returns the config, checked, or else the settings of the run in the workdir.
 
+        They are checked and read at the first call.
+
         Raises:
             UserError: the config cannot be used, there is no run in the workdir, or its settings are damaged.
         """
+        if self._settings is None:
+            self._settings = self._read_settings()
+        return self._settings
+
+    def _read_settings(self) -> ConfigDict:
         if self.config is not None:
             rules.check(self.config)
             rules.check_data_memory(self.config)
-            if self.mode.trains and not self._is_checked:
-                self._is_checked = True  # What has no effect is told once.
+            if self.mode.trains:
                 rules.check_training_memory(self.config)
                 for name, reason in rules.fields_without_effect(self.config).items():
                     print(f"note: config.{name} has no effect, as {reason}", file=sys.stderr)

@@ -19,18 +19,17 @@ def check(command: Command) -> None:
 def run(command: Command) -> int:
     """Prints the layers of the network of the config, or of the run."""
     import datasets
-    from resnet.checkpoint import newest_step
     from resnet.classifier import load_trained
     from resnet.layer_table import list_layers
-    from training.network import adopt, make_network, read_initial_weights
+    from training.network import adopt, have_checkpoints, make_network, read_initial_weights
     from workdir import settings
 
     config = command.settings()
     if command.config is None:
         workdir = command.run_folder
         _, class_names = settings.load(workdir)
-        if all(newest_step(folder) is not None for folder in settings.seed_workdirs(config, workdir)):
-            load_trained(workdir, "last", raw=True)  # Refuses settings that are not those of the weights.
+        if have_checkpoints(config, workdir):
+            load_trained(workdir, "last", raw=True)  # Raises an error if the weights do not fit the settings.
     else:
         class_names = datasets.class_names(config.data)
         # A run has long adopted what was in its own.

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from resnet.checksums import DamageError, check_files, walk, write_checksums
+from resnet.checksums import ORBAX_METADATA, DamageError, check_files, write_checksums
 from resnet.errors import UserError
 from resnet.json_files import Schema, read_json
 from resnet.network import Weights
@@ -27,7 +27,6 @@ from resnet.network import Weights
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # the folder in it for checkpoints that were set aside
 METRICS = "metrics/metrics"  # the file of a checkpoint with its validation accuracy
-ORBAX_METADATA = "_CHECKPOINT_METADATA"  # written after the checksums; only Orbax reads it
 METRICS_SCHEMA: Schema = {
     "type": "object",
     "properties": {"accuracy": {"type": "number"}},
@@ -53,8 +52,8 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
 
-# Orbax warns about what is intended here: checkpoints without a metric. It
-# raises its errors as well, while its log and that of its tasks have one for each array.
+# Orbax warns about what is intended here: checkpoints without a metric. Its errors are raised as well, while
+# its log and that of its tasks have one for each array.
 logging.getLogger("absl").addFilter(_is_not_from_orbax)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
@@ -248,8 +247,6 @@ def _is_whole(folder: Path, only_metrics: bool = False) -> bool:
     With `only_metrics`, only the files are read from which Orbax chooses the checkpoints to keep.
     """
     try:
-        for _ in walk(folder):
-            pass  # Orbax would wait for a pipe.
         check_files(folder, part="metrics/" if only_metrics else "")
         if os.path.lexists(folder / ORBAX_METADATA):
             read_json(folder / ORBAX_METADATA, {"type": "object"})

@@ -11,8 +11,9 @@ from resnet.files import open_file, read_file
 
 CHECKSUMS = "SHA256SUMS"
 MAX_BYTES = 16 * 2**20  # of the list
+ORBAX_METADATA = "_CHECKPOINT_METADATA"
 # Files that Orbax writes once the list is there; nothing is read from them.
-WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
+WRITTEN_LATER = (ORBAX_METADATA, "commit_success.txt")
 # The last line of the list: sha256sum takes it for a comment.
 SEAL = "# SHA-256 of the lines above: "
 
@@ -30,7 +31,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def check_files(folder: Path, part: str = "") -> None:
-    """Checks that `folder` holds exactly the files in its `SHA256SUMS`, unchanged.
+    """Checks that `folder` holds exactly the files in its `SHA256SUMS`, unchanged, and no pipes or links.
 
     Only files whose path begins with `part` are read. Lists without a seal come from older versions.
 
@@ -52,11 +53,11 @@ def check_files(folder: Path, part: str = "") -> None:
 
 def _listed(folder: Path) -> set[str]:
     """Returns the files whose checksums count. Hidden files are those of file managers and file systems."""
-    names = {str(file.relative_to(folder)) for file in walk(folder) if not file.name.startswith(".")}
+    names = {str(file.relative_to(folder)) for file in _walk(folder) if not file.name.startswith(".")}
     return names - {CHECKSUMS, *WRITTEN_LATER}
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     """Yields all files below `folder`.
 
     Raises:
@@ -67,7 +68,7 @@ def walk(folder: Path) -> Iterator[Path]:
             raise DamageError(f"{folder.name} is no folder")
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):
-                yield from walk(folder / entry.name)
+                yield from _walk(folder / entry.name)
             elif entry.is_file(follow_symlinks=False):
                 yield folder / entry.name
             else:

@@ -269,10 +269,10 @@ def fit_square(
     both sides to `size / crop`, and `pad` the longer side, with grey beside the shorter one; both then cut
     out the centre too, which is everything if `crop` is 1.
 
-    The pixels of `crop` equal those of torchvision, timm and transformers within rounding; the centre is that
-    of the first two, and may lie one pixel beside that of transformers. Only the square is
-    computed, so extreme aspect ratios cost nothing. A picture that already has the size to scale to is cut
-    without changing a pixel.
+    The pixels of `crop` equal those of torchvision, timm and transformers within rounding. Where the centre
+    falls between two pixels, torchvision and timm choose the same one as here, transformers the other. Only
+    the square is computed, so extreme aspect ratios cost nothing. A picture that already has the size to
+    scale to is cut without changing a pixel.
 
     Args:
       image: uint8 `[H, W, 3]`, or a Pillow image, which is converted as in `read_image`.

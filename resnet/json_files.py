@@ -56,9 +56,7 @@ def parse_json(text: str | bytes, schema: Schema, source: str) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: is not UTF-8 (byte {error.start:,}), expected JSON") from None
     except RecursionError:
-        raise UserError(
-            f"{source}: has too many brackets inside each other, expected JSON as written"
-        ) from None
+        raise _too_deep(source) from None
     except ValueError as error:  # Numbers of thousands of digits are among them.
         raise UserError(f"{source}: is not JSON ({error}); mend it, or restore it from a copy") from None
     check_json(content, schema, source)
@@ -76,12 +74,14 @@ def check_json(content: Any, schema: Schema, source: str) -> None:
     try:
         error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(content))
     except RecursionError:
-        raise UserError(
-            f"{source}: has too many brackets inside each other, expected JSON as written"
-        ) from None
+        raise _too_deep(source) from None
     if error is not None:
         place = error.json_path.removeprefix("$").removeprefix(".")
         raise UserError(f"{source}: {place and f'{_shortened(place)}: '}{_shortened(error.message)}")
+
+
+def _too_deep(source: str) -> UserError:
+    return UserError(f"{source}: has too many brackets inside each other, expected JSON as written")
 
 
 def _shortened(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The memory of this machine."""
+"""The memory of this machine, and whether a device with memory of its own may be used."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,12 @@ def machine_memory() -> int:
         return min(memory, int(_LIMIT_OF_CONTAINER.read_text()))
     except (OSError, ValueError):  # There is no such file, or it says "max".
         return memory
+
+
+def has_accelerator() -> bool:
+    """Returns whether there may be a GPU or a TPU, which has memory of its own."""
+    devices = ("nvidia0", "nvidiactl", "kfd", "accel0", "vfio", "dxg")
+    return os.environ.get("JAX_PLATFORMS") != "cpu" and any(Path("/dev", name).exists() for name in devices)
 
 
 def gigabytes(size: float) -> str:

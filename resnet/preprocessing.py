@@ -25,8 +25,8 @@ BOUNDS: dict[str, Bounds] = {
 MEAN_BOUNDS = (-1000.0, 1000.0)
 STD_BOUNDS = (1e-6, 1e6)
 NORMALIZATION = ("mean", "std", "standardize", "channel_order")  # what is done to the pixels' values
+PREPARATION = (*NORMALIZATION, "image_size", "fit", "crop")  # what a network needs done to its images
 PREDICTION = ("test_time_flip", "temperature")  # what is done to the logits
-
 FROM_WEIGHTS = ("resample",)  # what a config does not set, as training has one value of it
 
 

@@ -1,6 +1,5 @@
 """Weights to start from, of this project or another framework, with what must travel with them."""
 
-import json
 import os
 from collections import Counter
 from dataclasses import fields, replace
@@ -110,7 +109,7 @@ def _check_graph(graph: str | bytes, weights: Weights, architecture: Architectur
     Raises:
         UserError: it has been edited, so that Keras would compute something else.
     """
-    exported = json.loads(json.dumps(keras_graph(weights.named(), architecture)))
+    exported = keras_graph(weights.named(), architecture)
     if parse_json(graph, {}, f"{path}: the graph of the model") != exported:
         raise UserError(
             f"{path}: its config.json is not the graph that was exported with its description; export the run"

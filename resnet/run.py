@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.json_files import Schema, read_json
-from resnet.preprocessing import FROM_WEIGHTS, PREDICTION, Preprocessing
+from resnet.preprocessing import PREDICTION, PREPARATION, Preprocessing
 
 if TYPE_CHECKING:  # They import JAX, which must not start before the command line has read its settings.
     from resnet.network import ComputeDtype
@@ -55,9 +55,7 @@ TRAINING_FIELDS = {
 }  # fmt: skip
 NETWORK_FIELDS = {
     "": ("model", "data", "seeds", "ema_decay", "compute_dtype", *PREDICTION),
-    "data.": tuple(
-        field.name for field in fields(Preprocessing) if field.name not in (*PREDICTION, *FROM_WEIGHTS)
-    ),
+    "data.": PREPARATION,
     "model.": ("convolution", *(field.name for field in fields(Architecture))),
 }
 
@@ -108,7 +106,7 @@ def read_run(workdir: Path) -> StoredRun:
                 f"{workdir / CONFIG_FILE}: config.{prefix}{name}: no such field in this version, which cannot"
                 " tell what it changes; use the version that wrote it"
             )
-    preparation = {name: data[name] for name in NETWORK_FIELDS["data."] if name in data}
+    preparation = {name: data[name] for name in PREPARATION if name in data}
     preparation |= {name: config[name] for name in PREDICTION if name in config}
     described = {field.name: model[field.name] for field in fields(Architecture) if field.name in model}
     return StoredRun(

@@ -91,16 +91,18 @@ def find_start(config: ConfigDict, workdir: Path) -> Start:
     """
     if config.init_from and os.path.lexists(workdir / CONFIG_FILE):
         stored, _ = settings.load(workdir)
-        have_checkpoints = all(
-            newest_step(folder) is not None for folder in settings.seed_workdirs(config, workdir)
-        )
-        if stored.init_from == config.init_from and have_checkpoints:
+        if stored.init_from == config.init_from and have_checkpoints(config, workdir):
             adopted = _with_fields(config, stored.model, stored.data)
             return Start(adopted, None, settings.stored_sources(workdir).weights)
     pretrained = read_initial_weights(config)
     if pretrained is None:
         return Start(config, None, "")
     return Start(adopt(config, pretrained), pretrained, _digest(pretrained.weights))
+
+
+def have_checkpoints(config: ConfigDict, workdir: Path) -> bool:
+    """Returns whether every seed of the run of `config` in `workdir` has a checkpoint."""
+    return all(newest_step(folder) is not None for folder in settings.seed_workdirs(config, workdir))
 
 
 def _digest(weights: Weights) -> str:

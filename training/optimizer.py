@@ -26,13 +26,13 @@ def learning_rate_schedule(optimizer: ConfigDict, *, num_epochs: int, steps_per_
     Raises:
         UserError: the training is shorter than the batches of one update, or has more than `MAX_STEPS`.
     """
-    if num_epochs * steps_per_epoch > MAX_STEPS:
+    total = num_epochs * steps_per_epoch
+    if total > MAX_STEPS:
         raise UserError(
             f"config.num_epochs={num_epochs}: of {steps_per_epoch:,} steps each, expected at most"
             f" {MAX_STEPS:,} steps in all"
         )
     warmup = round(optimizer.warmup_epochs * steps_per_epoch)
-    total = num_epochs * steps_per_epoch
     if optimizer.accumulate > total:
         raise UserError(
             f"config.optimizer.accumulate={optimizer.accumulate}: the training has {total} batches, too few"

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import default, rules
 from resnet.errors import UserError
 from resnet.files import cannot_write, write_whole
-from resnet.preprocessing import NORMALIZATION
+from resnet.preprocessing import PREPARATION
 from resnet.run import CONFIG_FILE, read_config_file, seed_workdir
 from workdir.images_file import IMAGES_FILE, describe_changes, read_images_file, table_digest
 
@@ -29,8 +29,6 @@ MAY_CHANGE = (
     "checkpoint",
     "gpu",
 )
-# Fields of `config.data` that belong to a network: how it takes its images.
-PREPARATION = (*NORMALIZATION, "image_size", "fit", "crop")
 
 
 class Sources(NamedTuple):

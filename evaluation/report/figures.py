@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-# It tells of a cache of fonts that it cannot write, which slows the next start and does no other harm.
+# matplotlib warns if it cannot write its font cache. That makes the next start slower and does no other harm.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 DPI = 110

@@ -1,11 +1,11 @@
 """What a file of weights holds, whichever format it has: arrays by name, and a description of ours."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet.errors import UserError
 from resnet.formats.names import Arrays
+from resnet.json_files import parse_json
 
 # The entry for the settings of the network, in the metadata of the files that we export.
 DESCRIPTION = "resnet_config"
@@ -31,6 +31,10 @@ def damaged(path: Path, error: Exception) -> UserError:
     )
 
 
-def description(text: str | bytes | None) -> dict[str, Any] | None:
-    """Returns the description in `text`, None where there is none."""
-    return None if text is None else json.loads(text)
+def parse_description(text: str | bytes | None, path: Path) -> dict[str, Any] | None:
+    """Returns the description in `text`, which stands in the file `path`; None where there is none.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    return None if text is None else parse_json(text, {"type": "object"}, f"{path}: its {DESCRIPTION}")

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from resnet.errors import UserError
-from resnet.formats.containers import DESCRIPTION, Container, damaged, description
+from resnet.formats.containers import DESCRIPTION, Container, damaged, parse_description
 from resnet.formats.keras import HEAD, WEIGHTS_FILE
 from resnet.formats.keras_graph import Node, parse_graph
 from resnet.formats.keras_network import WEIGHTS, read_network
@@ -56,7 +56,7 @@ def read_hdf5(path: Path, *, with_head: bool = True) -> Container:
         graph = hdf5.file.attrs.get("model_config")
         if graph is None:
             arrays = _arrays(_layers_by_name(hdf5, path), path, with_head)
-            return Container(arrays, description(hdf5.file.attrs.get(DESCRIPTION)))
+            return Container(arrays, parse_description(hdf5.file.attrs.get(DESCRIPTION), path))
         graph = graph if isinstance(graph, str | bytes) else repr(graph)
     return _read_model(graph, opened, path, with_head=with_head)
 

@@ -5,7 +5,7 @@ from typing import Any
 from resnet.architecture import BOTTLENECK_EXPANSION, STAGES, Architecture
 from resnet.errors import UserError
 from resnet.formats.names import OI, OIHW, Format, Row, norm_rows
-from resnet.formats.timm_config import crop_share, names_by_number
+from resnet.formats.timm_config import NUMBERED_NAMES, crop_share, names_by_number
 from resnet.formats.torchvision import IMAGENET, LEAVES, OUR_BLOCK
 from resnet.json_files import Schema, check_json
 
@@ -80,11 +80,6 @@ _ANYTHING: Schema = {}
 _COUNT = {"type": "integer", "minimum": 1}
 _COUNTS = {"type": "array", "items": _COUNT, "minItems": 1}
 _OFF = {"enum": [False, None]}
-_LABELS = {
-    "type": "object",
-    "additionalProperties": {"type": "string"},
-    "propertyNames": {"pattern": "^\\d{1,9}$"},
-}
 CONFIG: Schema = {
     "type": "object",
     "additionalProperties": False,
@@ -99,7 +94,7 @@ CONFIG: Schema = {
         "hidden_act": {"const": "relu"},
         "downsample_in_first_stage": {"const": False},
         "downsample_in_bottleneck": {"type": "boolean"},
-        "id2label": {"anyOf": [_LABELS, {"type": "null"}]},
+        "id2label": {"anyOf": [NUMBERED_NAMES, {"type": "null"}]},
         "num_labels": {"type": "integer", "minimum": 0},
         # Others are not answered by a softmax.
         "problem_type": {"enum": ["single_label_classification", None]},

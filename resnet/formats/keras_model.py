@@ -122,12 +122,12 @@ def keras_archive(named: Arrays, architecture: Architecture, description: dict[s
 
 
 def keras_graph(named: Arrays, architecture: Architecture) -> dict[str, Any]:
-    """Returns the graph of that file, as Keras writes it in JSON.
+    """Returns the graph of that file as it is read from JSON, where tuples are lists.
 
     Raises:
         UserError: Keras has no layers for this architecture.
     """
-    return _model_json(*_layers(named, architecture))
+    return json.loads(json.dumps(_model_json(*_layers(named, architecture))))
 
 
 def _layers(named: Arrays, architecture: Architecture) -> tuple[list[_Layer], str]:

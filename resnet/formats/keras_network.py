@@ -1,6 +1,5 @@
 """The ResNet in the graph of a Keras model: found by what is computed, whatever its layers are called."""
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -289,7 +288,7 @@ def _expected(architecture: Architecture) -> _Expected:
     """Returns the operations of `architecture` as Keras Applications would have them, up to the last ReLU."""
     shapes = Network(architecture, Preprocessing(), 1).shapes()
     blank = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
-    graph = parse_graph(json.loads(json.dumps(keras_graph(blank, architecture))), "export")
+    graph = parse_graph(keras_graph(blank, architecture), "export")
     ops, output = operations(graph, "export")
     pool = ops[output].inputs[0]
     return _Expected(ops, ops[pool].inputs[0])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from resnet.errors import UserError
 from resnet.formats.keras_graph import Graph, Node
-from resnet.json_files import check_json
+from resnet.json_files import Schema, check_json
 
 # These do nothing in predictions.
 INACTIVE = {
@@ -22,8 +22,6 @@ INACTIVE = {
 }  # fmt: skip
 ACTIVATIONS = ("relu", "sigmoid", "softmax")
 FLOATS = ["float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"]
-
-Schema = dict[str, Any]
 
 
 def _layer(**settings: Schema) -> Schema:

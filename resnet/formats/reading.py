@@ -152,7 +152,12 @@ def unwrapped(arrays: Arrays) -> Arrays:
 
 def known_names(arrays: Arrays) -> int:
     """Returns how many of the names the table knows that knows most of them."""
-    return max(sum(form.our_name(name) is not None for name in arrays) for form in FORMATS)
+    return max(_known_by_format(arrays))
+
+
+def _known_by_format(names: Iterable[str]) -> list[int]:
+    """Returns how many of `names` the table of each of `FORMATS` knows."""
+    return [sum(form.our_name(name) is not None for name in names) for form in FORMATS]
 
 
 def recognise(container: Container, path: Path) -> Format:
@@ -164,8 +169,7 @@ def recognise(container: Container, path: Path) -> Format:
     if (container.description or {}).get("format") == OWN.name:
         return OWN
     names = [name for name, array in container.arrays.items() if array.ndim]
-    known = [sum(form.our_name(name) is not None for name in names) for form in FORMATS]
-    best, count = max(zip(FORMATS, known, strict=True), key=lambda pair: pair[1])
+    best, count = max(zip(FORMATS, _known_by_format(names), strict=True), key=lambda pair: pair[1])
     if count < max(len(names) / 2, 1):
         content = f"its names: {_listed(names)}" if names else "no arrays in it"
         raise UserError(

@@ -9,9 +9,8 @@ import safetensors
 from safetensors.numpy import save
 
 from resnet.errors import UserError
-from resnet.formats.containers import DESCRIPTION, Container, damaged
+from resnet.formats.containers import DESCRIPTION, Container, damaged, parse_description
 from resnet.formats.names import Arrays
-from resnet.json_files import parse_json
 
 
 def read_safetensors(path: Path) -> Container:
@@ -28,10 +27,7 @@ def read_safetensors(path: Path) -> Container:
         raise
     except Exception as error:  # What safetensors raises depends on which byte is damaged.
         raise damaged(path, error) from None
-    text = metadata.get(DESCRIPTION)
-    return Container(
-        arrays, None if text is None else parse_json(text, {"type": "object"}, f"{path}: its {DESCRIPTION}")
-    )
+    return Container(arrays, parse_description(metadata.get(DESCRIPTION), path))
 
 
 def _array(file: Any, name: str, path: Path) -> np.ndarray:

@@ -29,17 +29,13 @@ _NUMBER = {"type": "number"}
 _THREE_NUMBERS = {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3}
 _COUNT = {"type": "integer", "minimum": 0}
 _AVERAGE = {"enum": ["avg", "fast"]}
-_LABELS = {
-    "anyOf": [
-        {"type": "null"},
-        {"type": "array", "items": {"type": "string"}},
-        {
-            "type": "object",
-            "additionalProperties": {"type": "string"},
-            "propertyNames": {"pattern": "^\\d{1,9}$"},
-        },
-    ]
+# Names by their numbers, see `names_by_number`.
+NUMBERED_NAMES: Schema = {
+    "type": "object",
+    "additionalProperties": {"type": "string"},
+    "propertyNames": {"pattern": "^\\d{1,9}$"},
 }
+_LABELS = {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "string"}}, NUMBERED_NAMES]}
 
 
 def _harmless(names: str) -> Schema:

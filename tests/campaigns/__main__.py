@@ -8,26 +8,22 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
-from tests.campaigns import faults, fuzz, kills
 from tests.campaigns.faults import Faults
 from tests.campaigns.fuzz import Fuzzer
 from tests.campaigns.kills import Kills
+from tests.campaigns.part import DEFAULT_FOLDER, Part
 from tests.campaigns.seeds import prepare
 from tests.campaigns.tally import Tally
 
-# The parts, what they count, and their share of the time.
-PARTS = {
-    "faults": (Faults, faults.OUTCOMES, 0.1),
-    "fuzz": (Fuzzer, fuzz.OUTCOMES, 0.4),
-    "kills": (Kills, kills.OUTCOMES, 0.5),
+# The parts and their share of the time.
+PARTS: dict[str, tuple[type[Part], float]] = {
+    part.name: (part, share) for part, share in ((Faults, 0.1), (Fuzzer, 0.4), (Kills, 0.5))
 }
-Part = Faults | Kills | Fuzzer
 
 
 def attack(part: Part, deadline: float, lanes: int) -> None:
@@ -59,7 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", default=",".join(PARTS), help="some of them, such as kills,fuzz")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="cases at once")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "resnet_campaign")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
     return parser.parse_args(arguments)
 
 
@@ -70,10 +66,10 @@ def main(arguments: list[str]) -> int:
     end = started + 60 * values.minutes
     seeds = prepare(values.folder.absolute())
     print(f"seeds in {seeds}: {time.monotonic() - started:.0f} s", flush=True)
-    shares = {name: PARTS[name][2] for name in names}
+    shares = {name: PARTS[name][1] for name in names}
     tallies = {}
     for name in names:
-        make, outcomes, share = PARTS[name]
+        make, share = PARTS[name]
         folder = seeds.parent / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -82,9 +78,9 @@ def main(arguments: list[str]) -> int:
         rest = sum(shares[later] for later in names[names.index(name) :])
         attack(make(folder, seeds, values.seed, tally), began + (end - began) * share / rest, values.lanes)
         minutes = (time.monotonic() - began) / 60
-        rate = tally.counts[outcomes[0]] / minutes
-        print(f"{name}: {minutes:.1f} minutes, {rate:.0f} {outcomes[0]} a minute, seed {values.seed}")
-        print("\n".join(tally.lines(outcomes)), flush=True)
+        rate = tally.counts[make.outcomes[0]] / minutes
+        print(f"{name}: {minutes:.1f} minutes, {rate:.0f} {make.outcomes[0]} a minute, seed {values.seed}")
+        print("\n".join(tally.lines(make.outcomes)), flush=True)
     failures = [failure for tally in tallies.values() for failure in tally.failures]
     for failure in failures:
         print(f"{failure.kind}: {failure.seen}\n  {failure.command}")

@@ -5,8 +5,6 @@ output has gone), one line is all that is said, no temporary file stays, and onc
 command does its work. `python -m tests.campaigns.faults --case=full_disk:train:3` repeats a case.
 """
 
-import argparse
-import math
 import os
 import shlex
 import shutil
@@ -16,16 +14,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from tests.campaigns.kills import different_arrays
+from tests.campaigns.part import Part, repeat
 from tests.campaigns.patience import Patience
 from tests.campaigns.programs import leftovers
-from tests.campaigns.seeds import environment, prepare, training_arguments
+from tests.campaigns.seeds import environment, training_arguments
 from tests.campaigns.tally import Failure, Tally, last_line
 from tests.command_line import ROOT
 
@@ -43,7 +42,6 @@ KINDS = (
     "not resumed",
     "other bits",
 )
-OUTCOMES = ("faults", "exit 0", "exit 2", "exit 141", "not permitted", *KINDS)
 
 
 class Fault(NamedTuple):
@@ -91,15 +89,14 @@ RESULTS = {
 }
 
 
-class Faults:
-    """Runs modes in faulty environments, in `folder`, with the run in `seeds`."""
+class Faults(Part):
+    """Runs modes in faulty environments, with the run in `seeds`."""
+
+    name = "faults"
+    outcomes = ("faults", "exit 0", "exit 2", "exit 141", "not permitted", *KINDS)
 
     def __init__(self, folder: Path, seeds: Path, seed: int, tally: Tally) -> None:
-        self.folder = folder
-        self.seeds = seeds
-        self.seed = seed
-        self.tally = tally
-        self.deadline = math.inf  # of `time.monotonic`, after which nothing new begins
+        super().__init__(folder, seeds, seed, tally)
         self.environment = environment(folder.parent)
 
     def cases(self) -> Iterator[str]:
@@ -109,16 +106,11 @@ class Faults:
             Random(f"{self.seed}/{number}").shuffle(pairs)
             yield from pairs
 
-    def lane(self) -> AbstractContextManager[Callable[[str], list[Failure]]]:
-        """Gives the function that runs cases one after the other."""
-        return nullcontext(self.run)
-
     def run(self, case: str) -> list[Failure]:
         """Runs `case`, counts how it ended, and returns what went wrong."""
         name, mode, _ = case.split(":")
         fault, rng = FAULTS[name], Random(f"{self.seed}/{case}")
-        folder = self.folder / case.replace(":", "_")
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = self.folder_of(case)
         size = int(2 ** rng.uniform(3, 12))  # kilobytes: from less than a summary to more than a run
         try:
             with mounted(folder, fault.place, size, lambda place: self._prepare(mode, place)) as workdir:
@@ -128,15 +120,7 @@ class Faults:
             print(f"skipped {case}: {error}", file=sys.stderr)
             return []
         self.tally.count("faults")
-        command = (
-            f"python -m tests.campaigns.faults --case={case} --seed={self.seed} --folder={self.folder.parent}"
-        )
-        failures = [Failure(kind, f"{case} ({size} KB): {seen}", command) for kind, seen in problems]
-        for failure in failures:
-            self.tally.fail(failure)
-        if not failures:
-            shutil.rmtree(folder, ignore_errors=True)
-        return failures
+        return self.judge(case, problems, f"{size} KB")
 
     def _prepare(self, mode: str, place: Path) -> None:
         """Fills the folder of the run: nothing to train, otherwise the finished run without its results."""
@@ -258,18 +242,5 @@ def _mount(*arguments: str) -> None:
         raise PermissionError(f"mount is not permitted: {last_line(result.stderr)}")
 
 
-def main() -> int:
-    """Repeats one case; returns 1 if it failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", required=True, help="such as full_disk:train:3")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "resnet_campaign")
-    values = parser.parse_args()
-    faults = Faults(values.folder / "repeated_faults", prepare(values.folder), values.seed, Tally())
-    failures = faults.run(values.case)
-    print("\n".join(faults.tally.lines(OUTCOMES)))
-    return int(bool(failures))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(repeat(Faults, __doc__, "full_disk:train:3"))

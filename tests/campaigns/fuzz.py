@@ -5,11 +5,9 @@ more than 60 seconds and 3 GB; and if there is an answer, it is that of the vali
 may change it. `python -m tests.campaigns.fuzz --case=timm_config:17` repeats a case and shows it.
 """
 
-import argparse
 import glob
 import itertools
 import json
-import math
 import re
 import shutil
 import sys
@@ -24,6 +22,8 @@ from tests.campaigns import bombs, flag_values, meanings
 from tests.campaigns.answers import Given, NoAnswerError, predictions, same
 from tests.campaigns.meanings import MEANINGS
 from tests.campaigns.mutations import REPLACEMENTS, changed_places
+from tests.campaigns.part import Part, parse_repetition
+from tests.campaigns.programs import leftovers
 from tests.campaigns.readers import READERS, Reader
 from tests.campaigns.seeds import environment, prepare, training_arguments
 from tests.campaigns.tally import Failure, InvalidSeedError, Tally, last_line
@@ -35,7 +35,6 @@ KINDS = (
     "traceback", "exit code", "no line", "too many lines", "hang", "memory", "crash", "wrong answer",
     "no answer", "input changed", "left over",
 )  # fmt: skip
-OUTCOMES = ("cases", "changed files", "exit 0", "exit 2", *KINDS)
 # Of a run, what else may be replaced by a pipe, a folder, a link.
 PLACES_OF_RUNS = (
     "config.json", "summary.json", "metrics.jsonl", "images.tsv", "eval_test.json", "checkpoints",
@@ -61,15 +60,14 @@ class Attack(NamedTuple):
     what: str = ""  # was changed, where it is more than bytes
 
 
-class Fuzzer:
-    """Makes cases in `folder` from the files in `seeds`, runs them and judges how they end."""
+class Fuzzer(Part):
+    """Changes the files in `seeds`, lets the program read them, and judges how that ends."""
+
+    name = "fuzz"
+    outcomes = ("cases", "changed files", "exit 0", "exit 2", *KINDS)
 
     def __init__(self, folder: Path, seeds: Path, seed: int, tally: Tally) -> None:
-        self.folder = folder
-        self.seeds = seeds
-        self.seed = seed
-        self.tally = tally
-        self.deadline = math.inf  # of `time.monotonic`, after which nothing new begins
+        super().__init__(folder, seeds, seed, tally)
         self._valid: dict[Reader, tuple[Answer, Any]] = {}
         self.readers = {name: reader for name, reader in READERS.items() if reader.applies(seeds)}
 
@@ -102,8 +100,7 @@ class Fuzzer:
 
     def run(self, case: str, worker: Worker) -> list[Failure]:
         """Runs `case`, counts how it ended, and returns how it broke the rule."""
-        folder = self.folder / case.replace(":", "_")
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = self.folder_of(case)
         (folder / "copy").mkdir(parents=True)
         attack = self.attack(case, folder)
         before = _digest(attack.source)
@@ -120,21 +117,9 @@ class Fuzzer:
             problems.append(("valid files refused", str(error)))
         if _digest(attack.source) != before:
             problems.append(("input changed", f"{attack.source} was written"))
-        if answer.code == 2 and (left := [*folder.rglob("*.tmp"), *folder.rglob("tmp*")]):
-            problems.append(("left over", ", ".join(str(path.relative_to(folder)) for path in left)))
-        what = f"{case} ({attack.what})" if attack.what else case
-        failures = [Failure(kind, f"{what}: {seen}", self.command(case)) for kind, seen in problems]
-        for failure in failures:
-            self.tally.fail(failure)
-        if not failures:
-            _remove(folder)
-        return failures
-
-    def command(self, case: str) -> str:
-        """Returns the command that repeats `case`."""
-        return (
-            f"python -m tests.campaigns.fuzz --case={case} --seed={self.seed} --folder={self.folder.parent}"
-        )
+        if answer.code == 2 and (left := leftovers(folder)):
+            problems.append(("left over", ", ".join(left)))
+        return self.judge(case, problems, attack.what)
 
     def attack(self, case: str, folder: Path) -> Attack:
         """Prepares `case` in the empty `folder`."""
@@ -339,11 +324,7 @@ def _short(answer: Any) -> str:
 
 def main() -> int:
     """Repeats one case, shows how it ended, and returns 1 if it broke the rule."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", required=True, help="such as keras:1234")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "resnet_campaign")
-    values = parser.parse_args()
+    values = parse_repetition(__doc__, "keras:1234")
     fuzzer = Fuzzer(values.folder / "repeated", prepare(values.folder), values.seed, Tally())
     with Worker(environment(values.folder)) as worker:
         attack = fuzzer.attack(values.case, _emptied(fuzzer.folder / "shown"))

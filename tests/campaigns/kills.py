@@ -4,18 +4,14 @@
 they hit depends on the machine, so a failure may need a few repetitions.
 """
 
-import argparse
 import json
 import logging
-import math
 import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -24,8 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.campaigns.part import Part, repeat
 from tests.campaigns.programs import Ended, Interruption, leftovers, run
-from tests.campaigns.seeds import CONFIG, NO_AUGMENTATION, environment, prepare
+from tests.campaigns.seeds import CONFIG, NO_AUGMENTATION, environment
 from tests.campaigns.tally import Failure, InvalidSeedError, Tally, last_line
 from tests.command_line import flags_of
 from tests.runs import SMALL
@@ -53,7 +50,6 @@ PIECES = 4  # of a training, in one of which most interruptions come
 WORK = 120.0  # seconds of a processor, the most that an interrupted program may take
 
 KINDS = ("wrong code", "traceback", "hang", "other bits", "other metrics", "left over", "not resumed")
-OUTCOMES = ("runs", "kills", "signals", "ended before", "bits equal", *KINDS)
 
 
 class Reference(NamedTuple):
@@ -64,15 +60,14 @@ class Reference(NamedTuple):
     seconds: float
 
 
-class Kills:
-    """Interrupts runs in `folder` and compares them with undisturbed ones."""
+class Kills(Part):
+    """Interrupts runs and compares them with undisturbed ones."""
+
+    name = "kills"
+    outcomes = ("runs", "kills", "signals", "ended before", "bits equal", *KINDS)
 
     def __init__(self, folder: Path, seeds: Path, seed: int, tally: Tally) -> None:
-        self.folder = folder
-        self.seeds = seeds
-        self.seed = seed
-        self.tally = tally
-        self.deadline = math.inf  # of `time.monotonic`, after which nothing new begins
+        super().__init__(folder, seeds, seed, tally)
         self.environment = environment(folder.parent)
         self._references: dict[str, Reference] = {}
         self._locks = {name: Lock() for name in VARIANTS}
@@ -107,31 +102,18 @@ class Kills:
                 self._references[name] = Reference(second, ended.first, ended.seconds)
             return self._references[name]
 
-    def lane(self) -> AbstractContextManager[Callable[[str], list[Failure]]]:
-        """Gives the function that runs cases one after the other."""
-        return nullcontext(self.run)
-
     def run(self, case: str) -> list[Failure]:
         """Runs `case`, counts how it ended, and returns what went wrong."""
         name = case.partition(":")[0]
         rng = Random(f"{self.seed}/{case}")
-        workdir = self.folder / case.replace(":", "_")
-        shutil.rmtree(workdir, ignore_errors=True)
+        workdir = self.folder_of(case)
         interrupted = self._interrupted_use if name in USES else self._interrupted_run
         try:
             problems = interrupted(name, workdir, rng)
         except InvalidSeedError as error:
             problems = [("undisturbed run failed", str(error))]
-        command = (
-            f"python -m tests.campaigns.kills --case={case} --seed={self.seed} --folder={self.folder.parent}"
-        )
-        failures = [Failure(kind, f"{case}: {seen}", command) for kind, seen in problems]
-        for failure in failures:
-            self.tally.fail(failure)
         self.tally.count("runs")
-        if not failures:
-            shutil.rmtree(workdir, ignore_errors=True)
-        return failures
+        return self.judge(case, problems)
 
     def _interrupted_run(self, name: str, workdir: Path, rng: Random) -> list[tuple[str, str]]:
         """Trains with interruptions until the run is finished, and compares it with the undisturbed one."""
@@ -267,18 +249,5 @@ def _without_speeds(content: Any) -> Any:
     return [_without_speeds(value) for value in content] if isinstance(content, list) else content
 
 
-def main() -> int:
-    """Repeats one case; returns 1 if it failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", required=True, help="such as validated:7")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "resnet_campaign")
-    values = parser.parse_args()
-    kills = Kills(values.folder / "repeated_kills", prepare(values.folder), values.seed, Tally())
-    failures = kills.run(values.case)
-    print("\n".join(kills.tally.lines(OUTCOMES)))
-    return int(bool(failures))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(repeat(Kills, __doc__, "validated:7"))

@@ -184,7 +184,7 @@ def test_rule_for_faults() -> None:
 
 
 def test_every_part_gives_cases_of_its_own_from_the_seed(fuzzer: Fuzzer) -> None:
-    assert sum(share for _, _, share in PARTS.values()) == 1
+    assert sum(share for _, share in PARTS.values()) == 1
     cases = fuzzer.cases()
     names = [next(cases) for _ in range(4 * len(MEANINGS) + 4 * len(BOMBS))]
     assert len(set(names)) == len(names)

@@ -123,7 +123,7 @@ def test_numbers_and_texts_beyond_reason_are_refused_in_a_short_line(
 
 def test_what_the_machine_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "machine_memory", lambda: 8 * 10**9)
-    monkeypatch.setattr(rules, "_has_accelerator", lambda: False)
+    monkeypatch.setattr(rules, "has_accelerator", lambda: False)
     rules.check_training_memory(default.get_config())
     for fields, line in (
         (
@@ -140,7 +140,7 @@ def test_what_the_machine_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch
             rules.check_training_memory(config_with(**fields))
         assert str(caught.value).startswith(line)
         assert "expected at most the 8.0 GB of memory here" in str(caught.value)
-    monkeypatch.setattr(rules, "_has_accelerator", lambda: True)
+    monkeypatch.setattr(rules, "has_accelerator", lambda: True)
     rules.check_training_memory(config_with(batch_size=100_000))  # It has memory of its own.
 
 

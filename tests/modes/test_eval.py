@@ -11,12 +11,12 @@ from PIL import Image
 
 from datasets.rendered.render import TEST, render
 from resnet import Classifier, imagenet, load_pretrained
+from resnet.preprocessing import PREPARATION
 from tests.command_line import DEFAULT_CONFIG, ROOT, Run, assert_refused, assert_succeeded, flags_of
 from tests.pictures import random_pictures, sort_into
 from tests.runs import change_config_file, summary_of
 from tests.weights import HAND_SHAPES, SIZE, narrow_config, random_weights
 from training.network import make_network
-from workdir.settings import PREPARATION
 
 
 def test_eval_agrees_with_the_summary_of_the_run(run: Run, workdir: Path) -> None:
