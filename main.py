@@ -5,9 +5,10 @@ from resnet.signals import exit_at_signals, exit_inside_calls
 if __name__ == "__main__":  # Before the other imports, which take a second.
     exit_at_signals()
 
-from resnet.streams import prepare_streams
+from resnet.streams import ensure_utf8_names, prepare_streams
 
 if __name__ == "__main__":
+    ensure_utf8_names()
     prepare_streams()
     exit_inside_calls()
 

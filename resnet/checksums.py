@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from resnet.errors import UserError
@@ -14,7 +14,8 @@ MAX_BYTES = 16 * 2**20  # of the list
 ORBAX_METADATA = "_CHECKPOINT_METADATA"
 # Files that Orbax writes once the list is there; nothing is read from them.
 WRITTEN_LATER = (ORBAX_METADATA, "commit_success.txt")
-# The last line of the list: sha256sum takes it for a comment.
+# The last lines of the list: sha256sum takes them for comments. What has grown shows without being read.
+TOTAL = "# bytes in all: "
 SEAL = "# SHA-256 of the lines above: "
 
 
@@ -24,7 +25,9 @@ class DamageError(Exception):
 
 def write_checksums(folder: Path) -> None:
     """Lists all files of `folder` in its `SHA256SUMS`, and syncs all of it to disk."""
-    lines = "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(_listed(folder)))
+    names = sorted(_listed(folder))
+    lines = "".join(f"{_sha256(folder / name)}  {name}\n" for name in names)
+    lines += f"{TOTAL}{_total_size(folder, names)}\n"
     (folder / CHECKSUMS).write_text(f"{lines}{SEAL}{_digest(lines)}\n")
     for parent in [*folder.rglob("*"), folder, folder.parent]:
         _sync(parent)
@@ -33,12 +36,13 @@ def write_checksums(folder: Path) -> None:
 def check_files(folder: Path, part: str = "") -> None:
     """Checks that `folder` holds exactly the files in its `SHA256SUMS`, unchanged, and no pipes or links.
 
-    Only files whose path begins with `part` are read. Lists without a seal come from older versions.
+    Only files whose path begins with `part` are read. Lists without a seal or a total come from older
+    versions.
 
     Raises:
         DamageError: says what differs.
     """
-    digests = _read_list(folder)
+    digests, total = _read_list(folder)
     found = _listed(folder)
     for name in sorted(found - digests.keys()):
         raise DamageError(f"{name} is not in {CHECKSUMS}")
@@ -46,6 +50,8 @@ def check_files(folder: Path, part: str = "") -> None:
         raise DamageError(f"{name} is missing")
     if not digests:
         raise DamageError("it holds nothing")
+    if total and total != str(size := _total_size(folder, digests)):
+        raise DamageError(f"its files have {size:,} bytes, expected {total}")
     for name, digest in digests.items():
         if name.startswith(part) and _sha256(folder / name) != digest:
             raise DamageError(f"{name} has changed since it was saved")
@@ -77,8 +83,12 @@ def _walk(folder: Path) -> Iterator[Path]:
         raise DamageError(str(error)) from None
 
 
-def _read_list(folder: Path) -> dict[str, str]:
-    """Returns the digest of every file by its path in `folder`."""
+def _total_size(folder: Path, names: Iterable[str]) -> int:
+    return sum((folder / name).stat().st_size for name in names)
+
+
+def _read_list(folder: Path) -> tuple[dict[str, str], str]:
+    """Returns the digest of every file by its path in `folder`, and their bytes, "" if unknown."""
     try:
         text = read_file(folder / CHECKSUMS, MAX_BYTES).decode()
     except FileNotFoundError:
@@ -90,13 +100,14 @@ def _read_list(folder: Path) -> dict[str, str]:
     lines, seal, digest = text.partition(SEAL)
     if seal and digest.rstrip("\n") != _digest(lines):
         raise DamageError(f"{CHECKSUMS} has changed since it was saved")
+    lines, _, total = lines.partition(TOTAL)
     digests = {}
     for line in lines.splitlines():
         digest, separator, name = line.partition("  ")
         if not separator:
             raise DamageError(f"{CHECKSUMS} is cut off")
         digests[name] = digest
-    return digests
+    return digests, total.strip()
 
 
 def _digest(lines: str) -> str:

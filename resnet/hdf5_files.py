@@ -151,7 +151,7 @@ def open_hdf5(
     try:
         with h5py.File(path if content is None else content, "r") as file:
             yield Hdf5(file, path, max_bytes=max_bytes, remedy=remedy)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise _unreadable(path, error, remedy) from None
 
 

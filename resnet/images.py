@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, Unidentif
 from resnet.errors import UserError
 from resnet.files import open_file, printable
 from resnet.preprocessing import Fit, Resample
+from resnet.streams import libraries_silenced
 
 MAX_FILE_SIZE = 512 * 2**20  # bytes; some formats are read as a whole before they are decoded
 MAX_PIXELS = 100_000_000
@@ -195,7 +196,9 @@ def _opened(source: str | PathLike | BinaryIO, max_pixels: int) -> Iterator[Imag
         with Image.open(file, formats=_accepted_formats()) as image:
             _check_side(image)
             _check_is_no_raw_picture(image, file, name)
-            yield image
+            # libtiff tells damage on stderr, without the name of the file.
+            with libraries_silenced() if image.format == "TIFF" else nullcontext():
+                yield image
 
 
 def _open(source: str | PathLike | BinaryIO, name: str) -> BinaryIO:

@@ -118,6 +118,14 @@ def test_letters_that_the_output_lacks_are_escaped() -> None:
     assert (result.returncode, result.stdout) == (0, "Sch\\xf6n \\u732b\n")
 
 
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {}])
+def test_names_are_utf8_in_any_locale(tmp_path: Path, locale: dict[str, str]) -> None:
+    result = run_program("main.py", "--mode=eval", f"--workdir={tmp_path}/é", environment=os.environ | locale)
+    shown = "\\xe9" if locale else "é"
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {tmp_path}/{shown}: no trained run here")
+
+
 # Signals
 
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from resnet.checkpoint import FOLDER, Checkpoints, newest_step, remove_unfinished
 from resnet.errors import UserError
 from resnet.files import disk_error, write_whole
+from resnet.json_files import Schema, check_json
 from resnet.run import CONFIG_FILE
 from workdir import settings
 from workdir.images_file import IMAGES_FILE
@@ -45,6 +46,14 @@ class Progress(NamedTuple):
     images: int = 0  # trained on
     step_seconds: float = 0.0  # the part of `seconds` that was spent in training steps
     best_accuracy: float = -1.0  # on the validation split
+
+
+# A newer version may keep more, which going on here would lose.
+PROGRESS_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {name: {"type": "number"} for name in Progress._fields},
+    "additionalProperties": False,
+}
 
 
 class SeedRecord:
@@ -111,6 +120,7 @@ class SeedRecord:
             return initial
         state, progress = restored
         print(f"resuming from {self.checkpoints.newest()}", flush=True)
+        check_json(progress, PROGRESS_SCHEMA, f"{self.checkpoints.newest()}: progress")
         self.progress = Progress(**progress)
         self.seconds_before = self.progress.seconds
         return state

@@ -101,7 +101,12 @@ def _fill(config: ConfigDict, values: Mapping[str, Any], prefix: str = "") -> No
                 rules.check_is_field(f"{prefix}{name}")
                 raise UserError(f"config.{prefix}{name!r}: no such field; expected no dots in names")
             if not isinstance(config[name], ConfigDict):
-                config[name] = tuple(value) if isinstance(value, list) else value
+                try:
+                    config[name] = tuple(value) if isinstance(value, list) else value
+                except OverflowError:
+                    raise UserError(
+                        f"config.{prefix}{name}: too large a number, expected one that is finite"
+                    ) from None
             elif isinstance(value, dict):
                 _fill(config[name], value, f"{prefix}{name}.")
             else:

@@ -1,6 +1,7 @@
 """The `summary.json` of a run: its scores at the end, parameters, time, device and versions."""
 
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +12,10 @@ from workdir.statistics import by_seed
 
 SUMMARY_FILE = "summary.json"
 SHARED = ("parameters", "device", "versions", "epochs", "steps", "prediction")  # the same for every seed
+LARGEST = sys.float_info.max
 SCORES: Schema = {
     "type": "object",
-    "additionalProperties": {"type": "number"},
+    "additionalProperties": {"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
     "required": ["loss", "accuracy"],
 }
 BY_SPLIT = dict.fromkeys(("train", "val", "test"), SCORES)
@@ -59,7 +61,19 @@ def read_summary(workdir: Path) -> dict[str, Any]:
     One that is damaged is told on stderr.
     """
     remedy = "it is left out, and made again when the training ends"
-    return read_optional_json(workdir / SUMMARY_FILE, SUMMARY_SCHEMA, remedy) or {}
+    return _with_float_scores(read_optional_json(workdir / SUMMARY_FILE, SUMMARY_SCHEMA, remedy) or {})
+
+
+def _with_float_scores(part: Any) -> Any:
+    """Returns a part of a summary with 1.0 where an edited file has 1: only floats have a mean over seeds."""
+    if not isinstance(part, dict):
+        return part
+    return {
+        name: {metric: float(score) for metric, score in value.items()}
+        if name in BY_SPLIT
+        else _with_float_scores(value)
+        for name, value in part.items()
+    }
 
 
 def make_summaries(

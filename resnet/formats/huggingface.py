@@ -133,7 +133,12 @@ def fields_of_config(config: dict[str, Any], source: str) -> dict[str, Any]:
         model["variant"] = "v1" if config.get("downsample_in_bottleneck") else "v1.5"
     described: dict[str, Any] = {"model": model, "classes": set()}
     if config.get("id2label"):
-        described["class_names"] = names_by_number(config["id2label"], f"{source}: id2label")
+        described["class_names"] = names = names_by_number(config["id2label"], f"{source}: id2label")
+        if config.get("num_labels", len(names)) != len(names):
+            raise UserError(
+                f"{source}: num_labels={config['num_labels']}, but id2label has {len(names)} names; expected"
+                " the same number; correct the one that is wrong"
+            )
     elif "num_labels" in config:
         described["classes"] = {config["num_labels"]}
     return described

@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 import types
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,8 @@ def _load(path: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_data_classes()):
+        with torch.serialization.safe_globals(_data_classes()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What they say of a damaged file is for PyTorch's own users.
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's own message tells how to run the code.

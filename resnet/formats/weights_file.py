@@ -39,6 +39,8 @@ def read_container(path: Path, *, with_head: bool = True) -> Container:
             head = file.read(_HEAD)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise damaged(path, error) from None
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return read_hdf5(path, with_head=with_head)
     if head.startswith(b"PK"):

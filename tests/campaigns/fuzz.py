@@ -268,8 +268,7 @@ class Fuzzer(Part):
 
 def broken_rules(answer: Answer, lines: int) -> Iterator[tuple[str, str]]:
     """Yields how `answer` breaks the rule for every command, as kinds and what was seen."""
-    # libtiff writes its own warnings to stderr, and Pillow has no switch for that.
-    printed = [line for line in answer.err.splitlines() if not line.startswith("tempfile.tif: ")]
+    printed = answer.err.splitlines()
     if answer.ended:
         yield answer.ended, f"after {answer.seconds:.0f} s with {answer.peak / 2**30:.1f} GB {answer.err}"
     elif "Traceback (most recent call last)" in answer.err + answer.out:

@@ -160,12 +160,22 @@ def test_list_of_checksums_must_be_complete(
     assert reason in line
 
 
+def test_a_file_that_has_grown_is_not_read(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    os.truncate(workdir / "checkpoints" / "3" / "state" / "_sharding", 2**40)
+    state, _ = restore(workdir)
+    np.testing.assert_array_equal(state["params"]["head"]["kernel"], 2.0)
+    assert "checkpoints/3 is damaged (its files have 1,099,5" in capfd.readouterr().err
+
+
 def test_list_is_one_for_the_sha256sum_command_with_a_seal(workdir: Path) -> None:
     folder = workdir / "checkpoints" / "3"
     *lines, seal = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
-    for line in lines:
+    size = 0
+    for line in lines[:-1]:
         digest, name = line.rstrip("\n").split("  ")
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+        size += (folder / name).stat().st_size
+    assert lines[-1] == f"# bytes in all: {size}\n"
     assert seal == f"# SHA-256 of the lines above: {hashlib.sha256(''.join(lines).encode()).hexdigest()}\n"
 
 

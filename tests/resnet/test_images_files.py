@@ -175,6 +175,16 @@ def test_file_that_the_disk_does_not_give_back(tmp_path, monkeypatch):
     assert "cannot be read (Input/output error)" in error_line(path)
 
 
+def test_libraries_in_c_add_nothing_to_the_error_of_a_file(tmp_path, capfd):
+    content = bytearray(encode(photograph(), "TIFF", compression="tiff_lzw"))
+    content[8:40] = bytes(range(200, 232))
+    (tmp_path / "hand.tiff").write_bytes(content)
+    assert "damaged" in error_line(tmp_path / "hand.tiff")
+    assert capfd.readouterr().err == ""
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
 def test_larger_files_and_longer_sides_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     for width, height in ((1, 99_000_000), (99_000_000, 1)):
         (tmp_path / "long.png").write_bytes(png_header(width, height))

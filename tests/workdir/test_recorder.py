@@ -13,6 +13,7 @@ import pytest
 
 from configs import default
 from devices.mesh import make_mesh, replicated
+from resnet.checkpoint import Checkpoints
 from resnet.errors import UserError
 from tests.runs import metrics_of, saved_steps, summary_of
 from workdir import recorder as recorder_module
@@ -185,6 +186,16 @@ def test_a_second_start_goes_on_from_the_seconds_of_the_first(tmp_path: Path, cl
     assert summary_of(tmp_path) == {"seconds": 11.0, "images_per_second": 4.8}
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 3]
+
+
+def test_a_checkpoint_of_a_newer_version_with_more_progress_is_refused(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state_at(2), {"seconds": 1.0, "energy": 3.0}, None)
+    with (
+        recording([tmp_path]) as recorder,
+        pytest.raises(UserError, match=r"checkpoints/2: progress: .*'energy' was unexpected"),
+    ):
+        recorder.restore([state_at(0)], replicated(make_mesh(8)))
 
 
 def test_seeds_at_different_steps_do_not_go_on_together(tmp_path: Path) -> None:

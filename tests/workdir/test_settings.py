@@ -96,6 +96,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 def test_fields_that_are_unknown_or_out_of_range_are_refused_on_loading(tmp_path: Path) -> None:
     for changes, line in [
         ({"detph": 50}, "config.model.detph: no such field; did you mean config.model.depth?"),
+        ({"norm_epsilon": 10**400}, "config.model.norm_epsilon: too large a number, expected one that is"),
         ({"depth": 51}, "config.model.depth=51: expected one of 16, 18, 20, 28,"),
     ]:
         (tmp_path / "config.json").write_text(stored_text(**changes))

@@ -28,6 +28,12 @@ def test_every_seed_gets_its_scores_and_what_all_have_in_common() -> None:
     assert whole["steps"] == 6
 
 
+def test_a_score_that_was_edited_to_a_whole_number_is_one(tmp_path: Path) -> None:
+    edited = a_summary() | {"train": {"loss": 0, "accuracy": 1}}
+    (tmp_path / SUMMARY_FILE).write_text(json.dumps(edited))
+    assert summarize_seeds((7,), [read_summary(tmp_path)])["mean"]["train"] == {"loss": 0.0, "accuracy": 1.0}
+
+
 def test_without_an_average_there_are_raw_scores_alone() -> None:
     (summary,) = make_summaries({"raw": {"test": [{"loss": 1.0}]}}, parameters=1, device="cpu", about={})
     assert "ema" not in summary
@@ -50,6 +56,7 @@ WRONG = (
     {"steps": "6"},
     {"versions": {"jax": 1}},
     {"train": {"loss": 1.0}},
+    {"train": {"loss": 1.0, "accuracy": 10**400}},
     {"ema": {"test": []}},
     {"seconds": None},
     {"seeds": {}},

@@ -127,6 +127,7 @@ def test_labels_of_transformers_are_the_class_names(read_huggingface: Callable[.
         ),
         ({"problem_type": "regression"}, "problem_type: 'regression' is not one of"),
         ({"id2label": {"0": "a", "1": "b"}}, "its head has 3 outputs, but its description 2 classes"),
+        ({"num_labels": 7}, "num_labels=7, but id2label has 3 names"),
         ({"id2label": {"0": "a", "1": "b", "3": "c"}}, "id2label: has gaps in its numbers"),
         ({"id2label": {"0": "a", "00": "b", "1": "c"}}, "id2label: has gaps in its numbers, or one twice"),
         ({"id2label": ["a", "b", "c"]}, "id2label: "),

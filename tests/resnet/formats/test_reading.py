@@ -6,6 +6,7 @@ import pickle
 import sys
 import tarfile
 import types
+import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -291,10 +292,28 @@ def test_truncated_keras_archive(tmp_path: Path) -> None:
     assert "truncated or damaged" in refusal(tmp_path / "half.keras")
 
 
+def test_an_address_beyond_reason_in_a_keras_archive(tmp_path: Path) -> None:
+    network = make_network()
+    path = export(network, network.init(0), ("a", "b", "c"), format="keras", folder=tmp_path)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "edited.keras", "w") as edited:
+        for name in archive.namelist():
+            content = bytearray(archive.read(name))
+            if name.endswith(".h5"):
+                content[48] = 127  # the highest byte of an address in the superblock
+            edited.writestr(name, bytes(content))
+    assert "truncated or damaged" in refusal(tmp_path / "edited.keras")
+
+
 @pytest.mark.parametrize("content", [b"hello, these are no weights", b"\x00" * 100])
 def test_unknown_format(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(content)
     assert "not a file of weights" in refusal(tmp_path / "w.bin")
+
+
+def test_a_file_that_the_disk_does_not_give_back(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=r"truncated or damaged \(OSError: .*Input/output error\)"):
+        read_pretrained(tmp_path / "weights.safetensors")
 
 
 def test_missing_file_and_folder_without_weights(tmp_path: Path) -> None:
@@ -385,13 +404,19 @@ def test_files_of_pytorch_without_a_state_dict(
     ],
 )
 def test_pytorch_file_that_holds_code_or_is_damaged(
-    error: Exception, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     def load() -> None:
+        warnings.warn("Detected pickle protocol 130 in the checkpoint", stacklevel=1)
         raise error
 
     fake_torch(monkeypatch, load)
     message = refusal(pytorch_file(tmp_path))
+    assert not recwarn.list
     assert line in message
     assert "weights_only" not in message
 
