@@ -418,8 +418,11 @@ class Training:
 
     def _are_finished(self, summaries: Sequence[Mapping[str, Any]], splits: Collection[str]) -> bool:
         """Whether earlier starts have written `summaries` of this training, on all of `splits`."""
+        has_average = self.config.ema_decay > 0
         return all(
-            self._about().items() <= summary.items() and set(splits) <= summary.keys()
+            self._about().items() <= summary.items()
+            and set(splits) <= summary.keys()
+            and (not has_average or set(splits) <= summary.get("ema", {}).keys())
             for summary in summaries
         )
 

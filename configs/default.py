@@ -88,7 +88,9 @@ def get_config() -> ConfigDict:
     model.conv_bias = False  # give convolutions that no norm follows a bias (Keras V2)
     model.norm_epsilon = 1e-5  # added to the variance
     model.stochastic_depth = 0.0  # probability that training skips the last block; less for earlier ones
-    model.convolution = "auto"  # lax (XLA's), matmul (matrix products) or auto (matmul on a CPU, else lax)
+    model.convolution = (
+        "auto"  # lax (XLA's), matmul (for CPUs), patches (for GPUs), or auto: the one that suits
+    )
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adamw"  # sgd, adam, adamw, lamb, lion or muon

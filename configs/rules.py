@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "loss.name": ("softmax", "sigmoid"),
     "loss.class_weights": ("none", "balanced"),
     "init_head": ("auto", "keep", "replace"),
-    "model.convolution": ("auto", "lax", "matmul"),
+    "model.convolution": ("auto", "lax", "matmul", "patches"),
     "optimizer.name": ("sgd", "adam", "adamw", "lamb", "lion", "muon"),
     "optimizer.schedule": ("cosine", "constant", "multistep", "linear"),
     "gpu.matmul_precision": ("default", "high", "highest"),

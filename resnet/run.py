@@ -23,7 +23,7 @@ CONFIG_FILE_SCHEMA: Schema = {
             "properties": {
                 "model": {
                     "type": "object",
-                    "properties": {"convolution": {"enum": ["auto", "lax", "matmul"]}},
+                    "properties": {"convolution": {"enum": ["auto", "lax", "matmul", "patches"]}},
                 },
                 "data": {"type": "object"},
                 "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "uniqueItems": True},

@@ -220,6 +220,11 @@ def test_finished_run_that_nobody_tested_is_tested_when_asked(
     tested = train_and_evaluate(config_for(shared_signs_dir), workdir)
     assert tested["test"] == pytest.approx(summary["test"])
 
+    without_average = tested | {"ema": {"train": tested["ema"]["train"]}}
+    (workdir / "summary.json").write_text(json.dumps(without_average))
+    again = train_and_evaluate(config_for(shared_signs_dir), workdir)
+    assert again["ema"]["test"] == pytest.approx(summary["ema"]["test"])
+
 
 def test_only_the_newest_checkpoints_are_kept_without_validation(finished: Path) -> None:
     assert saved_steps(finished) == {6, 9}

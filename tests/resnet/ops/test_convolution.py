@@ -1,4 +1,4 @@
-"""Both lowerings of the convolution against its definition in NumPy, in float64."""
+"""All lowerings of the convolution against its definition in NumPy, in float64."""
 
 import itertools
 from functools import partial
@@ -16,7 +16,7 @@ from resnet.ops.arranged import arrange_kernel, conv2d_arranged
 from resnet.ops.convolution import conv2d, strided_windows
 from tests.quick_compilation import quick_jit
 
-LOWERINGS = ("lax", "matmul")
+LOWERINGS = ("lax", "matmul", "patches")
 
 
 def windows(x: np.ndarray, k: int, stride: int, padding: int, *, fill: float = 0.0) -> np.ndarray:
@@ -103,6 +103,28 @@ def test_3x3_around_the_smallest_maps(size: tuple[int, int]) -> None:
 def test_kernels_and_paddings_that_no_resnet_has(k: int, stride: int, padding: int) -> None:
     for lowering in LOWERINGS:
         check_in_float64((2, 7, 8, 3), 2, k=k, stride=stride, padding=padding, lowering=lowering)
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "channels", "k", "stride", "expected"),
+    [
+        (32, 16, 64, 3, 1, True),  # stage 1 of ResNet-50 at 64x64
+        (32, 64, 3, 7, 2, True),  # its stem
+        (256, 16, 64, 3, 1, False),
+        (256, 4, 256, 3, 1, True),
+        (256, 224, 3, 7, 2, False),
+        (256, 56, 64, 3, 1, False),
+        (256, 56, 256, 1, 1, True),  # One product reads the map itself.
+    ],
+)
+def test_patches_are_for_maps_whose_patches_stay_in_the_cache(
+    batch: int, size: int, channels: int, k: int, stride: int, expected: bool
+) -> None:
+    x = jax.ShapeDtypeStruct((batch, size, size, channels), jnp.bfloat16)
+    kernel = jax.ShapeDtypeStruct((k, k, channels, 64), jnp.bfloat16)
+    options = {"stride": stride, "padding": k // 2, "lowering": "patches"}
+    program = str(jax.make_jaxpr(partial(conv2d, **options))(x, kernel))
+    assert ("dot_general" in program, "conv_general_dilated" in program) == (expected, not expected)
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
@@ -200,8 +222,8 @@ def primitives(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], padding:
     return str(jax.make_jaxpr(lambda x: conv2d(x, kernel, stride=1, padding=padding))(x))
 
 
-def test_auto_is_matmul_on_cpu_and_lax_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for backend, has_convolution in {"cpu": False, "gpu": True, "tpu": True}.items():
+def test_auto_is_products_on_cpu_and_gpu_and_lax_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend, has_convolution in {"cpu": False, "gpu": False, "tpu": True}.items():
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         assert ("conv_general_dilated" in primitives((1, 8, 8, 3), (7, 7, 3, 2), 3)) is has_convolution
 
@@ -228,7 +250,7 @@ def test_few_channels_agree_with_lax_within_float32_rounding(c: int, o: int, str
         value, transpose = jax.vjp(partial(conv2d, **options), x, kernel)
         return value, *transpose(upstream)
 
-    results = (quick_jit(partial(value_and_gradients, lowering))() for lowering in LOWERINGS)
+    results = (quick_jit(partial(value_and_gradients, lowering))() for lowering in ("lax", "matmul"))
     for a, b in zip(*results, strict=True):
         assert a.dtype == b.dtype == jnp.float32
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * abs(b).max())
