@@ -124,6 +124,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_epochs = 5.0  # epochs between saves; 0: save only at the end
+    checkpoint.share = 0.05  # of the time, the most that saving by epochs may take; 0: any
     checkpoint.every_minutes = 10.0  # minutes between saves; 0: save by epochs alone
     checkpoint.keep = 2  # number of newest checkpoints to keep, at least 2; the best one is kept too
 

@@ -95,6 +95,7 @@ BOUNDS: dict[str, Bounds] = {
     "temperature": preprocessing.BOUNDS["temperature"],
     "ema_decay": (0, 0.999999),
     "checkpoint.every_epochs": (0, 10**6),
+    "checkpoint.share": (0, 1),
     "checkpoint.every_minutes": (0, 10**6),
     "checkpoint.keep": (2, 10**6),  # The newest may turn out to be the one that diverged.
     "gpu.memory_fraction": (0.01, 1),

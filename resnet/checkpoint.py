@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +82,8 @@ class Checkpoints:
         """
         self.folder = (workdir / FOLDER).absolute()
         self._keep = keep
+        self.seconds = 0.0  # that saves have taken so far, also beside the training
+        self._save_started = 0.0
         if read_only and not os.path.lexists(self.folder):
             raise UserError(f"{self.folder}: no checkpoints; train first, or name another --workdir")
         for folder in (self.folder, self.folder / DAMAGED):
@@ -120,6 +123,7 @@ class Checkpoints:
         """Starts to save `state` and `progress` (JSON) of `step`, with the validation accuracy."""
         if step in self._manager.all_steps():
             return
+        self._save_started = time.perf_counter()
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
@@ -209,6 +213,7 @@ class Checkpoints:
         """Writes the checksums of the checkpoint that Orbax is about to give its final name."""
         for folder in self.folder.glob("*.orbax-checkpoint-tmp*"):
             write_checksums(folder)
+        self.seconds += time.perf_counter() - self._save_started
 
 
 def newest_step(workdir: Path) -> int | None:

@@ -17,6 +17,7 @@ METRICS_FILE = "metrics.jsonl"
 BOARD_FOLDER = "tensorboard"
 SPLITS = ("train", "val", "val_raw", "test")
 MAX_LINE = 2**16  # bytes, a hundred times what is written
+MAX_BYTES = 2**28  # of the file: a million lines
 
 
 class MetricsWriter:
@@ -68,10 +69,16 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _read_lines(path: Path) -> Iterator[bytes]:
-    """Yields the lines of `path`, in pieces if they are too long; nothing if there is no such file."""
+    """Yields the lines of `path`, in pieces if they are too long; nothing if there is no such file.
+
+    Raises:
+        UserError: after `MAX_BYTES`, if there are more.
+    """
     if os.path.lexists(path):
         with open_file(path) as file:
             while text := file.readline(MAX_LINE):
+                if file.tell() > MAX_BYTES:
+                    raise UserError(f"{path}: has more than {MAX_BYTES:,} bytes")
                 yield text
 
 

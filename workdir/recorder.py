@@ -227,12 +227,16 @@ class Recorder:
                 self._is_new_best = True
 
     def is_save_due(self, step: int) -> bool:
-        """Whether to save after `step`: at the end, at a new best, by epochs and by minutes."""
+        """Whether to save after `step`: at the end, at a new best, by epochs and by minutes.
+
+        Saves slow the steps beside them. So those by epochs wait while saving has taken more than its share
+        of the time since the start.
+        """
         minutes = self._schedule.checkpoint.every_minutes
         return (
             step == self._schedule.total_steps
             or self._is_new_best
-            or self._is_save_epoch(step)
+            or (self._is_save_epoch(step) and self._saves_are_cheap())
             or 0 < minutes * 60 <= time.perf_counter() - self._last_save
         )
 
@@ -277,6 +281,11 @@ class Recorder:
             return False
         epoch = step // self._schedule.steps_per_epoch
         return epoch // every_epochs > (epoch - 1) // every_epochs
+
+    def _saves_are_cheap(self) -> bool:
+        share = self._schedule.checkpoint.share
+        spent = max(record.checkpoints.seconds for record in self._records)
+        return not share or spent <= share * (time.perf_counter() - self._started)
 
     def _check_finite(self, step: int, history: History) -> None:
         finite = np.isfinite(history["loss"]) & np.isfinite(history["gradient_norm"])

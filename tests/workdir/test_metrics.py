@@ -1,6 +1,7 @@
 """`metrics.jsonl` and TensorBoard's files: the same numbers in both, continued where a run was killed."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,20 @@ def test_damaged_lines_are_told_and_left_out(
     assert "left out, first line 1" in told
     write_steps(tmp_path, 3, range(4, 5))
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_file_that_has_grown_beyond_reason_is_read_in_part(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(1, 0.5, "train", {"loss": 1.0})
+    whole = read_metrics(tmp_path)
+    os.truncate(tmp_path / "metrics.jsonl", 2**40)
+    assert read_metrics(tmp_path) == whole
+    lines = capfd.readouterr().err.splitlines()
+    assert any(
+        "metrics.jsonl: has more than 268,435,456 bytes; what cannot be read" in line for line in lines
+    )
 
 
 @pytest.mark.parametrize("damage", ["pipe", "dangling link", "link loop"])

@@ -76,6 +76,28 @@ def test_saves_are_due_by_epochs_and_at_the_end(
         assert [step for step in range(1, 13) if recorder.is_save_due(step)] == steps
 
 
+def test_saves_by_epochs_wait_while_they_have_taken_more_than_their_share(
+    tmp_path: Path, clock: Clock
+) -> None:
+    with recording([tmp_path], every_epochs=1.0, share=0.1) as recorder:
+        (record,) = recorder._records
+        clock.seconds += 10
+        assert recorder.is_save_due(3)
+        record.checkpoints.seconds = 2.0
+        assert not recorder.is_save_due(6)
+        assert recorder.is_save_due(12)  # the end
+        clock.seconds += 10
+        assert recorder.is_save_due(6)
+
+
+def test_the_seconds_of_a_save_are_counted(tmp_path: Path) -> None:
+    with recording([tmp_path]) as recorder:
+        recorder.save(2, [state_at(2)])
+        recorder.wait()
+        (record,) = recorder._records
+        assert 0 < record.checkpoints.seconds < 60
+
+
 def test_saves_are_due_by_minutes_since_the_last_one(tmp_path: Path, clock: Clock) -> None:
     with recording([tmp_path], every_minutes=0.5) as recorder:
         clock.seconds += 29
