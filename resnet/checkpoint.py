@@ -27,6 +27,9 @@ from resnet.network import Weights
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # the folder in it for checkpoints that were set aside
+# The folder in it for those that are no longer kept. They go there in one step: a training that was killed
+# while it removes files would leave a checkpoint that looks damaged.
+REMOVED = "removed"
 METRICS = "metrics/metrics"  # the file of a checkpoint with its validation accuracy
 METRICS_SCHEMA: Schema = {
     "type": "object",
@@ -91,6 +94,7 @@ class Checkpoints:
                 raise UserError(f"{folder}: is no folder, expected that of checkpoints; move it elsewhere")
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._delete_removed()
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -108,6 +112,7 @@ class Checkpoints:
                     ]
                 ),
                 cleanup_tmp_directories=True,
+                todelete_subdir=REMOVED,
                 async_options=add_checksums,
             ),
         )
@@ -118,11 +123,13 @@ class Checkpoints:
     def __exit__(self, *error: object) -> None:
         if "_manager" in vars(self):
             self._manager.close()
+            self._delete_removed()
 
     def save(self, step: int, state: Any, progress: dict[str, Any], accuracy: float | None) -> None:
         """Starts to save `state` and `progress` (JSON) of `step`, with the validation accuracy."""
         if step in self._manager.all_steps():
             return
+        self.wait()
         self._save_started = time.perf_counter()
         self._manager.save(
             step,
@@ -134,6 +141,10 @@ class Checkpoints:
         """Waits until all that was saved is on disk."""
         if "_manager" in vars(self):
             self._manager.wait_until_finished()
+            self._delete_removed()
+
+    def _delete_removed(self) -> None:
+        shutil.rmtree(self.folder / REMOVED, ignore_errors=True)
 
     def newest(self) -> Path | None:
         """Returns the folder of the newest checkpoint, or None if there is none."""
@@ -237,8 +248,8 @@ def _rank(folder: Path) -> tuple[float, int] | None:
 
 
 def remove_unfinished(workdir: Path) -> None:
-    """Removes what is left of checkpoints in `workdir` that could not be finished."""
-    for folder in (workdir / FOLDER).glob("*.orbax-checkpoint-tmp*"):
+    """Removes what is left of checkpoints in `workdir` that were not finished, or not wholly removed."""
+    for folder in [*(workdir / FOLDER).glob("*.orbax-checkpoint-tmp*"), workdir / FOLDER / REMOVED]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from resnet.checkpoint import Checkpoints, Expected
+from resnet.checksums import check_files
 from resnet.errors import UserError
 from tests.damages import put_in_place
 
@@ -110,6 +111,23 @@ def test_flipped_bit_is_noticed_and_an_older_checkpoint_used(
     assert all("checkpoints/3 is damaged" in line and "has changed" in line for line in lines)
     assert saved_steps(workdir) == {1, 2}
     assert (workdir / "checkpoints" / "damaged" / "3").is_dir()
+
+
+def test_checkpoints_leave_in_one_step_and_then_their_files_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    removed = tmp_path / "checkpoints" / "removed"
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_delete_removed", lambda self: None)  # A kill comes before.
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            for step in (1, 2):
+                checkpoints.save(step, make_state(step), {}, None)
+    check_files(removed / "1")
+    (removed / "1" / "SHA256SUMS").unlink()
+    state, _ = restore(tmp_path)
+    np.testing.assert_array_equal(state["params"]["head"]["kernel"], 2.0)
+    assert capfd.readouterr().err == ""
+    assert not removed.exists()
 
 
 def test_training_can_save_the_step_of_a_damaged_checkpoint_again(workdir: Path) -> None:
