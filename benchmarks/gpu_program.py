@@ -1,8 +1,7 @@
 """What a GPU would have to launch for a training step: `python -m benchmarks.gpu_program --help`.
 
 Needs no GPU, but `jax[cuda12]`: XLA compiles for the card that `h100.txtpb` describes and writes down its
-program, without autotuning. Between the launches that are counted, the host waits for nothing else. A CUDA
-graph is one launch, however many kernels it holds.
+program, without autotuning. A CUDA graph is one launch, however many kernels it holds.
 """
 
 import argparse
@@ -19,13 +18,13 @@ from tabulate import tabulate
 
 from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code, names
-from benchmarks.peers import CLASSES
+from benchmarks.peers import CLASSES, Case
 from benchmarks.rounds import Failed
 from benchmarks.worker import ROOT
-from configs import default
 from resnet.files import write_json
 
 CARD = ROOT / "benchmarks" / "h100.txtpb"
+SIZES = ("depth", "width", "batch", "image_size")  # options that a report names
 STEPS = 10  # in a call; the program has a loop over them
 THUNKS = "*jit_run_steps.thunk_sequence_after_thunk_passes.txt"  # XLA's list of what is launched
 KERNELS = ("kCustomKernel", "kKernel", "kConvolution", "kGemm", "kCublasLtMatmul", "kCopy")
@@ -68,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     ]
     print(tabulate(rows, ["convolution", "launches by the host", "kernels", "temporaries, MiB"]))
     if options.json:
-        sizes = {name: getattr(options, name) for name in ("depth", "width", "batch", "image_size")}
+        sizes = {name: getattr(options, name) for name in SIZES}
         write_json(options.json, {"benchmark": "gpu_program", "case": sizes, "results": results})
 
 
@@ -78,7 +77,7 @@ def _measure(options: argparse.Namespace, convolution: str) -> dict[str, Any]:
     Raises:
         Failed: it does not compile, most likely as `jax[cuda12]` is not installed.
     """
-    sizes = [f"--{name}={getattr(options, name)}" for name in ("depth", "width", "batch", "image_size")]
+    sizes = [f"--{name}={getattr(options, name)}" for name in SIZES]
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
         result = subprocess.run(
@@ -117,6 +116,7 @@ def _compile(options: argparse.Namespace, convolution: str) -> int:
     from jax.experimental import topologies
     from jax.sharding import Mesh
 
+    from benchmarks.peers.ours import make_config
     from datasets.types import Split
     from devices.mesh import make_mesh, replicated
     from input_pipeline import put_on_devices
@@ -124,13 +124,9 @@ def _compile(options: argparse.Namespace, convolution: str) -> int:
     from training.network import make_network
     from training.optimizer import learning_rate_schedule, make_optimizer
 
-    config = default.get_config()
-    config.model.update(depth=options.depth, width=options.width, convolution=convolution)
-    config.update(compute_dtype="bfloat16", batch_size=options.batch, steps_per_call=STEPS)
-    # As `benchmarks.train_step` trains: Adam at a constant rate, nothing else.
-    config.optimizer.update(name="adam", schedule="constant", warmup_epochs=0.0, weight_decay=0.0)
-    config.update(label_smoothing=0.0, ema_decay=0.0)
-    config.augment.update(flip=0.0, rotation=0.0, scale=0.0, translation=0.0, appearance=0.0)
+    case = Case("train", options.depth, options.batch, options.image_size, "bfloat16", "gpu", STEPS)
+    config = make_config(case)
+    config.model.update(width=options.width, convolution=convolution)
 
     here = make_mesh(config.batch_size)
     card = topologies.get_topology_desc(

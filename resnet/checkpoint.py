@@ -56,8 +56,8 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
 
-# Orbax warns about what is intended here: checkpoints without a metric. Its errors are raised as well, while
-# its log and that of its tasks have one for each array.
+# Orbax warns about checkpoints without a metric, which are intended here. It logs an error once for each
+# array, but also raises it, and that is enough.
 logging.getLogger("absl").addFilter(_is_not_from_orbax)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 

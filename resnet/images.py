@@ -196,7 +196,7 @@ def _opened(source: str | PathLike | BinaryIO, max_pixels: int) -> Iterator[Imag
         with Image.open(file, formats=_accepted_formats()) as image:
             _check_side(image)
             _check_is_no_raw_picture(image, file, name)
-            # libtiff tells damage on stderr, without the name of the file.
+            # If a file is damaged, libtiff prints a message that does not name it. Ours does.
             with libraries_silenced() if image.format == "TIFF" else nullcontext():
                 yield image
 
@@ -272,10 +272,10 @@ def fit_square(
     both sides to `size / crop`, and `pad` the longer side, with grey beside the shorter one; both then cut
     out the centre too, which is everything if `crop` is 1.
 
-    The pixels of `crop` equal those of torchvision, timm and transformers within rounding. Where the centre
-    falls between two pixels, torchvision and timm choose the same one as here, transformers the other. Only
-    the square is computed, so extreme aspect ratios cost nothing. A picture that already has the size to
-    scale to is cut without changing a pixel.
+    With `crop`, the pixels are those of torchvision, timm and transformers within rounding. If the centre
+    lies between two pixels, torchvision and timm choose the same one as this function. transformers chooses
+    the other. Only the square is computed, so extreme aspect ratios cost nothing. A picture that already has
+    the size to scale to is cut without changing a pixel.
 
     Args:
       image: uint8 `[H, W, 3]`, or a Pillow image, which is converted as in `read_image`.

@@ -20,7 +20,7 @@ from training.optimizer import learning_rate_schedule, make_optimizer
 
 def make(name: str, case: Case) -> Contestant:
     """Builds the contestant: images are uint8 on the device, and normalised in the step."""
-    config = _config(case)
+    config = make_config(case)
     mesh = make_mesh(case.batch)
     network = make_network(config, CLASSES)
     size = case.dataset_size or case.batch
@@ -34,7 +34,8 @@ def make(name: str, case: Case) -> Contestant:
     return Contestant(run, parameters, jax.devices()[0].device_kind, peak_device_memory)
 
 
-def _config(case: Case) -> ConfigDict:
+def make_config(case: Case) -> ConfigDict:
+    """Returns the config of a training or a prediction as in `case`."""
     config = default.get_config()
     config.model.depth = case.depth
     config.compute_dtype = case.dtype

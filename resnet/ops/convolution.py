@@ -32,7 +32,8 @@ from resnet.ops.winograd import Product, suits_winograd, winograd_3x3
 Lowering = Literal["auto", "lax", "matmul", "patches"]
 Resolved = Literal["lax", "matmul", "patches"]
 
-CACHED_BYTES = 32 * 2**20  # of patches; the L2 cache of an A100 has 40 MB, that of an H100 has 50 MB
+# Patches of up to this size stay in the L2 cache: an A100 has 40 MB of it, an H100 has 50 MB.
+CACHED_BYTES = 32 * 2**20
 FEW_CHANNELS = 16  # With fewer input channels, the product for one tap is too thin to be fast.
 
 
