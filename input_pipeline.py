@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,23 @@ def put_on_devices(split: Split, mesh: Mesh, class_weights: np.ndarray | None = 
     if split.mattes is not None:
         images = np.concatenate([images, split.mattes[..., None]], axis=-1)
     return DeviceSplit(*jax.device_put((images, split.labels, class_weights), replicated(mesh)))
+
+
+def abstract_split(
+    train: Split, config: ConfigDict, mesh: Mesh, class_weights: np.ndarray | None = None
+) -> DeviceSplit:
+    """Returns the shapes of what `put_on_devices` makes of `training_images`, before any hand is drawn."""
+    count = len(train.labels) + config.data.rendered_size
+    channels = 4 if config.augment.background > 0 else 3
+
+    def abstract(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
+
+    return DeviceSplit(
+        abstract((count, *train.images.shape[1:3], channels), train.images.dtype),
+        abstract((count,), train.labels.dtype),
+        None if class_weights is None else abstract(class_weights.shape, class_weights.dtype),
+    )
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:

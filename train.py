@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +33,7 @@ from devices.program_cache import CachedProgram
 from evaluation.predictor import evaluate_seeds, make_predictor
 from input_pipeline import (
     DeviceSplit,
+    abstract_split,
     make_epoch_order,
     put_on_devices,
     step_keys,
@@ -48,7 +49,8 @@ from training.draws import Draw
 from training.loss import class_weights, classification_loss
 from training.mixing import mix
 from training.network import Start, find_start, initial_weights, make_network
-from training.optimizer import learning_rate_schedule, make_optimizer, update_scales
+from training.optimizer import can_be_packed, learning_rate_schedule, make_optimizer, update_scales
+from training.packing import NO_PACKING, NoPacking, Packing
 from training.progress import ProgressBar
 from training.seeds import group_seeds
 from training.signals import Signals, StopRun
@@ -144,12 +146,15 @@ def moving_average(average: Weights, new: Weights, step: jax.Array | np.int32, c
 
 
 def make_train_step(
-    network: Network, optimizer: optax.GradientTransformation, config: ConfigDict
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    packing: Packing | NoPacking = NO_PACKING,
 ) -> Callable[..., tuple[TrainState, Tree]]:
     """Returns the pure (state, images uint8 [N, H, W, C], labels [N], key, progress) -> (state, metrics).
 
     `progress` is the share of the training that is done; its default is 1. `class_weights` are those of
-    `training.loss.class_weights`, or None.
+    `training.loss.class_weights`, or None. The weights in the state are as `packing` packs them.
     """
     loss_of = make_loss(network, config)
     size = config.data.image_size if config.data.store_size else None
@@ -167,9 +172,11 @@ def make_train_step(
         images = augment(key, images, config.augment, progress, size=size)
         images, targets = mix(key, images, targets, config.augment)
         depth_key = jax.random.fold_in(key, Draw.STOCHASTIC_DEPTH)
+        params, batch_stats = packing.unpack(state.weights)
         (loss, (batch_stats, hits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state.batch_stats, images, targets, class_weights, depth_key
+            params, batch_stats, images, targets, class_weights, depth_key
         )
+        gradients, batch_stats = packing.pack((gradients, batch_stats))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
@@ -193,20 +200,25 @@ def make_run_steps(
     *,
     config: ConfigDict,
     mesh: Mesh,
+    packed: bool | None = None,
 ) -> Callable[..., tuple[TrainState, Tree]]:
     """Returns the jitted (state, split, permutation, seed, count) -> (state, metrics of every step).
 
     It makes `count` steps within an epoch, at most `config.steps_per_call`; the state is donated. The count
     is a value, so every call runs the same compiled loop, and where calls begin does not change a bit. On a
     mesh for several replicas, the state, the permutation and the seed have a leading axis of replicas.
+    Within a call the weights may be `packed`. They are on a GPU, unless the optimizer looks at layers.
     """
-    train_step = make_train_step(network, optimizer, config)
+    if packed is None:
+        packed = jax.default_backend() == "gpu" and can_be_packed(config.optimizer, config.finetune)
     accumulate = config.optimizer.accumulate
 
     def run_steps(
         state: TrainState, split: DeviceSplit, permutation: jax.Array, seed: jax.Array, count: jax.Array
     ) -> tuple[TrainState, Tree]:
         steps_in_epoch = len(permutation) // config.batch_size
+        packing = Packing(state.weights) if packed else NO_PACKING
+        train_step = make_train_step(network, optimizer, config, packing)
 
         def one_step(i: jax.Array, carry: tuple[TrainState, Tree]) -> tuple[TrainState, Tree]:
             state, history = carry
@@ -230,7 +242,8 @@ def make_run_steps(
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
 
         history = {name: jnp.zeros(min(config.steps_per_call, steps_in_epoch)) for name in STEP_METRICS}
-        return lax.fori_loop(0, count, one_step, (state, history))
+        state, history = lax.fori_loop(0, count, one_step, (packing.pack(state), history))
+        return packing.unpack(state), history
 
     if has_replicas(mesh):
         run_steps = jax.vmap(run_steps, in_axes=(0, None, 0, 0, None), spmd_axis_name=REPLICA_AXIS)
@@ -304,8 +317,9 @@ class Training:
         self._run_steps = CachedProgram(run_steps, STEP_METRICS, config.to_dict(), by_replica(self._mesh))
         self._predict = make_predictor(self._network, config.batch_size, self._mesh)
         self._permutation = lru_cache(maxsize=1)(self._make_permutation())
-        balance = class_weights(self._train.labels, self._network.num_classes, config.loss.class_weights)
-        self._device_train = put_on_devices(training_images(self._train, config), self._mesh, balance)
+        self._balance = class_weights(
+            self._train.labels, self._network.num_classes, config.loss.class_weights
+        )
 
     def record_settings(self, workdir: Path) -> None:
         """Makes `workdir` and writes the settings of all seeds to its `config.json`.
@@ -332,7 +346,8 @@ class Training:
             if step == total_steps and self._are_finished(old := recorder.read_summaries(), splits):
                 return old
             if step < total_steps:
-                state, _, _ = self._run_call(state, step, seeds, count=0)  # Compiles the program.
+                self._prepare_steps(state, step, seeds)
+                state, _, _ = self._run_call(state, step, seeds, count=0)
             recorder.open_metrics(step)
             with Signals() as signals, ProgressBar(total_steps, step) as bar:
                 while step < total_steps:
@@ -372,15 +387,25 @@ class Training:
             weights = initial_weights(self._network, self._pretrained, init_head=init_head, seed=seed)
         return init_state(weights, self._optimizer, with_average=self.config.ema_decay > 0)
 
+    @cached_property
+    def _device_train(self) -> DeviceSplit:
+        """The images that batches are made of. Hands are drawn now, if they are not in the cache."""
+        return put_on_devices(training_images(self._train, self.config), self._mesh, self._balance)
+
+    def _prepare_steps(self, state: TrainState, step: int, seeds: Sequence[int]) -> None:
+        """Starts to compile the steps, which goes on while hands are drawn."""
+        split = abstract_split(self._train, self.config, self._mesh, self._balance)
+        permutation = self._permutation(tuple(seeds), step // self._schedule.steps_per_epoch)
+        self._run_steps.prepare(state, split, permutation, self._seed_array(seeds), 0)
+
     def _run_call(
         self, state: TrainState, step: int, seeds: Sequence[int], count: int
     ) -> tuple[TrainState, dict[str, np.ndarray], float]:
         """Makes `count` steps after `step`; returns the state, the metrics [seeds, steps] and the seconds."""
         permutation = self._permutation(tuple(seeds), step // self._schedule.steps_per_epoch)
+        images = self._device_train
         started = time.perf_counter()
-        state, history = self._run_steps(
-            state, self._device_train, permutation, self._seed_array(seeds), count
-        )
+        state, history = self._run_steps(state, images, permutation, self._seed_array(seeds), count)
         arrays = {
             name: np.asarray(values).reshape(len(seeds), -1)[:, :count] for name, values in history.items()
         }

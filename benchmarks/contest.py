@@ -52,6 +52,9 @@ def _parse(description: str, batches: list[int], steps: int) -> argparse.Namespa
     parser.add_argument(
         "--peers", type=names, default=None, metavar="NAME[,NAME...]", help=f"some of {', '.join(PEERS)}"
     )
+    parser.add_argument(
+        "--one_process", action="store_true", help="compile in the process that is measured: peaks are higher"
+    )
     return parser.parse_args()
 
 
@@ -68,7 +71,7 @@ def _run(task: str, options: argparse.Namespace) -> None:
     }
     for image_size, batch in itertools.product(options.image_size, options.batch):
         case = Case(task, options.depth, batch, image_size, dtype, options.device, options.steps)
-        result = _measure(case, peers, options.rounds)
+        result = _measure(case, peers, options.rounds, one_process=options.one_process)
         print(_format_result(result), flush=True)
         report["results"].append(result)
         if options.json:
@@ -92,9 +95,9 @@ def _products_for(case: Case) -> dict[str, Peer]:
     return {name: peer for name, peer in PRODUCTS.items() if not (is_slow and "torch" in peer.packages)}
 
 
-def _measure(case: Case, peers: Mapping[str, Peer], count: int) -> dict[str, Any]:
+def _measure(case: Case, peers: Mapping[str, Peer], count: int, *, one_process: bool) -> dict[str, Any]:
     with ExitStack() as stack:
-        workers, left_out = _start_workers(case, peers | _products_for(case), stack)
+        workers, left_out = _start_workers(case, peers | _products_for(case), stack, one_process=one_process)
         replies: dict[str, dict[str, Any]] = {}
 
         def measure_rate(name: str) -> float:
@@ -122,7 +125,7 @@ def _measure(case: Case, peers: Mapping[str, Peer], count: int) -> dict[str, Any
 
 
 def _start_workers(
-    case: Case, peers: Mapping[str, Peer], stack: ExitStack
+    case: Case, peers: Mapping[str, Peer], stack: ExitStack, *, one_process: bool
 ) -> tuple[dict[str, Worker], dict[str, str]]:
     """Starts a warm worker for each of `peers`; returns them, and why others could not be started.
 
@@ -136,7 +139,7 @@ def _start_workers(
             if missing := peer.missing():
                 raise Failed(f"not installed: {', '.join(missing)}")
             print(f"warming up {name}", file=sys.stderr, flush=True)
-            workers[name] = start(name, case, caches / name)
+            workers[name] = start(name, case, caches / name, one_process=one_process)
             stack.callback(workers[name].stop)
         except Failed as error:
             if name == OURS:

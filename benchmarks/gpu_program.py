@@ -24,7 +24,7 @@ from benchmarks.worker import ROOT
 from resnet.files import write_json
 
 CARD = ROOT / "benchmarks" / "h100.txtpb"
-SIZES = ("depth", "width", "batch", "image_size")  # options that a report names
+SIZES = ("depth", "width", "batch", "image_size", "seeds")  # options that a report names
 STEPS = 10  # in a call; the program has a loop over them
 THUNKS = "*jit_run_steps.thunk_sequence_after_thunk_passes.txt"  # XLA's list of what is launched
 KERNELS = ("kCustomKernel", "kKernel", "kConvolution", "kGemm", "kCublasLtMatmul", "kCopy")
@@ -53,6 +53,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--width", type=at_least(1), default=64, help="channels of its first stage")
     parser.add_argument("--batch", type=at_least(1), default=32, help="images in a batch")
     parser.add_argument("--image_size", type=at_least(32), default=64, help="pixels a side")
+    parser.add_argument("--seeds", type=at_least(1), default=1, help="seeds that are trained as one program")
     parser.add_argument(
         "--convolutions", type=names, default=["lax", "patches"], help="values of config.model.convolution"
     )
@@ -114,11 +115,11 @@ def _compile(options: argparse.Namespace, convolution: str) -> int:
     import jax
     import numpy as np
     from jax.experimental import topologies
-    from jax.sharding import Mesh
+    from jax.sharding import Mesh, NamedSharding
 
     from benchmarks.peers.ours import make_config
     from datasets.types import Split
-    from devices.mesh import make_mesh, replicated
+    from devices.mesh import by_replica, make_mesh, replicated, stack_states
     from input_pipeline import put_on_devices
     from train import init_state, make_run_steps
     from training.network import make_network
@@ -128,28 +129,33 @@ def _compile(options: argparse.Namespace, convolution: str) -> int:
     config = make_config(case)
     config.model.update(width=options.width, convolution=convolution)
 
-    here = make_mesh(config.batch_size)
+    here = make_mesh(config.batch_size, options.seeds)
     card = topologies.get_topology_desc(
         platform="cuda", target_config=CARD.read_text(), topology="1x1x1"
     ).devices[:1]
-    mesh = Mesh(np.array(card), here.axis_names)
+    mesh = Mesh(np.array(card).reshape(here.devices.shape), here.axis_names)
     network = make_network(config, CLASSES)
     schedule = learning_rate_schedule(config.optimizer, num_epochs=1, steps_per_epoch=STEPS)
     optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, schedule)
-    run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
+    run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh, packed=True)
     count = STEPS * options.batch
     images = np.zeros((count, options.image_size, options.image_size, 3), np.uint8)
     labels = np.zeros(count, np.int32)
-    arguments = (
-        init_state(network.init(0), optimizer, with_average=False),
-        put_on_devices(Split(images, labels), here),
-        labels,
-        np.uint32(0),
-        np.int32(STEPS),
-    )
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=replicated(mesh)), arguments
-    )
+    initial = init_state(network.init(0), optimizer, with_average=False)
+    order, seed = labels, np.uint32(0)
+    if options.seeds > 1:
+        order, seed = np.tile(order, (options.seeds, 1)), np.arange(options.seeds, dtype=np.uint32)
+    state = stack_states([initial] * options.seeds, here)
+    split = put_on_devices(Split(images, labels), here)
+
+    def abstract(tree: Any, sharding: NamedSharding) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
+        )
+
+    by_seed = abstract((state, order, seed), by_replica(mesh))
+    shared = abstract((split, np.int32(STEPS)), replicated(mesh))
+    shapes = (by_seed[0], shared[0], *by_seed[1:], shared[1])
     return run_steps.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
 

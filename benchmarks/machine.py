@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,24 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "tensorflow", "t
 def stamp() -> dict[str, Any]:
     """Returns the `machine` and the `versions` of a report."""
     return {"machine": _machine(), "versions": _versions()}
+
+
+def gpu_names() -> list[str]:
+    """Returns the names of the GPUs that `nvidia-smi` lists, none where there is no such program."""
+    return _nvidia_smi("name")
+
+
+def gpu_memory() -> int:
+    """Returns the bytes that are in use on all GPUs, by all processes, as `nvidia-smi` counts them."""
+    return sum(int(mebibytes) * 2**20 for mebibytes in _nvidia_smi("memory.used"))
+
+
+def _nvidia_smi(field: str) -> list[str]:
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
 
 
 def _machine() -> dict[str, Any]:

@@ -48,11 +48,11 @@ def load(config: "ConfigDict") -> Dataset:
     of a folder have the side `config.store_size`, if that is not 0.
 
     Raises: UserError for an unknown name, for data that cannot be read or rendered, and for rendered hands
-    that are to be added to a data set of other classes.
+    that cannot be added to the data set.
     """
     dataset = _load_source(config)
     if config.rendered_size:
-        _check_shows_digits(dataset, config)
+        _check_takes_hands(dataset, config)
     if config.name == "folder":
         return dataset  # Its images have been resized as they were decoded.
     return dataset._replace(
@@ -186,10 +186,12 @@ def _unknown_name(config: "ConfigDict") -> UserError:
     return UserError(f"config.data.name={config.name}: expected {' or '.join(map(repr, NAMES))}; {hint}")
 
 
-def _check_shows_digits(dataset: Dataset, config: "ConfigDict") -> None:
-    """Raises UserError if rendered hands would be added to a data set of other classes."""
-    from datasets.rendered.render import CLASS_NAMES
+def _check_takes_hands(dataset: Dataset, config: "ConfigDict") -> None:
+    """Raises UserError if rendered hands cannot be added: to other classes, or to images of such a size."""
+    from datasets.rendered.render import CLASS_NAMES, IMAGE_SIZES, check_whole_number
 
+    size = "store_size" if config.store_size else "image_size"
+    check_whole_number(f"config.data.{size}", config[size], *IMAGE_SIZES)
     if dataset.class_names != CLASS_NAMES:
         digits, others = ", ".join(CLASS_NAMES), ", ".join(dataset.class_names)
         raise UserError(

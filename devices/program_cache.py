@@ -82,15 +82,28 @@ class CachedProgram:
         self._outputs = dict.fromkeys(outputs, 0)
         self._sharding = sharding
         self._file = _file(settings, sharding)
-        self._compiled: jax.stages.Compiled | None = None
+        self._preparing: Future[jax.stages.Compiled] | None = None
+
+    def prepare(self, state: Any, *arguments: Any) -> None:
+        """Starts to load or compile the program for such arguments, while the caller goes on.
+
+        An array may be given as a `jax.ShapeDtypeStruct` with its sharding.
+        """
+        if self._preparing is None:
+            thread = ThreadPoolExecutor(max_workers=1)
+            self._preparing = thread.submit(self._prepare, state, *arguments)
+            thread.shutdown(wait=False)  # It ends when the program is ready.
 
     def __call__(self, state: Any, *arguments: Any) -> tuple[Any, dict[str, jax.Array]]:
         """Calls the function with arrays, which always have the same shapes, dtypes and shardings."""
-        leaves, tree = jax.tree.flatten((state, *arguments))
-        if self._compiled is None:
-            self._compiled = self._find(leaves) or self._trace(tree, leaves, len(jax.tree.leaves(state)))
-        outputs = self._compiled(*leaves)
+        self.prepare(state, *arguments)
+        assert self._preparing is not None
+        outputs = self._preparing.result()(*jax.tree.leaves((state, *arguments)))
         return jax.tree.unflatten(jax.tree.structure((state, self._outputs)), outputs)
+
+    def _prepare(self, state: Any, *arguments: Any) -> jax.stages.Compiled:
+        leaves, tree = jax.tree.flatten((state, *arguments))
+        return self._find(leaves) or self._trace(tree, leaves, len(jax.tree.leaves(state)))
 
     def _find(self, leaves: Sequence[Any]) -> jax.stages.Compiled | None:
         program, compiling = _compiling.pop(self._file, (None, None))

@@ -15,6 +15,7 @@ from datasets.types import Split
 from devices.mesh import make_mesh
 from input_pipeline import (
     DeviceSplit,
+    abstract_split,
     epoch_permutation,
     evaluation_batches,
     first_training_batch,
@@ -162,6 +163,18 @@ def test_mattes_are_a_fourth_channel() -> None:
     images = np.asarray(put_on_devices(split, make_mesh(5)).images)
     np.testing.assert_array_equal(images[..., :3], split.images)
     assert (images[..., 3] == 7).all()
+
+
+@pytest.mark.parametrize("background", [0.0, 0.5])
+@pytest.mark.parametrize("hands", [0, 5])
+def test_the_shapes_on_the_devices_are_known_before_hands_are_drawn(background: float, hands: int) -> None:
+    config = small_config(**{"augment.background": background, "data.rendered_size": hands})
+    labels, balance = np.arange(4, dtype=np.int32), np.ones(6, np.float32)
+    train = Split(np.zeros((4, 32, 32, 3), np.uint8), labels)
+    mesh = make_mesh(jax.local_device_count())
+    expected = put_on_devices(training_images(train, config), mesh, balance)
+    for shape, array in zip(abstract_split(train, config, mesh, balance), expected, strict=True):
+        assert (shape.shape, shape.dtype, shape.sharding) == (array.shape, array.dtype, array.sharding)
 
 
 def test_steps_per_epoch_needs_a_full_batch() -> None:

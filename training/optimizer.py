@@ -98,6 +98,15 @@ def make_optimizer(
     )
 
 
+def can_be_packed(optimizer: ConfigDict, finetune: ConfigDict) -> bool:
+    """Whether the update asks of a parameter only whether it is a kernel, so that `Packing` changes nothing.
+
+    LAMB and Muon look at one layer at a time, and fine-tuning at the part of the network.
+    """
+    moves_as_one = not (finetune.frozen or finetune.freeze_norm) and finetune.layer_decay == 1
+    return moves_as_one and optimizer.name in ("sgd", "adam", "adamw", "lion")
+
+
 def _check_something_moves(finetune: ConfigDict, architecture: Architecture) -> None:
     stages = len(architecture.blocks)
     parts = stages + 2

@@ -86,7 +86,7 @@ PEERS = {
     "torch_eager": Peer("torch_resnet", ("torch",)),
     "torch_compile": Peer("torch_resnet", ("torch",), FREEZING, compiles=True),
     "torch_max_autotune": Peer("torch_resnet", ("torch",), FREEZING, devices=("gpu",), compiles=True),
-    "torch_cuda_graph": Peer("torch_resnet", ("torch",), tasks=("train",), devices=("gpu",), compiles=True),
+    "torch_cuda_graph": Peer("torch_resnet", ("torch",), FREEZING, devices=("gpu",), compiles=True),
     "torch_jit": Peer("torch_resnet", ("torch",), tasks=("inference",)),
     "keras_tf": Peer("keras_applications", ("keras", "tensorflow"), ON_TENSORFLOW),
     "keras_jax": Peer("keras_applications", ("keras", "jax"), {"KERAS_BACKEND": "jax"}, compiles=True),

@@ -55,7 +55,7 @@ def make_config(case: Case) -> ConfigDict:
 
 def _training(
     config: ConfigDict, network: Network, weights: Weights, *, split: DeviceSplit, mesh: Mesh
-) -> Callable[[int], None]:
+) -> Callable[[int], TrainState]:
     schedule = learning_rate_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=1)
     optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, schedule)
     run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
@@ -65,10 +65,10 @@ def _training(
     order = np.random.default_rng(0).permutation(len(split.labels)).astype(np.int32)
     permutation = jax.device_put(order, replicated(mesh))
 
-    def run(steps: int) -> None:
+    def run(steps: int) -> TrainState:
         nonlocal state
         state, history = run_steps(state, split, permutation, np.uint32(0), steps)
-        jax.block_until_ready((state, history))
+        return jax.block_until_ready((state, history))[0]
 
     return run
 

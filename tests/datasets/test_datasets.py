@@ -226,6 +226,12 @@ def test_a_number_of_rendered_hands_out_of_range_is_named():
     assert line == "config.data.rendered_size=-3: expected a whole number, 0 or more"
 
 
+def test_hands_are_not_added_to_images_of_a_size_that_is_not_rendered(signs_dir):
+    config = data_config(dir=str(signs_dir), image_size=600, rendered_size=5)
+    line = error_line(lambda: datasets.load(config))
+    assert line == "config.data.image_size=600: expected a whole number from 16 to 512"
+
+
 def test_resized_photographs_are_extended_by_hands_of_the_same_size(signs_dir):
     config = data_config(dir=str(signs_dir), image_size=32, rendered_size=5)
     train = datasets.load(config).train

@@ -1,5 +1,6 @@
 """When a second start reads the program that a first one traced, and when it must trace it again."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_second_start_does_not_trace_and_computes_the_same() -> None:
     for a, b in zip(expected, second.result(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert second.traced == 0
+
+
+def test_a_program_is_prepared_from_shapes_alone() -> None:
+    expected = Start().result()
+    shutil.rmtree(jax.config.jax_compilation_cache_dir)
+    start = Start()
+
+    def abstract(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(start.mesh))
+
+    weights = {"b": abstract((2, 3), "float32"), "a": abstract((), "float32")}
+    start.run.prepare(State(abstract((), "int32"), weights), abstract((8,), "float32"), 0)
+    for a, b in zip(expected, start.result(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert start.traced == 1
 
 
 def test_prefetched_program_is_the_same() -> None:
