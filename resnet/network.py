@@ -12,7 +12,7 @@ from flax import nnx
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.model import BatchNorm, Conv, ResNet, Rng
-from resnet.ops.convolution import Lowering
+from resnet.ops.convolution import Lowering, resolve
 from resnet.preprocessing import Preprocessing
 
 LEAST_DEVIATION = 1.0  # of the 255 levels of a pixel: with a smaller one, an image shows nothing
@@ -68,7 +68,8 @@ class Network:
         """Describes the network; it has no weights of its own.
 
         `compute_dtype` is the dtype of the convolutions: `auto` is bfloat16 on accelerators and float32 on
-        CPU. `convolution` says how they are computed, see `resnet.ops.convolution`. In training, norms keep
+        CPU. There, bfloat16 is for the matrix products of the convolutions alone, as all else is slower in
+        it. `convolution` says how they are computed, see `resnet.ops.convolution`. In training, norms keep
         their running statistics in the first `frozen` parts (1: the stem, 2: stage 1 too, ...), or
         everywhere with `freeze_norm`. `stochastic_depth` is the probability that training skips the last
         block for an image: Huang et al. 2016 (arXiv:1603.09382). It falls linearly towards the first block.
@@ -84,8 +85,11 @@ class Network:
         self.architecture = architecture
         self.preprocessing = preprocessing
         self.num_classes = num_classes
-        self.convolution = convolution
         self._dtype = compute_dtype_here(compute_dtype)
+        multiplies_on_cpu = jax.default_backend() == "cpu" and resolve(convolution) == "matmul"
+        if self._dtype == jnp.bfloat16 and multiplies_on_cpu:
+            self._dtype, convolution = jnp.dtype(jnp.float32), "bfloat16_matmul"
+        self.convolution = convolution
         self._frozen = frozen
         self._freeze_norm = freeze_norm
         self._stochastic_depth = stochastic_depth

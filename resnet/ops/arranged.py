@@ -8,7 +8,6 @@ from math import prod
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from resnet.ops.convolution import (
@@ -18,6 +17,7 @@ from resnet.ops.convolution import (
     flat,
     output_size,
     patches_product,
+    product_of,
     resolve,
     tap_products,
     taps,
@@ -73,7 +73,7 @@ def conv2d_arranged(
     if not _is_prepared(x.shape, kernel_shape, padding, groups=groups, lowering=lowering):
         return conv2d(x, arranged[0], stride=stride, padding=padding, groups=groups, lowering=lowering)
     few = _output_pixels(x.shape, kernel_shape[0], stride, padding) <= FEW_ROWS
-    product = _product_from_the_left if few else jnp.matmul
+    product = _product_from_the_left if few else product_of(resolve(lowering))
     match _arrangement(x.shape, kernel_shape, stride, padding):
         case "winograd":
             return winograd_products(x, arranged, product)
@@ -90,7 +90,7 @@ def _is_prepared(
 ) -> bool:
     """Returns whether the kernel is read by plain products, which are what it can be prepared for."""
     plain_products = groups == 1 and not suits_narrow(x_shape, kernel_shape, padding)
-    return resolve(lowering) == "matmul" and plain_products
+    return resolve(lowering) in ("matmul", "bfloat16_matmul") and plain_products
 
 
 def _arrangement(

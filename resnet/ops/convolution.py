@@ -1,4 +1,4 @@
-"""A 2-D convolution with three lowerings, which are three ways to compute the same result.
+"""A 2-D convolution with several lowerings, which are ways to compute the same result.
 
 `lax` is XLA's own convolution. On an NVIDIA GPU that is cuDNN's, which no CUDA graph of XLA holds.
 
@@ -16,6 +16,9 @@ faster than its convolution:
 - Grouped convolutions are cut into patches and multiplied once for each group.
 - All others, including 1x1 and maps of at most 2x2 pixels, use one product for each tap, which is one of the
   k * k positions in the kernel.
+
+`bfloat16_matmul` is the same with products of numbers rounded to bfloat16, and all else in float32. It is for
+CPUs with AMX.
 """
 
 from functools import partial
@@ -27,10 +30,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet.ops.narrow import narrow_3x3, suits_narrow
-from resnet.ops.winograd import Product, suits_winograd, winograd_3x3
+from resnet.ops.products import Product, bfloat16_product
+from resnet.ops.winograd import suits_winograd, winograd_3x3
 
-Lowering = Literal["auto", "lax", "matmul", "patches"]
-Resolved = Literal["lax", "matmul", "patches"]
+Lowering = Literal["auto", "lax", "matmul", "bfloat16_matmul", "patches"]
+Resolved = Literal["lax", "matmul", "bfloat16_matmul", "patches"]
 
 # Patches of up to this size stay in the L2 cache: an A100 has 40 MB of it, an H100 has 50 MB.
 CACHED_BYTES = 32 * 2**20
@@ -102,11 +106,19 @@ def _conv2d(
         return patches_product(x, flat(kernel), k=kernel.shape[0], stride=stride, padding=padding)
     if suits_narrow(x.shape, kernel.shape, padding):
         return narrow_3x3(x, kernel, stride)
+    product = product_of(lowering)
     if suits_winograd(x.shape, kernel.shape, stride, padding):
-        return winograd_3x3(x, kernel)
+        return winograd_3x3(x, kernel, product)
     if x.shape[-1] < FEW_CHANNELS:
-        return patches_product(x, flat(kernel), k=kernel.shape[0], stride=stride, padding=padding)
-    return tap_products(x, taps(kernel), stride=stride, padding=padding)
+        return patches_product(
+            x, flat(kernel), k=kernel.shape[0], stride=stride, padding=padding, product=product
+        )
+    return tap_products(x, taps(kernel), stride=stride, padding=padding, product=product)
+
+
+def product_of(lowering: Resolved) -> Product:
+    """Returns the matrix product that a lowering uses."""
+    return bfloat16_product if lowering == "bfloat16_matmul" else jnp.matmul
 
 
 def output_size(size: int, k: int, stride: int, padding: int) -> int:

@@ -1,12 +1,12 @@
 """Winograd's 3x3 convolution: matrix products with 2.25 times fewer multiplications."""
 
-from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Product = Callable[[jax.Array, jax.Array], jax.Array]  # [M, C] times [C, O] gives [M, O].
+from resnet.ops.products import Product
 
 
 def suits_winograd(x: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int) -> bool:
@@ -14,16 +14,17 @@ def suits_winograd(x: tuple[int, ...], kernel: tuple[int, ...], stride: int, pad
     return kernel[:2] == (3, 3) and stride == padding == 1 and max(x[1:3]) > 2
 
 
-@jax.custom_vjp
-def winograd_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def winograd_3x3(x: jax.Array, kernel: jax.Array, product: Product = jnp.matmul) -> jax.Array:
     """Convolves `x` [N, H, W, C] with `kernel` [3, 3, C, O], stride 1, padding 1; returns [N, H, W, O].
 
     This is Winograd's minimal filtering F(2x2, 3x3): Lavin & Gray 2016, "Fast Algorithms for Convolutional
     Neural Networks", section 4.1. Every tile of 2x2 outputs comes from 4x4 inputs, whose transform has 16
     values. Each of these has a product of its own. The derivative is the transposed algorithm. It computes
-    the input transform again instead of keeping it, as that is four times the size of `x`.
+    the input transform again instead of keeping it, as that is four times the size of `x`. Of its products,
+    those for the kernel are always plain ones.
     """
-    return winograd_products(x, transform_kernel(kernel))
+    return winograd_products(x, transform_kernel(kernel), product)
 
 
 def winograd_products(x: jax.Array, transformed: list[jax.Array], product: Product = jnp.matmul) -> jax.Array:
@@ -33,18 +34,20 @@ def winograd_products(x: jax.Array, transformed: list[jax.Array], product: Produ
     return _transform_output(products, x.shape)[:, :h, :w]
 
 
-def _winograd_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
-    return winograd_3x3(x, kernel), (x, kernel)
+def _winograd_forward(x: jax.Array, kernel: jax.Array, product: Product) -> tuple[jax.Array, tuple]:
+    return winograd_3x3(x, kernel, product), (x, kernel)
 
 
-def _winograd_backward(residuals: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _winograd_backward(
+    product: Product, residuals: tuple, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     products = _transform_output_transposed(gradient)
     kernel_gradient = _transform_kernel_transposed(
         [d.T @ p for d, p in zip(_transform_input(x), products, strict=True)]
     )
     input_gradient = _transform_input_transposed(
-        [p @ u.T for p, u in zip(products, transform_kernel(kernel), strict=True)], x.shape
+        [product(p, u.T) for p, u in zip(products, transform_kernel(kernel), strict=True)], x.shape
     )
     return input_gradient, kernel_gradient
 

@@ -483,6 +483,21 @@ def test_bfloat16_keeps_logits_and_statistics_in_float32() -> None:
     np.testing.assert_allclose(stats["stem_norm"]["mean"], expected_stats["stem_norm"]["mean"], atol=0.02)
 
 
+def test_on_a_cpu_bfloat16_is_for_products_alone() -> None:
+    reference = network_of(depth=18)
+    network = Network(reference.architecture, Preprocessing(), 6, compute_dtype="bfloat16")
+    assert network.convolution == "bfloat16_matmul"
+    weights, images = random_weights(network), random_images(4, 32, 32)
+    logits, features, _ = run(network, weights, images, train=True)
+    expected, _, _ = run(reference, weights, images, train=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(features)} == {np.dtype(np.float32)}
+    assert 1e-5 < abs(logits - expected).max() < 0.05 * abs(expected).max()
+    batch = images[:2]
+    arranged = network.arrange(weights, batch.shape)
+    plain, _, _ = run(network, weights, batch, train=False)
+    np.testing.assert_allclose(network.predict(weights, arranged, batch), plain, atol=0.02 * abs(plain).max())
+
+
 def test_auto_computes_in_float32_on_cpu_and_bfloat16_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for backend, dtype in {"cpu": "float32", "gpu": "bfloat16", "tpu": "bfloat16"}.items():
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)

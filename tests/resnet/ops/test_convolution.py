@@ -43,6 +43,18 @@ def gradients(
     return padded[:, padding : padding + h, padding : padding + w], kernel_gradient
 
 
+def value_and_gradients(
+    x: np.ndarray, kernel: np.ndarray, stride: int, padding: int, *, upstream: np.ndarray, lowering: str
+) -> list[np.ndarray]:
+    def compute(x: jax.Array, kernel: jax.Array, upstream: jax.Array) -> tuple[jax.Array, ...]:
+        value, transpose = jax.vjp(
+            lambda x, kernel: conv2d(x, kernel, stride=stride, padding=padding, lowering=lowering), x, kernel
+        )
+        return value, *transpose(upstream)
+
+    return [np.asarray(result) for result in quick_jit(compute)(x, kernel, upstream)]
+
+
 def check_in_float64(
     x_shape: tuple[int, int, int, int],
     out_features: int,
@@ -60,14 +72,8 @@ def check_in_float64(
     upstream = rng.standard_normal(value.shape)
     expected = (value, *gradients(x, kernel, stride, padding, upstream=upstream))
 
-    def value_and_gradients(x: jax.Array, kernel: jax.Array, upstream: jax.Array) -> tuple[jax.Array, ...]:
-        value, transpose = jax.vjp(
-            lambda x, kernel: conv2d(x, kernel, stride=stride, padding=padding, lowering=lowering), x, kernel
-        )
-        return value, *transpose(upstream)
-
     with jax.enable_x64(True):
-        results = [np.asarray(result) for result in quick_jit(value_and_gradients)(x, kernel, upstream)]
+        results = value_and_gradients(x, kernel, stride, padding, upstream=upstream, lowering=lowering)
     for name, a, b in zip(("value", "input gradient", "kernel gradient"), results, expected, strict=True):
         assert a.dtype == np.float64
         assert a.shape == b.shape
@@ -203,6 +209,40 @@ def test_float32_lowerings_agree_within_rounding(k: int, stride: int, size: int)
         output = quick_jit(partial(conv2d, **options))(x, kernel)
         assert output.dtype == jnp.float32
         np.testing.assert_allclose(output, expected, rtol=0, atol=3e-6 * abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("k", "stride", "size"), [(1, 1, 4), (1, 2, 9), (3, 1, 2), (3, 1, 8), (3, 2, 8), (7, 2, 16)]
+)
+def test_products_of_bfloat16_are_exact_for_numbers_that_it_holds(k: int, stride: int, size: int) -> None:
+    """Small whole numbers, and the halves and quarters of them in Winograd's transform."""
+    rng = np.random.default_rng(0)
+    padding = (k - 1) // 2
+    x, kernel = (
+        rng.integers(-2, 3, shape).astype(np.float32) for shape in ((2, size, size, 64), (k, k, 64, 8))
+    )
+    value = convolve(x.astype(np.float64), kernel, stride, padding)
+    upstream = rng.integers(-2, 3, value.shape).astype(np.float32)
+    expected = (value, *gradients(x, kernel, stride, padding, upstream=upstream))
+    results = value_and_gradients(x, kernel, stride, padding, upstream=upstream, lowering="bfloat16_matmul")
+    for a, b in zip(results, expected, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("k", "size"), [(1, 4), (3, 2), (3, 8), (7, 16)])
+def test_products_of_bfloat16_round_what_they_multiply(k: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, size, size, 64), np.float32)
+    kernel = rng.standard_normal((k, k, 64, 8), np.float32)
+    value = convolve(x.astype(np.float64), kernel, 1, (k - 1) // 2)
+    upstream = rng.standard_normal(value.shape, np.float32)
+    expected = (value, *gradients(x, kernel, 1, (k - 1) // 2, upstream=upstream))
+    results = value_and_gradients(x, kernel, 1, (k - 1) // 2, upstream=upstream, lowering="bfloat16_matmul")
+    errors = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(results, expected, strict=True)]
+    assert 1e-3 < errors[0] < 1e-2
+    assert 1e-3 < errors[1] < 1e-2
+    assert errors[2] < 1e-5  # The gradient for the kernel is a product of float32.
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
