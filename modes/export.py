@@ -1,36 +1,75 @@
-"""`--mode=export`: writes the weights of a run for another framework."""
+"""`--mode=export`: writes the weights of a run, or of a file of weights, for another framework."""
 
-from modes.flags import CHECKPOINT, RAW, Command, Flag, Mode, require_run
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modes.flags import (
+    CHECKPOINT,
+    RAW,
+    WEIGHTS,
+    Command,
+    Flag,
+    Mode,
+    refuse_config,
+    refuse_weights_and_config,
+    require_run_or_weights,
+)
 from resnet.errors import UserError
 from resnet.formats import EXPORT_FORMATS
+
+if TYPE_CHECKING:
+    from resnet.classifier import Classifier
 
 FORMAT = Flag("format", "The format to write.", "safetensors", EXPORT_FORMATS)
 
 
+def check(command: Command) -> None:
+    """Checks that there is a folder to write to, and a run or a file of weights."""
+    refuse_weights_and_config(command)
+    refuse_config(command)
+    require_run_or_weights(command)
+
+
 def run(command: Command) -> int:
     """Writes the weights into `export/` of the workdir and describes the input that they expect."""
-    from resnet.classifier import load_trained
     from resnet.formats.export import describe_input
     from workdir import settings
 
     workdir, format = command.run_folder, command["format"]
     config = command.settings()
-    if config.seeds:
+    if not command.weights_file and config.seeds:
         raise UserError(
             f"--workdir={workdir}: holds {len(config.seeds)} seeds, and export writes the weights of one;"
             f" name one of them, such as --workdir={settings.seed_workdirs(config, workdir)[0]}"
         )
-    (trained,) = load_trained(workdir, command["checkpoint"], command["raw"])
-    classifier = trained.classifier
-    print(f"written: {classifier.export(workdir / 'export', format)}")
+    classifier, _ = command.load_classifier()
+    path = classifier.export(workdir / "export", format)
+    print(f"written: {path}")
     print(f"its input: {describe_input(classifier.network.preprocessing, format)}")
+    if format == "onnx":
+        print(_describe_check(path, classifier))
     return 0
 
 
+def _describe_check(path: Path, classifier: "Classifier") -> str:
+    from resnet.formats.onnx_runtime import check_onnx
+
+    check = check_onnx(path, classifier)
+    if check is None:
+        return "not compared with this project's answers, as ONNX Runtime is missing: pip install onnxruntime"
+    return (
+        f"its probabilities in ONNX Runtime {check.version} differ from this project's by at most"
+        f" {check.difference:.1e}"
+    )
+
+
 MODE = Mode(
-    help="Write the weights of a run for another framework.",
-    usage=("--mode=export --workdir=runs/signs --format=keras",),
-    flags=(FORMAT, CHECKPOINT, RAW),
-    check=require_run,
+    help="Write the weights of a run or a file for another framework.",
+    usage=(
+        "--mode=export --workdir=runs/signs --format=keras",
+        "--mode=export --weights=resnet50.safetensors --workdir=exported --format=onnx",
+    ),
+    flags=(WEIGHTS, FORMAT, CHECKPOINT, RAW),
+    check=check,
     run=run,
 )

@@ -14,6 +14,7 @@ from resnet.files import write_result
 from resnet.formats import EXPORT_FORMATS, huggingface, torchvision
 from resnet.formats.keras_model import keras_archive
 from resnet.formats.names import Arrays, Format
+from resnet.formats.onnx_model import onnx_model
 from resnet.formats.reading import OWN
 from resnet.formats.safetensors_file import write_safetensors
 from resnet.network import Network, Weights
@@ -82,6 +83,17 @@ def _huggingface_files(network: Exported) -> dict[str, bytes]:
     return files
 
 
+def _onnx_files(network: Exported) -> dict[str, bytes]:
+    model = onnx_model(
+        network.named,
+        network.architecture,
+        network.preprocessing,
+        class_names=network.class_names,
+        description=network.description(),
+    )
+    return {"model.onnx": model}
+
+
 class Exporter(NamedTuple):
     """A format: what is loaded there, relative to the folder, and the files to write by relative path."""
 
@@ -95,6 +107,7 @@ EXPORTERS = {
     "huggingface": Exporter("huggingface", _huggingface_files, channels_first=True),
     "keras": Exporter("model.keras", _keras_files),
     "safetensors": Exporter("resnet.safetensors", _safetensors_files),
+    "onnx": Exporter("model.onnx", _onnx_files),
 }
 
 
@@ -104,9 +117,10 @@ def export(
     """Writes `weights` in `format` into `folder` and returns the path that the other framework loads.
 
     `torchvision` (for timm too) and `safetensors` (with the names of this project) are one file, `keras` is a
-    model with its graph, `huggingface` a folder for `from_pretrained`. Normalisation and class names are in
-    the metadata of the file. Running variances absorb the difference to the epsilon that the other code adds.
-    The head absorbs the temperature, so that the softmax of its logits is the answer of this project.
+    model with its graph, `huggingface` a folder for `from_pretrained`, `onnx` a model for any runtime, from
+    pictures to probabilities. Normalisation and class names are in the metadata of the file. Running
+    variances absorb the difference to the epsilon that the other code adds. The head absorbs the temperature,
+    so that the softmax of its logits is the answer of this project.
 
     Raises:
         UserError: there is no such format, it has no such network, or `folder` cannot be written.
@@ -126,6 +140,8 @@ def export(
 def describe_input(preprocessing: Preprocessing, format: str) -> str:
     """Describes the input of the network in `format`: shape, channel order, normalisation and views."""
     side = preprocessing.image_size
+    if format == "onnx":
+        return f"uint8 [N, {side}, {side}, 3], RGB; everything else is in the model"
     shape = [3, side, side] if EXPORTERS[format].channels_first else [side, side, 3]
     mean, std = list(preprocessing.mean), list(preprocessing.std)
     normalized = {

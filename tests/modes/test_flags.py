@@ -246,9 +246,10 @@ COMBINATIONS = {
     f"eval {WITH_CONFIG} photos": "or name a file of weights by --config.init_from",
     f"eval {WITH_CONFIG} --config.init_from=w": "--mode=eval needs images: name the folder",
     f"eval {WITH_CONFIG} --config.init_from=FILE --config.data.image_size=8 photos": "at least 32 pixels",
-    "train --weights=w": "--weights: not for --mode=train; it is for eval, predict, features; a config takes"
-    " them by --config.init_from",
-    "export --weights=w": "--weights: not for --mode=export",
+    "train --weights=w": "--weights: not for --mode=train; it is for eval, predict, features, export; a"
+    " config takes them by --config.init_from",
+    "export --weights=w": "--workdir is missing: name the folder that --mode=export writes to",
+    "report --weights=w": "--weights: not for --mode=report",
     "report --workdir=RUN --corruptions=extra": "--corruptions: not for --mode=report; it is for eval",
     "predict --workdir=RUN --split=val a.jpg": "--split: not for --mode=predict; it is for eval, report",
     f"eval {WITH_CONFIG} --workdir=RUN --config.temperature=1": "--config.temperature: --mode=eval takes the",

@@ -16,6 +16,7 @@ from resnet.pretrained import read_pretrained
 from tests.resnet.networks import make_network
 
 CLASSES = ("zero", "one", "two")
+READ_AGAIN = [format for format in EXPORT_FORMATS if format != "onnx"]
 KERAS_V2 = {"variant": "v2", "max_pool": "zero_padded", "stride_in": "last_block", "conv_bias": True}
 
 
@@ -43,7 +44,7 @@ def test_every_format_has_an_exporter() -> None:
 @pytest.mark.parametrize(
     ("format", "model"),
     [
-        *((format, {"depth": depth}) for format in EXPORT_FORMATS for depth in (18, 50)),
+        *((format, {"depth": depth}) for format in READ_AGAIN for depth in (18, 50)),
         ("torchvision", {"groups": 4, "widen": 2}),
         ("huggingface", {"variant": "v1"}),
         ("keras", {"variant": "v1", "norm_epsilon": 1.001e-5}),
