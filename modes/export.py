@@ -15,7 +15,7 @@ from modes.flags import (
     require_run_or_weights,
 )
 from resnet.errors import UserError
-from resnet.formats import EXPORT_FORMATS
+from resnet.formats import EXPORT_FORMATS, PROGRAMS
 
 if TYPE_CHECKING:
     from resnet.classifier import Classifier
@@ -46,20 +46,19 @@ def run(command: Command) -> int:
     path = classifier.export(workdir / "export", format)
     print(f"written: {path}")
     print(f"its input: {describe_input(classifier.network.preprocessing, format)}")
-    if format == "onnx":
-        print(_describe_check(path, classifier))
+    if format in PROGRAMS:
+        print(_describe_check(path, format, classifier))
     return 0
 
 
-def _describe_check(path: Path, classifier: "Classifier") -> str:
-    from resnet.formats.onnx_runtime import check_onnx
+def _describe_check(path: Path, format: str, classifier: "Classifier") -> str:
+    from resnet.formats.exported_programs import RUNTIMES, check_program
 
-    check = check_onnx(path, classifier)
+    check = check_program(path, format, classifier)
     if check is None:
-        return "not compared with this project's answers, as ONNX Runtime is missing: pip install onnxruntime"
+        return f"not compared with this project's answers; for that: pip install {RUNTIMES[format]}"
     return (
-        f"its probabilities in ONNX Runtime {check.version} differ from this project's by at most"
-        f" {check.difference:.1e}"
+        f"its probabilities in {check.runtime} differ from this project's by at most {check.difference:.1e}"
     )
 
 

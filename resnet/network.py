@@ -162,13 +162,15 @@ class Network:
     def predict(self, weights: Weights, arranged: Arranged, images: jax.Array) -> jax.Array:
         """Returns logits float32 [N, classes] of `images` [N, H, W, 3]; `arranged` comes from `arrange`.
 
+        It may be empty: then weights are used as they are.
+
         With `test_time_flip` they are the mean over an image and its mirror image (Krizhevsky et al. 2012,
         section 4.1, who average probabilities). They are divided by the temperature (Guo et al. 2017,
         arXiv:1706.04599, section 4.2), which makes the network more or less sure but changes no label.
         """
         model = self.merge(weights)
         for path, module in _arrangeable(model):
-            module.arranged = nnx.data(arranged[path])
+            module.arranged = nnx.data(arranged.get(path))
         if self._views > 1:  # side by side, so that a batch that is split over devices stays so
             images = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
         logits, _ = model(self.normalize(images), train=False)

@@ -1,4 +1,6 @@
 """Weights and model files of other frameworks: a module for each format, with its table of names."""
 
 # What `export.py` writes; named here because asking for the names should not load JAX.
-EXPORT_FORMATS = ("torchvision", "huggingface", "keras", "safetensors", "onnx")
+EXPORT_FORMATS = ("torchvision", "huggingface", "keras", "safetensors", "onnx", "stablehlo")
+# Programs that take pictures, rather than weights for a network that is built elsewhere.
+PROGRAMS = ("onnx", "stablehlo")

@@ -11,12 +11,13 @@ import numpy as np
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.files import write_result
-from resnet.formats import EXPORT_FORMATS, huggingface, torchvision
+from resnet.formats import EXPORT_FORMATS, PROGRAMS, huggingface, torchvision
 from resnet.formats.keras_model import keras_archive
 from resnet.formats.names import Arrays, Format
 from resnet.formats.onnx_model import onnx_model
 from resnet.formats.reading import OWN
 from resnet.formats.safetensors_file import write_safetensors
+from resnet.formats.stablehlo import stablehlo_program
 from resnet.network import Network, Weights
 from resnet.preprocessing import Preprocessing
 
@@ -94,6 +95,16 @@ def _onnx_files(network: Exported) -> dict[str, bytes]:
     return {"model.onnx": model}
 
 
+def _stablehlo_files(network: Exported) -> dict[str, bytes]:
+    program = stablehlo_program(
+        network.architecture,
+        network.preprocessing,
+        len(network.class_names),
+        Weights.from_named(network.named),
+    )
+    return {"model.stablehlo": program, "model.json": _json(network.description())}
+
+
 class Exporter(NamedTuple):
     """A format: what is loaded there, relative to the folder, and the files to write by relative path."""
 
@@ -108,6 +119,7 @@ EXPORTERS = {
     "keras": Exporter("model.keras", _keras_files),
     "safetensors": Exporter("resnet.safetensors", _safetensors_files),
     "onnx": Exporter("model.onnx", _onnx_files),
+    "stablehlo": Exporter("model.stablehlo", _stablehlo_files),
 }
 
 
@@ -117,10 +129,11 @@ def export(
     """Writes `weights` in `format` into `folder` and returns the path that the other framework loads.
 
     `torchvision` (for timm too) and `safetensors` (with the names of this project) are one file, `keras` is a
-    model with its graph, `huggingface` a folder for `from_pretrained`, `onnx` a model for any runtime, from
-    pictures to probabilities. Normalisation and class names are in the metadata of the file. Running
-    variances absorb the difference to the epsilon that the other code adds. The head absorbs the temperature,
-    so that the softmax of its logits is the answer of this project.
+    model with its graph, `huggingface` a folder for `from_pretrained`. `onnx` and `stablehlo` are programs
+    from pictures to probabilities, for any runtime and for JAX alone. Normalisation and class names are in
+    the metadata of the file, or in a file beside it. Running variances absorb the difference to the epsilon
+    that the other code adds. The head absorbs the temperature, so that the softmax of its logits is the
+    answer of this project.
 
     Raises:
         UserError: there is no such format, it has no such network, or `folder` cannot be written.
@@ -140,7 +153,7 @@ def export(
 def describe_input(preprocessing: Preprocessing, format: str) -> str:
     """Describes the input of the network in `format`: shape, channel order, normalisation and views."""
     side = preprocessing.image_size
-    if format == "onnx":
+    if format in PROGRAMS:
         return f"uint8 [N, {side}, {side}, 3], RGB; everything else is in the model"
     shape = [3, side, side] if EXPORTERS[format].channels_first else [side, side, 3]
     mean, std = list(preprocessing.mean), list(preprocessing.std)

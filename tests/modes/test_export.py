@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resnet import Classifier, load_pretrained
-from resnet.formats import EXPORT_FORMATS
+from resnet.formats import EXPORT_FORMATS, PROGRAMS
 from tests.command_line import Run, assert_refused
 from tests.runs import save_untrained_run, small_config
 
@@ -21,7 +21,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_untrained_run(workdir, config, CLASSES)
 
 
-@pytest.mark.parametrize("format", [format for format in EXPORT_FORMATS if format != "onnx"])
+@pytest.mark.parametrize("format", [format for format in EXPORT_FORMATS if format not in PROGRAMS])
 def test_export_is_read_again(format: str, run: Run, workdir: Path) -> None:
     result = run("--mode=export", f"--workdir={workdir}", f"--format={format}")
     assert result.code == 0
@@ -36,13 +36,14 @@ def test_export_is_read_again(format: str, run: Run, workdir: Path) -> None:
     np.testing.assert_allclose(again.probabilities(images), original.probabilities(images), atol=1e-6)
 
 
-def test_an_onnx_model_answers_as_the_run_does(run: Run, workdir: Path) -> None:
-    result = run("--mode=export", f"--workdir={workdir}", "--format=onnx")
+@pytest.mark.parametrize(("format", "runtime"), [("onnx", "onnxruntime"), ("stablehlo", "jax")])
+def test_a_program_answers_as_the_run_does(format: str, runtime: str, run: Run, workdir: Path) -> None:
+    result = run("--mode=export", f"--workdir={workdir}", f"--format={format}")
     assert result.code == 0
     written, takes, compared = result.out.splitlines()
     assert takes == "its input: uint8 [N, 64, 64, 3], RGB; everything else is in the model"
     words = compared.split()
-    assert compared.startswith("its probabilities in ONNX Runtime ")
+    assert compared.startswith(f"its probabilities in {runtime} ")
     assert float(words[-1]) < 1e-6
     assert Path(written.removeprefix("written: ")).stat().st_size > 1e5
 
