@@ -14,7 +14,7 @@ from benchmarks import command_line, rounds
 from benchmarks.command_line import DEPTHS, at_least, exit_code, list_of, names
 from benchmarks.floor import multiply_adds
 from benchmarks.machine import stamp
-from benchmarks.peers import CLASSES, PEERS, PRODUCTS, Case, Peer
+from benchmarks.peers import CLASSES, DTYPES, PEERS, PRODUCTS, Case, Peer
 from benchmarks.peers.matrix_product import floating_point_operations
 from benchmarks.rounds import OURS, Failed
 from benchmarks.worker import Worker, start
@@ -60,9 +60,7 @@ def _parse(description: str, batches: list[int], steps: int) -> argparse.Namespa
 
 def _run(task: str, options: argparse.Namespace) -> None:
     peers = _select_peers(task, options.device, options.peers)
-    dtype = options.dtype
-    if dtype == "auto":
-        dtype = "float32" if options.device == "cpu" else "bfloat16"
+    dtype = DTYPES[options.device] if options.dtype == "auto" else options.dtype
     report: dict[str, Any] = {
         "benchmark": task,
         **stamp(),

@@ -1,8 +1,8 @@
 """Everything that this project claims of a GPU, in one call: `python -m benchmarks.gpu --help`.
 
-The parts run one after the other, the most important first, until the minutes are over. Each writes its
-figures to --json as soon as it has them. It needs no network and no package but those of the project and
-PyTorch. `--device=cpu` with a small network tries it where there is no GPU.
+The parts run one after the other, the most important first, until the minutes are over. Figures are written
+to --json after each part. Only the packages of the project and PyTorch are needed, and no network. To try it
+without a GPU, use `--device=cpu` and a small network.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from tabulate import tabulate
 from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code, names
 from benchmarks.peers import CLASSES, Case
-from benchmarks.rounds import Failed
+from benchmarks.rounds import process_failed
 from benchmarks.worker import ROOT
 from resnet.files import write_json
 
@@ -90,8 +90,7 @@ def _measure(options: argparse.Namespace, convolution: str) -> dict[str, Any]:
             check=False,
         )
         if result.returncode:
-            last = (result.stderr.strip().splitlines() or ["without a word"])[-1]
-            raise Failed(f"compiling for a GPU ended with exit code {result.returncode}: {last}")
+            raise process_failed("compiling for a GPU", result.returncode, result.stderr)
         (thunks,) = Path(folder).glob(THUNKS)
         return count_launches(thunks.read_text())._asdict() | json.loads(result.stdout.splitlines()[-1])
 
@@ -115,12 +114,12 @@ def _compile(options: argparse.Namespace, convolution: str) -> int:
     import jax
     import numpy as np
     from jax.experimental import topologies
-    from jax.sharding import Mesh, NamedSharding
+    from jax.sharding import Mesh
 
     from benchmarks.peers.ours import make_config
     from datasets.types import Split
-    from devices.mesh import by_replica, make_mesh, replicated, stack_states
-    from input_pipeline import put_on_devices
+    from devices.mesh import by_replica, make_mesh, stack_states
+    from input_pipeline import abstract_split
     from train import init_state, make_run_steps
     from training.network import make_network
     from training.optimizer import learning_rate_schedule, make_optimizer
@@ -146,17 +145,13 @@ def _compile(options: argparse.Namespace, convolution: str) -> int:
     if options.seeds > 1:
         order, seed = np.tile(order, (options.seeds, 1)), np.arange(options.seeds, dtype=np.uint32)
     state = stack_states([initial] * options.seeds, here)
-    split = put_on_devices(Split(images, labels), here)
-
-    def abstract(tree: Any, sharding: NamedSharding) -> Any:
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
-        )
-
-    by_seed = abstract((state, order, seed), by_replica(mesh))
-    shared = abstract((split, np.int32(STEPS)), replicated(mesh))
-    shapes = (by_seed[0], shared[0], *by_seed[1:], shared[1])
-    return run_steps.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    state, order, seed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=by_replica(mesh)),
+        (state, order, seed),
+    )
+    split = abstract_split(Split(images, labels), config, mesh)
+    lowered = run_steps.lower(state, split, order, seed, np.int32(STEPS))
+    return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
 if __name__ == "__main__":

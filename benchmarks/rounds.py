@@ -13,6 +13,12 @@ class Failed(Exception):
     """A contestant could not be built or broke down in a round; the message says why, in one line."""
 
 
+def process_failed(what: str, code: int, messages: str) -> Failed:
+    """Returns the failure of a process, with the last line of the `messages` that it left on stderr."""
+    last = " ".join(messages.strip().splitlines()[-1:])[:300]
+    return Failed(f"{what} ended with exit code {code}: {last}")
+
+
 class Spread(NamedTuple):
     """The median, the smallest and the largest value of all rounds."""
 

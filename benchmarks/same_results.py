@@ -1,9 +1,9 @@
 """Whether the ways to compute a step agree on this device: `python -m benchmarks.same_results --help`.
 
-Makes steps with each lowering of the convolution in the compute dtype of the device, and compares the first
-gradient with that of `lax` in float32 at the highest precision: the length of the difference over that of the
-gradient. Lowerings that differ from float32 by as much as each other do so by rounding. Then two processes
-with `config.gpu.deterministic` train the same steps, and their weights are compared to the bit.
+Computes a gradient with each lowering of the convolution, in the dtype in which the device trains. Each is
+compared with the gradient by `lax` in float32 at the highest precision. The relative error is the norm of the
+difference divided by the norm of the gradient. If all lowerings have about the same error, it is rounding.
+Then two processes train the same steps with `config.gpu.deterministic`, and must end with the same bits.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from tabulate import tabulate
 from benchmarks import command_line
 from benchmarks.command_line import DEPTHS, at_least, exit_code
 from benchmarks.machine import gpu_names, stamp
-from benchmarks.peers import CLASSES, Case
-from benchmarks.rounds import Failed
+from benchmarks.peers import CLASSES, DTYPES, Case
+from benchmarks.rounds import process_failed
 from benchmarks.worker import ROOT
 from resnet.files import write_json
 
@@ -47,9 +47,8 @@ def _parse() -> argparse.Namespace:
 
 
 def _case(options: argparse.Namespace) -> Case:
-    dtype = "float32" if options.device == "cpu" else "bfloat16"
     sizes = (options.depth, options.batch, options.image_size)
-    return Case("train", *sizes, dtype, options.device, options.steps)
+    return Case("train", *sizes, DTYPES[options.device], options.device, options.steps)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -79,8 +78,7 @@ def _in_a_process(options: argparse.Namespace, part: str) -> Any:
     command = [sys.executable, "-m", "benchmarks.same_results", f"--part={part}", *sizes]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = " ".join(done.stderr.strip().splitlines()[-1:])[:300]
-        raise Failed(f"{part}: ended with exit code {done.returncode}: {last}")
+        raise process_failed(part, done.returncode, done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 

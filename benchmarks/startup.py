@@ -28,7 +28,7 @@ from benchmarks import command_line
 from benchmarks.command_line import DEPTHS, at_least, exit_code, parse_with_settings
 from benchmarks.machine import stamp
 from benchmarks.peers import CLASSES
-from benchmarks.rounds import Failed, spread
+from benchmarks.rounds import Failed, process_failed, spread
 from benchmarks.worker import CPU_ONLY, QUIET, ROOT
 from resnet.files import write_json
 from workdir.metrics import METRICS_FILE
@@ -150,8 +150,7 @@ def first_step(command: list[str], workdir: Path, environment: dict[str, str]) -
             while not (metrics.exists() and metrics.stat().st_size):
                 if process.poll() is not None:
                     log.seek(0)
-                    last = log.read().strip().splitlines()[-1:]
-                    raise Failed(f"main.py ended with exit code {process.returncode}: {' '.join(last)[:300]}")
+                    raise process_failed("main.py", process.returncode, log.read())
                 time.sleep(POLL_SECONDS)
             seconds = time.perf_counter() - started
         finally:

@@ -22,14 +22,15 @@ from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code
 from benchmarks.machine import gpu_memory, gpu_names, stamp
 from benchmarks.program import parse_command
-from benchmarks.rounds import Failed
+from benchmarks.rounds import process_failed
 from benchmarks.startup import start_environment
 from benchmarks.worker import ROOT
 from resnet.files import write_json
-from workdir.metrics import read_metrics
+from workdir.metrics import METRICS_FILE, read_metrics
 from workdir.summary import read_summary
 
 POLL_SECONDS = 0.1
+MEMORY_SECONDS = 1.0  # between two questions to the driver, which disturb the steps
 
 
 class Watched(NamedTuple):
@@ -88,9 +89,10 @@ def watch(command: list[str], workdir: Path, environment: dict[str, str]) -> Wat
     Raises:
         Failed: it ends with another exit code than 0.
     """
-    first = last = 0.0
+    metrics = workdir / METRICS_FILE
+    first = last = asked = 0.0
     held = most = gpu_memory()
-    count = 0
+    count = size = 0
     with tempfile.TemporaryFile("w+") as log:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -99,11 +101,13 @@ def watch(command: list[str], workdir: Path, environment: dict[str, str]) -> Wat
         try:
             while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
                 now = time.perf_counter() - started
-                lines = sum(line["split"] == "train" for line in read_metrics(workdir))
-                if lines > count:
-                    first, last, count = first or now, now, lines
-                if held:  # There is a GPU to ask.
-                    most = max(most, gpu_memory())
+                if metrics.exists() and metrics.stat().st_size > size:
+                    size = metrics.stat().st_size
+                    lines = sum(line["split"] == "train" for line in read_metrics(workdir))
+                    if lines > count:
+                        first, last, count = first or now, now, lines
+                if held and now > asked + MEMORY_SECONDS:  # There is a GPU to ask.
+                    most, asked = max(most, gpu_memory()), now
                 time.sleep(POLL_SECONDS)
         except BaseException:
             process.kill()
@@ -114,8 +118,7 @@ def watch(command: list[str], workdir: Path, environment: dict[str, str]) -> Wat
         end = time.perf_counter() - started
         if process.returncode:
             log.seek(0)
-            last_line = " ".join(log.read().strip().splitlines()[-1:])[:300]
-            raise Failed(f"main.py ended with exit code {process.returncode}: {last_line}")
+            raise process_failed("main.py", process.returncode, log.read())
     return Watched(first, last, end, usage.ru_maxrss * 1024, most - held)
 
 

@@ -10,9 +10,7 @@ from modes.flags import (
     Command,
     Flag,
     Mode,
-    refuse_config,
-    refuse_weights_and_config,
-    require_run_or_weights,
+    require_run_or_weights_alone,
 )
 from resnet.errors import UserError
 from resnet.formats import EXPORT_FORMATS, PROGRAMS
@@ -21,13 +19,6 @@ if TYPE_CHECKING:
     from resnet.classifier import Classifier
 
 FORMAT = Flag("format", "The format to write.", "safetensors", EXPORT_FORMATS)
-
-
-def check(command: Command) -> None:
-    """Checks that there is a folder to write to, and a run or a file of weights."""
-    refuse_weights_and_config(command)
-    refuse_config(command)
-    require_run_or_weights(command)
 
 
 def run(command: Command) -> int:
@@ -52,11 +43,11 @@ def run(command: Command) -> int:
 
 
 def _describe_check(path: Path, format: str, classifier: "Classifier") -> str:
-    from resnet.formats.exported_programs import RUNTIMES, check_program
+    from resnet.formats.exported_programs import check_program
 
     check = check_program(path, format, classifier)
     if check is None:
-        return f"not compared with this project's answers; for that: pip install {RUNTIMES[format]}"
+        return f"not compared with this project's answers; for that: pip install {PROGRAMS[format]}"
     return (
         f"its probabilities in {check.runtime} differ from this project's by at most {check.difference:.1e}"
     )
@@ -69,6 +60,6 @@ MODE = Mode(
         "--mode=export --weights=resnet50.safetensors --workdir=exported --format=onnx",
     ),
     flags=(WEIGHTS, FORMAT, CHECKPOINT, RAW),
-    check=check,
+    check=require_run_or_weights_alone,
     run=run,
 )

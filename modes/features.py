@@ -16,21 +16,12 @@ from modes.flags import (
     Command,
     Flag,
     Mode,
-    refuse_config,
-    refuse_weights_and_config,
-    require_run_or_weights,
+    require_run_or_weights_alone,
 )
 from resnet.files import cannot_write, replacement
 
 LAYER = Flag("layer", "The layer whose output is written, such as stage3.block2.", "pooled")
 POOL = Flag("pool", "What to do over positions: mean, maximum, or keep them.", "avg", ("avg", "max", "none"))
-
-
-def check(command: Command) -> None:
-    """Checks that there is a folder to write to, and a run or a file of weights."""
-    refuse_weights_and_config(command)
-    refuse_config(command)
-    require_run_or_weights(command)
 
 
 def run(command: Command) -> int:
@@ -109,7 +100,7 @@ MODE = Mode(
         "--mode=features --weights=resnet50.safetensors --workdir=features photos/",
     ),
     flags=(WEIGHTS, LAYER, POOL, CHECKPOINT, RAW),
-    check=check,
+    check=require_run_or_weights_alone,
     run=run,
     takes="pictures",
 )

@@ -420,6 +420,17 @@ def require_run_or_weights(command: Command) -> None:
     refuse_run_beside_weights(command)
 
 
+def require_run_or_weights_alone(command: Command) -> None:
+    """Checks what `require_run_or_weights` does, and that there is no config.
+
+    Raises:
+        UserError: something is missing, or there is too much.
+    """
+    refuse_weights_and_config(command)
+    refuse_config(command)
+    require_run_or_weights(command)
+
+
 def refuse_run_beside_weights(command: Command) -> None:
     """Checks that neither the workdir nor a flag is about a run, as there is a file of weights.
 

@@ -1,8 +1,8 @@
 """Weights in a few long arrays, for GPUs, where each update of an array is a launch of its own.
 
-A ResNet-50 has 161 parameters and 106 statistics. Packed they are three arrays, and so are the moments of the
-optimizer and the moving average. `{"kernel": ..., "other": ...}` are the parameters, so that the optimizer
-still finds the kernels by their name, and `{"statistics": ...}` those of batch norm.
+A ResNet-50 has 161 arrays of parameters and 106 of statistics. Packed, the parameters are two arrays,
+`kernel` and `other`, so that the optimizer still finds the kernels by their name. Its moments are packed in
+the same way. The statistics of batch norm become one array, `statistics`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 CLASSES = 6
+DTYPES = {"cpu": "float32", "gpu": "bfloat16"}  # in which a device trains if nothing else is said
 
 
 @dataclass(frozen=True)

@@ -2,5 +2,5 @@
 
 # What `export.py` writes; named here because asking for the names should not load JAX.
 EXPORT_FORMATS = ("torchvision", "huggingface", "keras", "safetensors", "onnx", "stablehlo")
-# Programs that take pictures, rather than weights for a network that is built elsewhere.
-PROGRAMS = ("onnx", "stablehlo")
+# Those that are programs from pictures to probabilities, and the package that runs each.
+PROGRAMS = {"onnx": "onnxruntime", "stablehlo": "jax"}

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from resnet.classifier import Classifier
+from resnet.formats import PROGRAMS
 from resnet.formats.onnx_model import INPUT, PROBABILITIES
 
 PICTURES = 3
-RUNTIMES = {"onnx": "onnxruntime", "stablehlo": "jax"}
 
 
 class Check(NamedTuple):
@@ -23,7 +23,7 @@ class Check(NamedTuple):
 
 def check_program(path: Path, format: str, classifier: Classifier) -> Check | None:
     """Compares the program in `path` with `classifier` on pictures of noise; None without its runtime."""
-    package = RUNTIMES[format]
+    package = PROGRAMS[format]
     try:
         runtime = f"{package} {version(package)}"
     except PackageNotFoundError:
