@@ -1,0 +1,33 @@
+// A classic script in old syntax. It runs where modules do not: in old browsers, and in a page opened as a file.
+(function () {
+  // The smallest module with an instruction of SIMD, i8x16.splat.
+  var simd = [
+    0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11
+  ];
+
+  function problem() {
+    if (location.protocol === "file:") {
+      return (
+        "Opened as a file, this page cannot load its network. Serve the folder: run " +
+        "python -m http.server --bind 127.0.0.1 in it, and open http://127.0.0.1:8000."
+      );
+    }
+    var modern =
+      "noModule" in document.createElement("script") &&
+      typeof WebAssembly === "object" &&
+      WebAssembly.validate(new Uint8Array(simd)) &&
+      typeof OffscreenCanvas === "function";
+    return modern
+      ? ""
+      : "This browser is too old for this page: it lacks modules, WebAssembly with SIMD or OffscreenCanvas. " +
+          "Use Chrome 91, Firefox 105 or Safari 16.4, or a newer version.";
+  }
+
+  var text = problem();
+  if (text) {
+    var paragraph = document.getElementById("problem");
+    paragraph.textContent = text;
+    paragraph.hidden = false;
+    document.documentElement.setAttribute("data-problem", "");
+  }
+})();

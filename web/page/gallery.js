@@ -1,0 +1,105 @@
+/** The tab of pictures, which are chosen, dropped or pasted, each with its answer. */
+
+import { Answer, percent, verdict } from "./answer.js";
+import { element } from "./elements.js";
+import { PageError } from "./messages.js";
+import { decode, thumbnail } from "./pictures.js";
+
+const THUMBNAIL = 240; // shorter side in pixels
+
+/** A gallery of pictures and their answers; the newest come first. */
+export class Gallery {
+  #list = document.getElementById("gallery");
+  #summary = document.getElementById("gallery-summary");
+  #controls = document.querySelector(".gallery-controls");
+  #reader;
+  #last = Promise.resolve();
+
+  /**
+   * @param {() => Promise<{network: import("./network.js").Network, settings: object} | null>} reader
+   *   gives the network once it is ready, or null if there is none
+   */
+  constructor(reader) {
+    this.#reader = reader;
+    document.getElementById("clear").onclick = () => this.#clear();
+  }
+
+  /**
+   * Reads files one after the other, as several decoded pictures may not fit into the memory.
+   * @param {Iterable<File>} files
+   */
+  add(files) {
+    const cards = [...files].map((file) => ({ file, card: makeCard(file) }));
+    this.#list.prepend(...cards.map(({ card }) => card));
+    this.#controls.hidden = !this.#list.childElementCount;
+    this.#last = this.#last.then(() => this.#readAll(cards));
+  }
+
+  async #readAll(cards) {
+    const reader = await this.#reader();
+    const results = [];
+    for (const { file, card } of cards) results.push(await fillCard(card, file, reader));
+    const count = results.length;
+    this.#summary.textContent = count === 1 ? results[0] : `${count} pictures: ${results.join("; ")}`;
+  }
+
+  #clear() {
+    this.#list.replaceChildren();
+    this.#summary.textContent = "";
+    this.#controls.hidden = true;
+  }
+}
+
+function makeCard(file) {
+  const name = element("p", { className: "file", dir: "auto", title: file.name }, file.name);
+  return element("li", {}, name, element("div", { className: "reading" }, "Reading…"));
+}
+
+/** Fills the card of a file with its answer or its error, and returns in words what it says. */
+async function fillCard(card, file, reader) {
+  const reading = card.querySelector(".reading");
+  try {
+    const bitmap = await decode(file);
+    const view = thumbnail(bitmap, THUMBNAIL);
+    card.prepend(view);
+    if (!reader) {
+      reading.textContent = "There is no network to read it.";
+      return `${file.name}: no network`;
+    }
+    view.className = reader.settings.fit; // The view then shows what the network sees.
+    const result = await reader.network.read(bitmap);
+    new Answer(reading, reader.settings).show(result);
+    const { text, probability } = verdict(result.probabilities, reader.settings);
+    return `${file.name}: ${text}, ${percent(probability)}`;
+  } catch (error) {
+    if (!(error instanceof PageError)) throw error;
+    reading.textContent = error.message;
+    reading.classList.add("error");
+    return error.message;
+  }
+}
+
+/**
+ * Lets files be chosen, dropped anywhere, or pasted.
+ * @param {(files: File[]) => void} onFiles
+ */
+export function acceptFiles(onFiles) {
+  const input = document.getElementById("files");
+  const area = document.getElementById("drop-area");
+  const receive = (files) => files?.length && onFiles([...files]);
+  input.onchange = () => {
+    receive(input.files);
+    input.value = ""; // so that the same file can be chosen again
+  };
+  document.addEventListener("paste", ({ clipboardData }) => receive(clipboardData?.files));
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    area.classList.add("hovered");
+  });
+  document.addEventListener("dragleave", () => area.classList.remove("hovered"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    area.classList.remove("hovered");
+    receive(event.dataTransfer?.files);
+  });
+}

@@ -1,0 +1,71 @@
+/** All sentences of the page that say what went wrong, and what to do. */
+
+const WRITE_AGAIN = "Write the page again with --mode=export --format=web.";
+
+/** An error whose message is shown to the reader as it is. */
+export class PageError extends Error {}
+
+/** By the problems that `network.js` and `worker.js` name. */
+export const NETWORK_MESSAGES = {
+  absent:
+    "There is no network in this folder yet, so no sign can be read. Collect pictures, train on them, and write" +
+    " this page with --mode=export --format=web.",
+  settings: `network.json is damaged. ${WRITE_AGAIN}`,
+  missing: `network.onnx is missing beside this page. Copy it here. ${WRITE_AGAIN}`,
+  damaged: `network.onnx is damaged, or is no network that this page can run. ${WRITE_AGAIN}`,
+  different: `network.onnx does not belong to network.json: its input or its classes differ. ${WRITE_AGAIN}`,
+  memory:
+    "The network is too large for the memory that this browser gives to a page. Close other tabs, use a computer," +
+    " or export it in int8.",
+  unreachable: "The network could not be loaded, as the server does not answer. Start it again and reload this page.",
+  runtime: `The folder runtime/ beside this page is incomplete, or its server forbids workers. ${WRITE_AGAIN}`,
+};
+
+/** By the names of the errors of `getUserMedia`. */
+const CAMERA_MESSAGES = {
+  NotAllowedError:
+    "The camera was refused. Allow it for this page in the settings of the browser, and start it again.",
+  NotFoundError: "There is no camera. Connect one and start it again, or choose pictures instead.",
+  NotReadableError: "The camera is busy: another program is using it. Close that program and start it again.",
+};
+CAMERA_MESSAGES.SecurityError = CAMERA_MESSAGES.NotAllowedError;
+CAMERA_MESSAGES.OverconstrainedError = CAMERA_MESSAGES.NotFoundError;
+CAMERA_MESSAGES.AbortError = CAMERA_MESSAGES.NotReadableError;
+
+export const CAMERA_INSECURE =
+  "Browsers give a camera only to pages from https or from this machine. Open this page at https://… or at" +
+  " http://127.0.0.1, or choose pictures instead.";
+export const CAMERA_ENDED = "The camera stopped: it was unplugged, or taken back. Connect it and start it again.";
+export const CAMERA_NEEDED = "Start the camera first.";
+
+/** @param {Error} error of `getUserMedia` */
+export function cameraMessage(error) {
+  return CAMERA_MESSAGES[error.name] ?? `The camera does not start (${error.message}). Connect it again.`;
+}
+
+/** @param {string} name of a file */
+export function noPicture(name) {
+  return `${name} is no picture that this browser can read. Choose a JPEG, PNG or WebP file.`;
+}
+
+/**
+ * @param {string} name of a file
+ * @param {number} pixels that it has
+ * @param {number} limit on them
+ */
+export function tooLarge(name, pixels, limit) {
+  return `${name} has ${Math.ceil(pixels / 1e6)} megapixels, and this page reads at most ${limit / 1e6}. Make it smaller first.`;
+}
+
+/** @param {string} name of a file */
+export function undecodable(name) {
+  return `${name} is damaged, or too large for the memory of this browser. Save it again, smaller.`;
+}
+
+/** @param {string} name of a class */
+export function sameFolder(name, other) {
+  return `“${name}” would go into the same folder as “${other}”. Choose another name.`;
+}
+
+export const EMPTY_NAME = "A class needs a name. Type one.";
+export const TWO_CLASSES = "Training needs at least two classes with pictures.";
