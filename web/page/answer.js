@@ -43,6 +43,7 @@ export class Answer {
     this.#rows = Array.from({ length: count > MOST_ROWS ? TOP : count }, () => new Row());
     const bars = element("ol", { className: "bars" }, ...this.#rows.map((row) => row.item));
     root.classList.add("answer");
+    root.hidden = true; // until there is a reading
     root.replaceChildren(this.#text, bars, this.#time);
   }
 
@@ -52,6 +53,7 @@ export class Answer {
    */
   show({ probabilities, milliseconds }) {
     const { text, isSign } = verdict(probabilities, this.#settings);
+    this.#root.hidden = false;
     this.#text.textContent = text;
     this.#text.dataset.length = text.length < 4 ? "short" : text.length < 13 ? "medium" : "long";
     this.#root.classList.toggle("no-sign", !isSign);

@@ -17,7 +17,7 @@ export class Camera extends EventTarget {
 
   constructor() {
     super();
-    document.getElementById("start-camera").onclick = () => this.start();
+    document.getElementById("start-camera").onclick = () => this.start(this.#cameras.value);
     document.getElementById("stop-camera").onclick = () => this.stop();
     this.#cameras.onchange = () => this.start(this.#cameras.value);
   }
@@ -26,7 +26,10 @@ export class Camera extends EventTarget {
     return this.#stream !== null;
   }
 
-  /** Starts the camera of that id, or the front camera, and says why if it does not start. */
+  /**
+   * Starts a camera, and says why if it does not start.
+   * @param {string} id of the camera, or "" for the one that faces the reader
+   */
   async start(id) {
     this.stop();
     this.#isPaused = false;
@@ -41,7 +44,9 @@ export class Camera extends EventTarget {
       await this.#video.play();
       await this.#listCameras();
     } catch (error) {
-      if (start === this.#starts) this.stop(navigator.mediaDevices ? cameraMessage(error) : CAMERA_INSECURE);
+      if (start !== this.#starts) return;
+      this.#cameras.replaceChildren(); // so that the next start tries any camera
+      this.stop(navigator.mediaDevices ? cameraMessage(error) : CAMERA_INSECURE);
       return;
     }
     this.#show();
@@ -65,7 +70,7 @@ export class Camera extends EventTarget {
 
   /** Starts the camera again if `pause` stopped it. */
   resume() {
-    if (this.#isPaused) this.start();
+    if (this.#isPaused) this.start(this.#cameras.value);
   }
 
   #show() {

@@ -1,13 +1,13 @@
 /** The tab in which pictures are taken to train on. */
 
+import { ClassCard, counted } from "./card.js";
 import { Collection } from "./collection.js";
 import { element } from "./elements.js";
 import { CAMERA_NEEDED, PageError, TWO_CLASSES } from "./messages.js";
 
 const PICTURES_PER_SECOND = 5;
 const LARGEST = 256; // pixels along a side, as training at 224 needs
-const LAST = 8; // pictures shown of each class
-const KEYS = 9;
+const KEYS = "123456789";
 
 /** The tab: a card for each class, and the button that downloads all pictures. */
 export class Collect {
@@ -62,7 +62,7 @@ export class Collect {
 
   #listenToKeys(isShown) {
     addEventListener("keydown", (event) => {
-      const card = this.#cards[Number(event.key) - 1];
+      const card = this.#cards.find(({ key }) => key === event.key);
       const isTyping = event.target.matches?.("input, select, textarea");
       if (!card || event.repeat || event.ctrlKey || event.metaKey || event.altKey || isTyping || !isShown()) return;
       this.#startTaking(card);
@@ -87,7 +87,12 @@ export class Collect {
   #stopTaking() {
     clearInterval(this.#timer);
     document.getElementById("stage").classList.remove("taking");
-    for (const card of this.#cards) card.root.classList.remove("taking");
+    for (const { root, collected } of this.#cards) {
+      if (!root.classList.contains("taking")) continue;
+      root.classList.remove("taking");
+      // Screen readers hear the count once, and not with every picture.
+      document.getElementById("taken").textContent = `${collected.name}: ${counted(collected.pictures.length)}`;
+    }
   }
 
   async #take(card) {
@@ -99,17 +104,19 @@ export class Collect {
     } finally {
       this.#isTaking = false;
     }
-    this.#showCounts();
+    this.#showChanges();
   }
 
-  /** Draws the cards anew, after classes were added or removed. */
+  /** Makes the cards anew, after classes were added or removed. */
   #showClasses() {
     const actions = {
       rename: (collected, name) => {
         this.#try(() => this.#collection.rename(collected, name));
-        this.#showCounts();
+        this.#showChanges();
       },
       remove: (collected) => {
+        const { name, pictures } = collected;
+        if (pictures.length && !confirm(`Remove “${name}” with ${counted(pictures.length)}?`)) return;
         this.#collection.removeClass(collected);
         this.#showClasses();
       },
@@ -117,18 +124,18 @@ export class Collect {
       stop: () => this.#stopTaking(),
       removePicture: (collected, picture) => {
         this.#collection.removePicture(collected, picture);
-        this.#showCounts();
+        this.#showChanges();
       },
     };
-    const { classes } = this.#collection;
     this.#cards.forEach((card) => card.forget());
-    this.#cards = classes.map((collected, i) => new ClassCard(collected, i < KEYS ? i + 1 : "", actions));
+    this.#cards = this.#collection.classes.map((collected) => new ClassCard(collected, actions));
     this.#list.replaceChildren(...this.#cards.map(({ root }) => root));
-    this.#showCounts();
+    this.#showChanges();
   }
 
-  #showCounts() {
-    for (const card of this.#cards) card.show();
+  #showChanges() {
+    const keys = keysOf(this.#collection.classes.map(({ name }) => name));
+    this.#cards.forEach((card, i) => card.show(keys[i]));
     const { pictureCount, classesWithPictures } = this.#collection;
     document.getElementById("download").disabled = pictureCount === 0;
     document.getElementById("collected").textContent =
@@ -146,103 +153,8 @@ export class Collect {
   }
 }
 
-function counted(pictures) {
-  return pictures === 1 ? "1 picture" : `${pictures} pictures`;
-}
-
-/** The card of one class. */
-class ClassCard {
-  #actions;
-  #urls = new Map(); // of the pictures that are shown
-  #name = element("input", { className: "class-name", dir: "auto", maxLength: 100, autocomplete: "off" });
-  #count = element("span", { className: "count" });
-  #folder = element("p", { className: "hint folder", hidden: true });
-  #thumbnails = element("ul", { className: "thumbnails" });
-  #undo = element("button", { type: "button" }, "Undo");
-  #hold = element("button", { type: "button", className: "hold" }, "Hold to take pictures");
-  #remove = element("button", { type: "button", className: "quiet" }, "Remove");
-
-  /**
-   * @param {import("./collection.js").CollectedClass} collected
-   * @param {number | ""} key
-   * @param {object} actions to be called when the reader wants a change
-   */
-  constructor(collected, key, actions) {
-    this.collected = collected;
-    this.#actions = actions;
-    const badge = element("kbd", { hidden: !key }, String(key));
-    this.root = element(
-      "li",
-      {},
-      element("div", { className: "class-head" }, badge, this.#name, this.#count),
-      this.#folder,
-      this.#thumbnails,
-      element("div", { className: "class-buttons" }, this.#hold, this.#undo, this.#remove),
-    );
-    this.#name.onchange = () => actions.rename(collected, this.#name.value);
-    this.#undo.onclick = () => actions.removePicture(collected, collected.pictures.at(-1));
-    this.#remove.onclick = () => actions.remove(collected);
-    this.#listenToHolding();
-  }
-
-  /** Takes pictures while the button is held, by pointer or by key, and one for a click of a screen reader. */
-  #listenToHolding() {
-    const { start, stop } = this.#actions;
-    const hold = this.#hold;
-    hold.onpointerdown = ({ pointerId }) => {
-      hold.setPointerCapture(pointerId);
-      start(this);
-    };
-    hold.onlostpointercapture = stop;
-    hold.oncontextmenu = (event) => event.preventDefault();
-    hold.onkeydown = (event) => {
-      if (event.key !== " " && event.key !== "Enter") return;
-      event.preventDefault(); // or a click would follow
-      if (!event.repeat) start(this);
-    };
-    hold.onclick = ({ detail }) => {
-      if (detail !== 0) return; // The pointer has been heard already.
-      start(this);
-      stop();
-    };
-  }
-
-  /** Shows the name, the count and the last pictures. */
-  show() {
-    const { name, folder, pictures } = this.collected;
-    if (document.activeElement !== this.#name) this.#name.value = name;
-    this.#name.ariaLabel = `Name of class ${name}`;
-    this.#count.textContent = counted(pictures.length);
-    this.#hold.ariaLabel = `Hold to take pictures of ${name}`;
-    this.#undo.ariaLabel = `Undo the last picture of ${name}`;
-    this.#remove.ariaLabel = `Remove class ${name}`;
-    this.#undo.disabled = pictures.length === 0;
-    this.#folder.hidden = folder === name;
-    this.#folder.textContent = `Its folder will be ${folder}`;
-    this.#showThumbnails(pictures.slice(-LAST));
-  }
-
-  #showThumbnails(pictures) {
-    for (const picture of this.#urls.keys()) if (!pictures.includes(picture)) this.#forgetPicture(picture);
-    for (const picture of pictures) {
-      if (this.#urls.has(picture)) continue;
-      const url = URL.createObjectURL(picture);
-      const button = element("button", { type: "button", ariaLabel: "Delete this picture", title: "Delete" });
-      button.append(element("img", { src: url, alt: "" }));
-      button.onclick = () => this.#actions.removePicture(this.collected, picture);
-      const item = element("li", {}, button);
-      this.#urls.set(picture, { url, item });
-    }
-    this.#thumbnails.replaceChildren(...pictures.map((picture) => this.#urls.get(picture).item));
-  }
-
-  #forgetPicture(picture) {
-    URL.revokeObjectURL(this.#urls.get(picture).url);
-    this.#urls.delete(picture);
-  }
-
-  /** Gives back what the thumbnails take in memory. */
-  forget() {
-    for (const picture of [...this.#urls.keys()]) this.#forgetPicture(picture);
-  }
+/** Returns a key for each class, or "": a digit has its own, and other names the first that are free. */
+function keysOf(names) {
+  const free = [...KEYS].filter((key) => !names.includes(key));
+  return names.map((name) => (/^\d$/.test(name) ? name : (free.shift() ?? "")));
 }

@@ -5,7 +5,7 @@ import { element } from "./elements.js";
 import { PageError } from "./messages.js";
 import { decode, thumbnail } from "./pictures.js";
 
-const THUMBNAIL = 240; // shorter side in pixels
+const THUMBNAIL = 480; // longer side in pixels
 
 /** A gallery of pictures and their answers; the newest come first. */
 export class Gallery {

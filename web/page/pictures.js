@@ -41,10 +41,10 @@ async function countPixels(file) {
  * @returns {HTMLCanvasElement}
  */
 export function thumbnail(bitmap, largest) {
-  const share = Math.min(largest / Math.min(bitmap.width, bitmap.height), 1);
+  const share = Math.min(largest / Math.max(bitmap.width, bitmap.height), 1);
   const canvas = document.createElement("canvas");
-  canvas.width = Math.min(Math.max(Math.round(bitmap.width * share), 1), 4 * largest);
-  canvas.height = Math.min(Math.max(Math.round(bitmap.height * share), 1), 4 * largest);
+  canvas.width = Math.max(Math.round(bitmap.width * share), 1);
+  canvas.height = Math.max(Math.round(bitmap.height * share), 1);
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);

@@ -2,20 +2,20 @@
 
 /**
  * Makes the tabs work, and shows the one that the address names, or the first.
- * @param {(name: string) => void} onChange is told the id of the panel that is shown
- * @returns {(name: string) => void} shows the panel of that id
+ * @param {(name: string) => void} onChange is told the name of the tab that is shown, such as `collect`
+ * @returns {(name: string) => void} shows the tab of that name
  */
 export function makeTabs(onChange) {
   const tabs = [...document.querySelectorAll("[role=tab]")];
-  const names = tabs.map((tab) => tab.getAttribute("aria-controls"));
+  const names = tabs.map((tab) => tab.id.replace("tab-", ""));
 
   function show(name) {
-    for (const tab of tabs) {
-      const panel = tab.getAttribute("aria-controls");
-      tab.ariaSelected = String(panel === name);
-      tab.tabIndex = panel === name ? 0 : -1;
-      document.getElementById(panel).hidden = panel !== name;
-    }
+    tabs.forEach((tab, i) => {
+      const isShown = names[i] === name;
+      tab.setAttribute("aria-selected", String(isShown));
+      tab.tabIndex = isShown ? 0 : -1;
+      document.getElementById(tab.getAttribute("aria-controls")).hidden = !isShown;
+    });
     history.replaceState(null, "", `#${name}`);
     onChange(name);
   }

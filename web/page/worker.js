@@ -30,7 +30,7 @@ onmessage = async ({ data }) => {
 
 /** Tells a lack of memory from a damaged file, by the error of the runtime. */
 function runtimeProblem(error) {
-  const lacksMemory = /memory|alloc|array buffer|invalid array length/i.test(String(error?.message ?? error));
+  const lacksMemory = /out of memory|alloc|array buffer|array length/i.test(String(error?.message ?? error));
   return lacksMemory ? "memory" : "damaged";
 }
 
