@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import default, rules
 from resnet.errors import UserError
 from resnet.files import local_path, read_file
+from resnet.formats import hub
 from resnet.run import CONFIG_FILE
 from workdir import settings
 
@@ -51,7 +52,7 @@ class Mode(NamedTuple):
 # Flags that several modes have.
 WEIGHTS = Flag(
     "weights",
-    "File of weights to use instead of a run.",
+    "File of weights to use instead of a run, or hf://owner/name[@revision] of the Hugging Face Hub.",
     hint="; a config takes them by --config.init_from",
 )
 SPLIT = Flag(
@@ -100,11 +101,11 @@ class Command:
 
     @property
     def weights_file(self) -> str | None:
-        """The file or folder of weights to use instead of a run, from --weights or config.init_from."""
+        """The file, folder or `hf://` address to use instead of a run, from --weights or config.init_from."""
         from_config = self.config.get("init_from") if self.config is not None else None
         if self["weights"]:
-            return _local_path("weights", self["weights"])
-        return _local_path("config.init_from", from_config) if from_config else None
+            return _weights_path("weights", self["weights"])
+        return _weights_path("config.init_from", from_config) if from_config else None
 
     @property
     def run_folder(self) -> Path:
@@ -129,10 +130,11 @@ class Command:
             trained = load_trained(self.run_folder, self["checkpoint"], self["raw"])
             source = {"workdir": str(self.run_folder), "step": trained[0].step, "weights": trained[0].kind}
             return combine(trained), source
+        path, source = locate_weights(file)
         if config is None:
-            return load_pretrained(file), {"weights": file}
+            return load_pretrained(path), {"weights": source}
         classifier = load_pretrained(
-            file,
+            path,
             compute_dtype=config.compute_dtype,
             convolution=config.model.convolution,
             image_size=config.data.image_size,
@@ -141,7 +143,7 @@ class Command:
             test_time_flip=config.test_time_flip,
             temperature=config.temperature,
         )
-        return classifier, {"weights": file}
+        return classifier, {"weights": source}
 
     def settings(self) -> ConfigDict:
         """Returns the config, checked, or else the settings of the run in the workdir.
@@ -164,7 +166,7 @@ class Command:
                 for name, reason in rules.fields_without_effect(self.config).items():
                     print(f"note: config.{name} has no effect, as {reason}", file=sys.stderr)
             if self.config.init_from:
-                self.config.init_from = _local_path("config.init_from", self.config.init_from)
+                self.config.init_from = _weights_path("config.init_from", self.config.init_from)
             if self.config.data.dir:
                 self.config.data.dir = _local_path("config.data.dir", self.config.data.dir)
             return self.config
@@ -179,6 +181,31 @@ def _local_path(flag: str, text: str) -> str:
         return local_path(text)
     except UserError as error:
         raise UserError(f"--{flag}={error}") from None
+
+
+def _weights_path(flag: str, text: str) -> str:
+    """`_local_path`, which leaves an address of the Hugging Face Hub as it is, once it is checked."""
+    if not hub.is_address(text):
+        return _local_path(flag, text)
+    try:
+        hub.parse_address(text)
+    except UserError as error:
+        raise UserError(f"--{flag}={error}") from None
+    return text
+
+
+def locate_weights(file: str) -> tuple[str, str]:
+    """Returns the path of weights, and the name that identifies them in results.
+
+    Weights of the Hugging Face Hub are fetched, and the commit is in their name.
+
+    Raises:
+        UserError: they cannot be fetched.
+    """
+    if not hub.is_address(file):
+        return file, file
+    snapshot = hub.fetch(file)
+    return str(snapshot.folder), str(snapshot.address)
 
 
 def expand(argv: Sequence[str]) -> list[str]:

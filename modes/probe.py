@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tabulate import tabulate
 
-from modes.flags import CHECKPOINT, RAW, Command, Mode, require_run_or_weights
+from modes.flags import CHECKPOINT, RAW, Command, Mode, locate_weights, require_run_or_weights
 from resnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,20 +60,22 @@ def _subject_of_run(command: Command) -> Subject:
 def _subject_of_config(command: Command) -> Subject:
     import datasets
     from resnet.classifier import Classifier
-    from training.network import adopt, initial_weights, make_network, read_initial_weights
+    from resnet.pretrained import read_pretrained
+    from training.network import adopt, initial_weights, make_network
 
     config = command.settings()
-    pretrained = read_initial_weights(config)
-    if pretrained is None:
+    if not config.init_from:
         raise UserError(
             "config.init_from='': with --config, --mode=probe takes the network from there; expected a file"
             " of weights or the workdir of a run, or no --config for the run in --workdir"
         )
+    path, source = locate_weights(config.init_from)
+    pretrained = read_pretrained(path, with_head=config.init_head != "replace")
     config = adopt(config, pretrained)
     splits, class_names = datasets.load_splits(config.data)
     network = make_network(config, len(class_names))
     weights = initial_weights(network, pretrained, init_head=config.init_head, seed=config.seed)
-    return Subject(Classifier(network, weights, class_names), splits, {"weights": config.init_from})
+    return Subject(Classifier(network, weights, class_names), splits, {"weights": source})
 
 
 def format_probe(result: dict[str, Any]) -> str:

@@ -11,22 +11,18 @@ from resnet.architecture import Architecture
 from resnet.checkpoint import Checkpoints, Expected
 from resnet.classifier import Classifier, network_of
 from resnet.errors import UserError
-from resnet.formats import huggingface, timm_config, torchvision
+from resnet.formats import hub, huggingface, timm_config, torchvision
 from resnet.formats.containers import DESCRIPTION
 from resnet.formats.keras_model import keras_graph
 from resnet.formats.names import Format
 from resnet.formats.reading import OWN, Translation, infer_model, recognise, unwrapped
-from resnet.formats.weights_file import INDEX_SUFFIX, read_container, read_shards
+from resnet.formats.weights_file import INDEX_SUFFIX, WEIGHTS_FILES, read_container, read_shards
 from resnet.imagenet import class_names_of
 from resnet.json_files import Schema, check_json, parse_json, read_json
 from resnet.network import ComputeDtype, Network, Weights, check_image_size
 from resnet.ops.convolution import Lowering
 from resnet.preprocessing import Preprocessing
 from resnet.run import CONFIG_FILE, read_run
-
-_WEIGHTS_FILES = tuple(
-    name + suffix for name in ("model.safetensors", "pytorch_model.bin") for suffix in ("", INDEX_SUFFIX)
-)
 
 
 class Pretrained(NamedTuple):
@@ -48,13 +44,14 @@ class Pretrained(NamedTuple):
 def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrained:
     """Reads a file of weights, a folder of Hugging Face's or timm's, or the workdir of a run.
 
+    An address such as `hf://owner/name` is fetched from the Hugging Face Hub, see `resnet.formats.hub`.
     Without `with_head`, whatever head a model of Keras has is left out.
     float16, bfloat16 and float64 become float32. A run gives the weights that `Classifier.load` takes.
 
     Raises:
         UserError: there is nothing to read, or it is damaged, or no network that this project has.
     """
-    path = Path(path)
+    path = hub.fetch(path).folder if hub.is_address(path) else Path(path)
     if os.path.isfile(path / CONFIG_FILE) and os.path.isdir(path / "checkpoints"):
         return _read_run(path)
     folder = path if os.path.isdir(path) else path.parent
@@ -166,10 +163,10 @@ def _weights_file(path: Path) -> Path:
     """Returns the file of weights that `path` names, or that lies in the folder `path`."""
     if not os.path.isdir(path):
         return path
-    files = [path / name for name in _WEIGHTS_FILES if os.path.isfile(path / name)]
+    files = [path / name for name in WEIGHTS_FILES if os.path.isfile(path / name)]
     if not files:
         raise UserError(
-            f"{path}: neither a run nor {' nor '.join(_WEIGHTS_FILES)} in it; expected a workdir with"
+            f"{path}: neither a run nor {' nor '.join(WEIGHTS_FILES)} in it; expected a workdir with"
             " checkpoints (of several seeds that of one, such as seed_0), or a file or folder of weights"
         )
     return files[0]
@@ -255,6 +252,7 @@ def load_pretrained(
 ) -> Classifier:
     """Loads a classifier with the weights in `path`: a file, a folder of Hugging Face's or timm's, or a run.
 
+    `hf://owner/name` or `hf://owner/name@revision` loads a repository of the Hugging Face Hub.
     `changes` are fields of `Preprocessing`, such as `image_size=224` or `crop=0.95`, to use in place of those
     that come with the weights.
 

@@ -16,6 +16,14 @@ from resnet.json_files import Schema, read_json
 
 _HEAD = 512  # bytes that show which format a file has
 INDEX_SUFFIX = ".index.json"  # of the list that says which of several files holds which array
+# The weights in a folder of Hugging Face's, timm's or ours, from the first choice down.
+WEIGHTS_FILES = (
+    "model.safetensors",
+    f"model.safetensors{INDEX_SUFFIX}",
+    "resnet.safetensors",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX_SUFFIX}",
+)
 _INDEX: Schema = {
     "type": "object",
     "required": ["weight_map"],
@@ -70,15 +78,10 @@ def read_shards(index: Path) -> Container:
     Raises:
         UserError: the list is damaged, or a file of it is missing, damaged, or outside of the folder.
     """
-    try:
-        names = read_json(index, _INDEX)["weight_map"]
-    except FileNotFoundError:
-        raise UserError(f"{index}: no such file; check the path") from None
+    names = _files_by_array(index)
     arrays: Arrays = {}
     description = None
-    for file in sorted(set(names.values())):
-        if file != os.path.basename(file) or file in ("", ".", ".."):
-            raise UserError(f"{index}: names the file {file!r}; expected files in its own folder")
+    for file in shards_of(index):
         container = read_container(index.parent / file)
         if twice := sorted(arrays.keys() & container.arrays.keys()):
             raise UserError(
@@ -91,6 +94,26 @@ def read_shards(index: Path) -> Container:
             f"{index}: {missing[0]} is not in {names[missing[0]]}, nor in another file; fetch the files again"
         )
     return Container(arrays, description)
+
+
+def shards_of(index: Path) -> list[str]:
+    """Returns the names of the files that `index` lists, which lie in its folder.
+
+    Raises:
+        UserError: the list is damaged, or names a file outside of the folder.
+    """
+    files = sorted(set(_files_by_array(index).values()))
+    for file in files:
+        if file != os.path.basename(file) or file in ("", ".", ".."):
+            raise UserError(f"{index}: names the file {file!r}; expected files in its own folder")
+    return files
+
+
+def _files_by_array(index: Path) -> dict[str, str]:
+    try:
+        return read_json(index, _INDEX)["weight_map"]
+    except FileNotFoundError:
+        raise UserError(f"{index}: no such file; check the path") from None
 
 
 def _is_keras_archive(path: Path) -> bool:

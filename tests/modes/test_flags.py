@@ -117,7 +117,7 @@ def test_the_home_folder_is_written_out_wherever_a_path_is_taken(
 
 
 @pytest.mark.parametrize(
-    "url", ["gs://bucket/x", "s3://b/x", "hf://a/b", "https://a.b/c", "file:///x", "gs:/b"]
+    "url", ["gs://bucket/x", "s3://b/x", "hf:/a/b", "https://a.b/c", "file:///x", "gs:/b"]
 )
 def test_urls_are_no_folders(run: Run, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
