@@ -14,6 +14,7 @@ from datasets.types import Split
 from evaluation import corruptions
 from evaluation.report import figures
 from evaluation.report.pictures import draw_grid, encode_picture
+from evaluation.report.scores_file import FOLDER, SCORES_FILE, write_scores
 from evaluation.scores import frequent_confusions, hardest_classes, log_softmax, seed_table
 from evaluation.trained_run import TrainedRun, load_runs, report_seeds
 from input_pipeline import first_training_batch
@@ -26,7 +27,6 @@ from workdir.metrics import read_metrics
 from workdir.statistics import format_spread
 from workdir.summary import read_summary
 
-FOLDER = "report"
 PAGE = "index.html"
 IMAGES_SHOWN = 16  # mistakes, hits
 BATCH_SHOWN = 32
@@ -57,7 +57,7 @@ def write_report(
 ) -> Path:
     """Evaluates a run on a split and writes `report/` into its workdir; returns the path of the page.
 
-    Without a name it is the run's `main_split`.
+    Without a name it is the run's `main_split`. The scores are beside the page as JSON.
 
     Raises:
         UserError: there is no trained run, its data cannot be read, or the report cannot be written.
@@ -84,14 +84,17 @@ def write_report(
     ]
     page = _render(
         title=workdir.resolve().name,
-        subtitle=(
-            f"{datasets.display_name(run.config.data)}, {split_name} split, step {run.step},"
-            f" {_weights_name(run.kind)}"
-        ),
+        subtitle=_subtitle(run, split_name),
         facts=_facts(report, summary),
         sections=sections,
     )
+    write_scores(workdir / FOLDER / SCORES_FILE, runs, split_name, report)
     return _write(workdir / FOLDER, page, sections)
+
+
+def _subtitle(run: TrainedRun, split_name: str) -> str:
+    data_set = datasets.display_name(run.config.data)
+    return f"{data_set}, {split_name} split, step {run.step}, {_weights_name(run.kind)}"
 
 
 def _render(**variables: Any) -> str:

@@ -77,8 +77,7 @@ def _huggingface_files(network: Exported) -> dict[str, bytes]:
         "huggingface/model.safetensors": write_safetensors(arrays, description),
         "huggingface/config.json": _json(config),
     }
-    # Their preprocessor has no other normalisation, and no other way to a square.
-    if network.preprocessing.standardize == "none" and network.preprocessing.fit == "crop":
+    if huggingface.has_preprocessor(network.preprocessing):
         preprocessor = huggingface.preprocessor_json(description["data"])
         files["huggingface/preprocessor_config.json"] = _json(preprocessor)
     return files

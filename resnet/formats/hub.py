@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -241,15 +242,19 @@ def _api(subject: str) -> "HfApi":
 def _explained(subject: str) -> Iterator[None]:
     """Turns what huggingface_hub raises into an error of one line that begins with `subject`.
 
-    Its warnings are held back meanwhile: that it tries again, or that nobody is logged in.
+    Its warnings are held back meanwhile: that it tries again, or that nobody is logged in. So are its
+    progress bars, unless there is a terminal to draw them on.
 
     Raises:
         UserError: the Hub has refused, cannot be reached, or the disk is full.
     """
-    from huggingface_hub import errors, logging
+    from huggingface_hub import errors, logging, utils
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
+    hides_bars = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
+    if hides_bars:
+        utils.disable_progress_bars()
     try:
         yield
     except (
@@ -264,6 +269,8 @@ def _explained(subject: str) -> Iterator[None]:
         raise _explain(cause, subject) from None
     finally:
         logging.set_verbosity(verbosity)
+        if hides_bars:
+            utils.enable_progress_bars()
 
 
 def _explain(error: BaseException, subject: str) -> UserError:

@@ -8,6 +8,7 @@ from resnet.formats.names import OI, OIHW, Format, Row, norm_rows
 from resnet.formats.timm_config import NUMBERED_NAMES, crop_share, names_by_number
 from resnet.formats.torchvision import IMAGENET, LEAVES, OUR_BLOCK
 from resnet.json_files import Schema, check_json
+from resnet.preprocessing import Preprocessing
 
 STEM = "embedder.embedder."
 BLOCK = "encoder.stages.{stage-1}.layers.{block-1}."
@@ -223,6 +224,14 @@ PREPROCESSOR: Schema = {
     },
 }
 _WARPED = 384  # From this size on, ConvNext's processor stretches pictures to a square.
+
+
+def has_preprocessor(preprocessing: Preprocessing) -> bool:
+    """Returns whether a processor of transformers can prepare pictures as `preprocessing` says.
+
+    None has another normalisation than by fixed numbers, and none but ours pads or stretches as we do.
+    """
+    return preprocessing.standardize == "none" and preprocessing.fit == "crop"
 
 
 def preprocessor_json(data: dict[str, Any]) -> dict[str, Any]:

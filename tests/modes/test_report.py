@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from evaluation.report.scores_file import read_scores
 from resnet import Classifier
 from tests.command_line import DEFAULT_CONFIG, SHORT_TRAINING, Run, assert_refused, assert_succeeded, flags_of
 from tests.runs import summary_of
@@ -26,6 +27,9 @@ def test_report_anew_of_another_split(run: Run, workdir: Path, copy: Path, tmp_p
         assert "images per second" not in (copy / "report" / "index.html").read_text()
     assert not (copy / "report" / "stale.png").exists()
     assert "val split" in (copy / "report" / "index.html").read_text()
+    scores = read_scores(copy / "report" / "scores.json")
+    assert (scores["split"], scores["split_sizes"]) == ("val", {"train": 48, "val": 12, "test": 12})
+    assert scores["seeds"]["0"]["step"] == summary["steps"]
     assert_refused(run("--mode=report", f"--workdir={tmp_path / 'no'}"), "no trained run here")
     assert_refused(run("--mode=report", DEFAULT_CONFIG, f"--workdir={copy}"), "leave out --config")
 
