@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.compute_dtype = "auto"  # float32, bfloat16 or auto (bfloat16 on accelerators, float32 on a CPU)
     config.compilation_cache = True  # keep compiled programs in the user's cache folder
 
-    config.init_from = ""  # a file of weights or the workdir of a run to start from; it sets the model
+    config.init_from = ""  # weights to start from, which set the model: a file, a workdir, hf://owner/name
     config.init_head = "auto"  # their head: keep, replace or auto (keep it if the number of classes matches)
 
     config.data = data = ConfigDict()

@@ -86,6 +86,8 @@ def _complete_folder(
     from resnet.files import write_result
     from resnet.formats.huggingface import has_preprocessor
 
+    if command["push"] is not None:
+        classifier.check_head()
     names = ["model.safetensors", "config.json"]
     if has_preprocessor(classifier.network.preprocessing):
         names.append("preprocessor_config.json")
@@ -113,7 +115,6 @@ def _push(folder: Path, names: list[str], classifier: "Classifier", repository: 
 
     from resnet.pretrained import load_pretrained
 
-    classifier.check_head()
     side = classifier.image_size
     pictures = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     # Arithmetic of its own would take a program of its own, and round otherwise.

@@ -23,7 +23,8 @@ class Hub:
     """The state of the server: repositories by name, with the files of each commit and the commit of main.
 
     Names in `private` and `gated` refuse who has no token. `damaged` files arrive with a byte changed, `cut`
-    files end early. `requests` are the methods and paths of all requests, `commits` what was pushed.
+    files end early. While it `is_down`, every answer is 503. `requests` are the methods and paths of all
+    requests, `commits` what was pushed.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class Hub:
         self.commits: list[dict[str, Any]] = []
         self.uploads: dict[str, bytes] = {}
         self.is_down = False
+        self.breaks_uploads = False
 
     def add(self, repository: str, files: dict[str, bytes] | Path) -> str:
         """Commits `files`, or those of a folder, to the main branch of `repository`; returns the commit."""
@@ -74,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.hub.is_down:
             self._send(503, {})
+        elif self.command == "PUT" and self.hub.breaks_uploads:
+            self.close_connection = True
         elif self.command == "PUT":
             self.hub.uploads[path.rpartition("/")[2]] = body
             self._send(200, {})

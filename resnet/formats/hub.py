@@ -123,7 +123,7 @@ def fetch(text: str) -> Snapshot:
 def _fetch_file(api: "HfApi", address: Address, name: str) -> Path | None:
     """Returns the path of a file in the cache, downloaded if need be; None if the commit has no such file.
 
-    The cache remembers that too. So a file that was merely never asked for is not taken for missing.
+    The cache remembers missing files too. So one that was merely never asked for is not taken for missing.
     """
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError

@@ -229,7 +229,7 @@ _WARPED = 384  # From this size on, ConvNext's processor stretches pictures to a
 def has_preprocessor(preprocessing: Preprocessing) -> bool:
     """Returns whether a processor of transformers can prepare pictures as `preprocessing` says.
 
-    None has another normalisation than by fixed numbers, and none but ours pads or stretches as we do.
+    They normalise by fixed numbers, and those that `preprocessor_json` describes crop to a square.
     """
     return preprocessing.standardize == "none" and preprocessing.fit == "crop"
 

@@ -25,7 +25,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_is_read_again(format: str, run: Run, workdir: Path) -> None:
     result = run("--mode=export", f"--workdir={workdir}", f"--format={format}")
     assert result.code == 0
-    written, takes = result.out.splitlines()
+    written, takes, *_ = result.out.splitlines()
     path = written.removeprefix("written: ")
     shape = "[N, 64, 64, 3]" if format in ("keras", "safetensors") else "[N, 3, 64, 64]"
     assert takes.startswith(f"its input: float32 {shape}, RGB; ")

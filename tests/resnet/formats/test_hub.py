@@ -271,6 +271,8 @@ def test_a_push_without_a_right_commits_nothing(
 
 def test_a_push_without_a_network(hub: Hub, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", WRITER)
+    hub.breaks_uploads = True
+    assert "the connection to the Hub failed (RemoteProtocolError" in push_refusal(files)
     hub.is_down = True
     assert "the Hub is busy or down (HTTP 503" in push_refusal(files)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
