@@ -5,7 +5,7 @@ import { Camera } from "./camera.js";
 import { Collect } from "./collect.js";
 import { acceptFiles, Gallery } from "./gallery.js";
 import { LiveAnswer } from "./live.js";
-import { PageError } from "./messages.js";
+import { NETWORK_MESSAGES, PageError } from "./messages.js";
 import { loadSettings, Network } from "./network.js";
 import { makeTabs } from "./tabs.js";
 
@@ -65,7 +65,7 @@ async function loadNetwork(collect) {
   } catch (error) {
     if (!(error instanceof PageError)) throw error;
     progress.hidden = true;
-    notice.classList.add("problem");
+    notice.classList.toggle("problem", error.message !== NETWORK_MESSAGES.absent); // Collecting needs no network.
     message.textContent = error.message;
     return null;
   }
