@@ -76,7 +76,7 @@ def test_a_camera_that_does_not_start(open_page: OpenPage, error: str) -> None:
     expect(page.get_by_role("button", name="Start camera")).to_be_visible()
 
 
-def test_a_camera_that_the_reader_does_not_allow(open_page: OpenPage) -> None:
+def test_a_camera_that_the_user_does_not_allow(open_page: OpenPage) -> None:
     page = open_page(permissions=[])
     page.get_by_role("button", name="Start camera").click()
     expect(page.locator("#camera-message")).to_contain_text("The camera was refused.")

@@ -38,8 +38,9 @@ export function showAbout(settings, { threads, loadingTime }) {
 
 function describeRejection(rule) {
   if (!rule) return "never said: the network takes every picture for one of its classes";
+  const { threshold, signs_rejected: rejected, others_accepted: accepted } = rule;
   return (
-    `said when no class is at least ${percent(rule.threshold)} probable. So ${percent(rule.signs_rejected)} of pictures` +
-    ` of signs are called “No sign”, and ${percent(rule.others_accepted)} of other pictures are taken for a sign`
+    `said when no class is at least ${percent(threshold)} probable. So ${percent(rejected)} of pictures of signs` +
+    ` are called “No sign”, and ${percent(accepted)} of other pictures are taken for a sign`
   );
 }

@@ -5,7 +5,7 @@ import { CAMERA_ENDED, CAMERA_INSECURE, cameraMessage } from "./messages.js";
 const GUIDE = 0.76; // side of the guide square as a share of the view's; style.css draws it
 const FRAMES_PER_SECOND = 10;
 
-/** A camera that the reader starts, stops and chooses. It tells of its changes by the event `change`. */
+/** A camera that the user starts, stops and chooses. It tells of its changes by the event `change`. */
 export class Camera extends EventTarget {
   #video = document.getElementById("video");
   #stage = document.getElementById("stage");
@@ -28,7 +28,7 @@ export class Camera extends EventTarget {
 
   /**
    * Starts a camera, and says why if it does not start.
-   * @param {string} id of the camera, or "" for the one that faces the reader
+   * @param {string} id of the camera, or "" for the one that faces the user
    */
   async start(id) {
     this.stop();
@@ -52,7 +52,7 @@ export class Camera extends EventTarget {
     this.#show();
   }
 
-  /** Stops the camera, and says why if it was not the reader's wish. */
+  /** Stops the camera, and says why if it was not the user's wish. */
   stop(message = "") {
     this.#starts++;
     if (this.#stream) stopStream(this.#stream);
@@ -75,7 +75,7 @@ export class Camera extends EventTarget {
 
   #show() {
     this.#stage.classList.toggle("running", this.isRunning);
-    // Cameras of computers do not say where they face; they face the reader.
+    // Cameras of computers do not say where they face; they face the user.
     const facing = this.#stream?.getVideoTracks()[0].getSettings().facingMode;
     this.#video.classList.toggle("mirrored", facing !== "environment");
     this.dispatchEvent(new Event("change"));

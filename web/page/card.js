@@ -24,7 +24,13 @@ export class ClassCard {
 
   /**
    * @param {import("./collection.js").CollectedClass} collected
-   * @param {object} actions to be called when the reader wants a change
+   * @param {{
+   *   rename: (collected: object, name: string) => void,
+   *   remove: (collected: object) => void,
+   *   start: (card: ClassCard) => void,
+   *   stop: () => void,
+   *   removePicture: (collected: object, picture: Blob) => void,
+   * }} actions to be called when the user wants a change
    */
   constructor(collected, actions) {
     this.collected = collected;

@@ -12,15 +12,17 @@
         "python -m http.server --bind 127.0.0.1 in it, and open http://127.0.0.1:8000."
       );
     }
+    // No browser tells whether its workers take modules. Those that know :has() do.
     var modern =
       "noModule" in document.createElement("script") &&
       typeof WebAssembly === "object" &&
       WebAssembly.validate(new Uint8Array(simd)) &&
-      typeof OffscreenCanvas === "function";
+      typeof OffscreenCanvas === "function" &&
+      CSS.supports("selector(:has(a))");
     return modern
       ? ""
-      : "This browser is too old for this page: it lacks modules, WebAssembly with SIMD or OffscreenCanvas. " +
-          "Use Chrome 91, Firefox 105 or Safari 16.4, or a newer version.";
+      : "This browser is too old for this page: it lacks modules or WebAssembly with SIMD. " +
+          "Use Chrome 105, Firefox 121 or Safari 16.4, or a newer version.";
   }
 
   var text = problem();

@@ -40,7 +40,7 @@ export class Collect {
     this.#showClasses();
   }
 
-  /** Adds classes that the reader may want, if there are none yet. */
+  /** Adds classes that the user may want, if there are none yet. */
   suggest(names) {
     if (this.#collection.classes.length) return;
     for (const name of names) this.#try(() => this.#collection.addClass(name));

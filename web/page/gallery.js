@@ -12,15 +12,15 @@ export class Gallery {
   #list = document.getElementById("gallery");
   #summary = document.getElementById("gallery-summary");
   #controls = document.querySelector(".gallery-controls");
-  #reader;
+  #ready;
   #last = Promise.resolve();
 
   /**
-   * @param {() => Promise<{network: import("./network.js").Network, settings: object} | null>} reader
+   * @param {() => Promise<{network: import("./network.js").Network, settings: object} | null>} ready
    *   gives the network once it is ready, or null if there is none
    */
-  constructor(reader) {
-    this.#reader = reader;
+  constructor(ready) {
+    this.#ready = ready;
     document.getElementById("clear").onclick = () => this.#clear();
   }
 
@@ -36,9 +36,9 @@ export class Gallery {
   }
 
   async #readAll(cards) {
-    const reader = await this.#reader();
+    const loaded = await this.#ready();
     const results = [];
-    for (const { file, card } of cards) results.push(await fillCard(card, file, reader));
+    for (const { file, card } of cards) results.push(await fillCard(card, file, loaded));
     const count = results.length;
     this.#summary.textContent = count === 1 ? results[0] : `${count} pictures: ${results.join("; ")}`;
   }
@@ -56,20 +56,20 @@ function makeCard(file) {
 }
 
 /** Fills the card of a file with its answer or its error, and returns in words what it says. */
-async function fillCard(card, file, reader) {
+async function fillCard(card, file, loaded) {
   const reading = card.querySelector(".reading");
   try {
     const bitmap = await decode(file);
     const view = thumbnail(bitmap, THUMBNAIL);
     card.prepend(view);
-    if (!reader) {
+    if (!loaded) {
       reading.textContent = "There is no network to read it.";
       return `${file.name}: no network`;
     }
-    view.className = reader.settings.fit; // The view then shows what the network sees.
-    const result = await reader.network.read(bitmap);
-    new Answer(reading, reader.settings).show(result);
-    const { text, probability } = verdict(result.probabilities, reader.settings);
+    view.className = loaded.settings.fit; // The view then shows what the network sees.
+    const result = await loaded.network.read(bitmap);
+    new Answer(reading, loaded.settings).show(result);
+    const { text, probability } = verdict(result.probabilities, loaded.settings);
     return `${file.name}: ${text}, ${percent(probability)}`;
   } catch (error) {
     if (!(error instanceof PageError)) throw error;

@@ -2,7 +2,7 @@
 
 const WRITE_AGAIN = "Write the page again with --mode=export --format=web.";
 
-/** An error whose message is shown to the reader as it is. */
+/** An error whose message is shown in the page as it is. */
 export class PageError extends Error {}
 
 /** By the problems that `network.js` and `worker.js` name. */
@@ -54,7 +54,8 @@ export function noPicture(name) {
  * @param {number} limit on them
  */
 export function tooLarge(name, pixels, limit) {
-  return `${name} has ${Math.ceil(pixels / 1e6)} megapixels, and this page reads at most ${limit / 1e6}. Make it smaller first.`;
+  const size = `${name} has ${Math.ceil(pixels / 1e6)} megapixels`;
+  return `${size}, and this page reads at most ${limit / 1e6}. Make it smaller first.`;
 }
 
 /** @param {string} name of a file */
@@ -62,7 +63,10 @@ export function undecodable(name) {
   return `${name} is damaged, or too large for the memory of this browser. Save it again, smaller.`;
 }
 
-/** @param {string} name of a class */
+/**
+ * @param {string} name of a class
+ * @param {string} other name, of the class that has the folder
+ */
 export function sameFolder(name, other) {
   return `“${name}” would go into the same folder as “${other}”. Choose another name.`;
 }
