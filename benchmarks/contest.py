@@ -171,6 +171,7 @@ def _format_result(result: dict[str, Any]) -> str:
             f"floor: {floor['images_per_second']:.1f} images/s, {floor['operations_per_image'] / 1e9:.3f}"
             f" GFLOP an image at the {rate / 1e9:.0f} GFLOP/s of {floor['product']}"
         )
-    if fastest := rounds.fastest_peer(result["rows"]):
-        lines.append(f"fastest peer: {fastest['name']}, ours/peer {fastest['ratio']['median']:.2f}")
+    if lead := rounds.lead(result["rows"]):
+        ratio = f"{lead.ratio.median:.2f} ({lead.ratio.low:.2f}-{lead.ratio.high:.2f})"
+        lines.append(f"{lead.ours} over the fastest peer, {lead.peer}: {ratio}")
     return "\n".join(lines)

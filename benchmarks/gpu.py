@@ -21,7 +21,7 @@ from tabulate import tabulate
 from benchmarks import command_line
 from benchmarks.command_line import DEPTHS, at_least, exit_code
 from benchmarks.machine import gpu_names, stamp
-from benchmarks.rounds import fastest_peer
+from benchmarks.rounds import lead
 from benchmarks.startup import start_environment
 from benchmarks.worker import ROOT
 from resnet.files import write_json
@@ -165,8 +165,8 @@ def _ratio(report: dict[str, Any]) -> dict[str, float] | None:
     for result in report.get("results", []):
         if "rows" not in result:
             return result.get("ratio")
-        if fastest := fastest_peer(result["rows"]):
-            return fastest["ratio"]
+        if found := lead(result["rows"]):
+            return found.ratio._asdict()
     return None
 
 

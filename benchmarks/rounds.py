@@ -75,10 +75,30 @@ def summarize(rates: Mapping[str, list[float]], floor_rate: float | None) -> lis
     return rows
 
 
-def fastest_peer(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns the row of the peer with the highest median, or None if there are no peers."""
-    peers = [row for row in rows if row["name"] != OURS]
-    return max(peers, key=lambda row: row["images_per_second"]["median"], default=None)
+def is_ours(name: str) -> bool:
+    """Returns whether the contestant `name` is this project, or a model that it exported."""
+    return name.partition("_")[0] == OURS
+
+
+class Lead(NamedTuple):
+    """The fastest of ours, the fastest peer, and the ratio of the first to the second by round."""
+
+    ours: str
+    peer: str
+    ratio: Spread
+
+
+def lead(rows: list[dict[str, Any]]) -> Lead | None:
+    """Returns how far this project is ahead, by medians; None if there are no peers.
+
+    Several rows may be ours, such as `ours` and the ONNX models that it exports, `ours_onnx`.
+    """
+    by_name = {row["name"]: row["images_per_second"] for row in rows}
+    ours, peers = ([name for name in by_name if is_ours(name) == wanted] for wanted in (True, False))
+    if not peers:
+        return None
+    best, peer = (max(names, key=lambda name: by_name[name]["median"]) for names in (ours, peers))
+    return Lead(best, peer, spread(ratios(by_name[best]["rounds"], by_name[peer]["rounds"])))
 
 
 def format_table(rows: list[dict[str, Any]], left_out: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from benchmarks.command_line import HelpFormatter, exit_code
 from benchmarks.peers import PEERS
-from benchmarks.rounds import OURS, fastest_peer
+from benchmarks.rounds import OURS, is_ours, lead
 from benchmarks.suite import RESULTS, ROWS
 from benchmarks.worker import ROOT
 from resnet.errors import UserError
@@ -104,22 +104,22 @@ def _heading(report: Report) -> str:
 
 
 def contest_table(results: list[Mapping[str, Any]]) -> str:
-    """Returns a table with a row for each case: images/s, ratios to the fastest peer and to Flax, memory."""
+    """Returns a table with a row for each case: images/s, our lead, the ratio to Flax, memory."""
     contestants = {row["name"] for result in results for row in result["rows"]}
     peers = [name for name in PEERS if name in contestants - {OURS}]
     cells = []
     for result in results:
         rows = {row["name"]: row for row in result["rows"]}
         rates = {name: f"{row['images_per_second']['median']:.1f}" for name, row in rows.items()}
-        fastest = fastest_peer(result["rows"])
-        if fastest:
-            rates[fastest["name"]] = f"**{rates[fastest['name']]}**"
+        ahead = lead(result["rows"])
+        if ahead:
+            rates[ahead.peer] = f"**{rates[ahead.peer]}**"
         floor = rows[OURS]["share_of_floor"]
         cells.append(
             [
                 _case(result["case"]),
                 *(rates.get(name, "") for name in (OURS, *peers)),
-                _spread(fastest["ratio"], 2) if fastest else "",
+                _spread(ahead.ratio._asdict(), 2) if ahead else "",
                 _spread(rows["flax"]["ratio"], 2) if "flax" in rows else "",
                 f"{floor:.2f}" if floor else "",
                 _memory(rows),
@@ -140,7 +140,7 @@ def _batch(case: Mapping[str, Any]) -> str:
 
 def _memory(rows: Mapping[str, Mapping[str, Any]]) -> str:
     key = "peak_device_memory" if rows[OURS]["peak_device_memory"] else "peak_memory"
-    peers = {name: row[key] for name, row in rows.items() if name != OURS and row[key]}
+    peers = {name: row[key] for name, row in rows.items() if not is_ours(name) and row[key]}
     leanest = min(peers, key=peers.get, default=None)
     return f"{rows[OURS][key] / 1e6:.0f}" + (f", {peers[leanest] / 1e6:.0f} ({leanest})" if leanest else "")
 

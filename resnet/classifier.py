@@ -1,5 +1,6 @@
 """A trained network as a Python object: pictures in, labels and probabilities out."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from PIL import Image
 
 from resnet.checkpoint import Checkpoints, Expected, Which
 from resnet.errors import UserError
+from resnet.formats.onnx_model import FLOAT32, OnnxOptions
 from resnet.imagenet import synsets_of
 from resnet.images import fit_square, read_image, read_square, ten_crops
 from resnet.network import Arranged, Network, Weights, check_image_size
@@ -74,7 +76,7 @@ class Classifier:
 
     @classmethod
     def load(cls, workdir: str | PathLike, checkpoint: Which = "best", raw: bool = False) -> "Classifier":
-        """Loads the network that a run trained in `workdir`.
+        """Loads the network that a run trained in `workdir`, or an ONNX model that was exported.
 
         `best` is the checkpoint with the best validation accuracy, or the last checkpoint of a run without
         validation. The weights are their moving average, unless the run keeps none or `raw` is set. A run of
@@ -83,6 +85,10 @@ class Classifier:
         Raises:
             UserError: there is no trained run in `workdir`, or no whole checkpoint.
         """
+        if Path(workdir).suffix == ".onnx" and not os.path.isdir(workdir):
+            from resnet.onnx_classifier import OnnxClassifier
+
+            return OnnxClassifier(workdir)
         return combine(load_trained(workdir, checkpoint, raw))
 
     def with_weights(self, weights: Weights) -> "Classifier":
@@ -161,17 +167,21 @@ class Classifier:
             lambda weights, batch: self._probabilities_of_batch(weights, self._arranged, batch), images
         )
 
-    def export(self, folder: str | PathLike, format: str = "safetensors") -> Path:
+    def export(
+        self, folder: str | PathLike, format: str = "safetensors", onnx: OnnxOptions = FLOAT32
+    ) -> Path:
         """Writes the weights for another framework into `folder` and returns the path that it loads.
 
-        `format` is one of `resnet.formats.EXPORT_FORMATS`.
+        `format` is one of `resnet.formats.EXPORT_FORMATS`; `onnx` says how to write that one.
 
         Raises:
             UserError: there is no such format, it has no such network, or `folder` cannot be written.
         """
         from resnet.formats.export import export
 
-        return export(self.network, self.weights, self.class_names, format=format, folder=Path(folder))
+        return export(
+            self.network, self.weights, self.class_names, format=format, folder=Path(folder), onnx=onnx
+        )
 
     def check_head(self) -> None:
         """Checks that the network has a head.
@@ -249,26 +259,44 @@ class Classifier:
 
     def _in_batches(self, function: Callable[[Weights, np.ndarray], Any], images: np.ndarray) -> Any:
         """Applies `function` batch by batch; returns an array of N rows, or arrays of N rows by name."""
-        images = np.asarray(images)
-        expected = (self.image_size, self.image_size, 3)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-            raise UserError(
-                f"image array: found {images.dtype} {list(images.shape)}, expected uint8"
-                f" [N, {self.image_size}, {self.image_size}, 3]; use predict for images of other sizes"
-            )
+        images = self.checked_images(images)
         rows = []
-        batch = np.zeros((BATCH_SIZE, *expected), np.uint8)
+        batch = np.zeros((BATCH_SIZE, self.image_size, self.image_size, 3), np.uint8)
         for start in range(0, max(len(images), 1), BATCH_SIZE):  # Even no image gives a result with a shape.
             chunk = images[start : start + BATCH_SIZE]
             batch[: len(chunk)] = chunk
             rows.append(jax.tree.map(np.asarray, function(self.weights, batch)))
         result = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *rows)
-        if not all(np.isfinite(array).all() for array in jax.tree.leaves(result)):
-            raise UserError(
-                "the network's answer is not finite (inf or nan): these weights overflow in its arithmetic;"
-                " expected trained weights, with mean and std of the pixels that they were trained with"
-            )
+        check_finite(result)
         return result
+
+    def checked_images(self, images: np.ndarray) -> np.ndarray:
+        """Returns `images` as an array, once it is uint8 [N, S, S, 3].
+
+        Raises:
+            UserError: the array has another shape or dtype.
+        """
+        images = np.asarray(images)
+        side = self.image_size
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
+            raise UserError(
+                f"image array: found {images.dtype} {list(images.shape)}, expected uint8"
+                f" [N, {side}, {side}, 3]; use predict for images of other sizes"
+            )
+        return images
+
+
+def check_finite(answers: Any) -> None:
+    """Checks the arrays of a network's answers.
+
+    Raises:
+        UserError: a number is infinite or not a number.
+    """
+    if not all(np.isfinite(array).all() for array in jax.tree.leaves(answers)):
+        raise UserError(
+            "the network's answer is not finite (inf or nan): these weights overflow in its arithmetic;"
+            " expected trained weights, with mean and std of the pixels that they were trained with"
+        )
 
 
 class Ensemble(Classifier):
@@ -297,7 +325,9 @@ class Ensemble(Classifier):
             " name the folder of one in the workdir, such as seed_0"
         )
 
-    def export(self, folder: str | PathLike, format: str = "safetensors") -> Path:
+    def export(
+        self, folder: str | PathLike, format: str = "safetensors", onnx: OnnxOptions = FLOAT32
+    ) -> Path:
         """Refuses, as a file holds the weights of one network.
 
         Raises:

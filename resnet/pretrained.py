@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +13,15 @@ from resnet.classifier import Classifier, network_of
 from resnet.errors import UserError
 from resnet.formats import hub, huggingface, timm_config, torchvision
 from resnet.formats.containers import DESCRIPTION
+from resnet.formats.description import DESCRIPTION_SCHEMA, described
 from resnet.formats.keras_model import keras_graph
 from resnet.formats.names import Format
 from resnet.formats.reading import OWN, Translation, infer_model, recognise, unwrapped
 from resnet.formats.weights_file import INDEX_SUFFIX, WEIGHTS_FILES, read_container, read_shards
 from resnet.imagenet import class_names_of
-from resnet.json_files import Schema, check_json, parse_json, read_json
+from resnet.json_files import check_json, parse_json, read_json
 from resnet.network import ComputeDtype, Network, Weights, check_image_size
+from resnet.onnx_classifier import SUFFIX, OnnxClassifier
 from resnet.ops.convolution import Lowering
 from resnet.preprocessing import Preprocessing
 from resnet.run import CONFIG_FILE, read_run
@@ -61,7 +63,7 @@ def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrain
     else:
         container = read_container(path, with_head=with_head)
     inside = {} if container.description is None else container.description
-    check_json(inside, _DESCRIPTION, f"{path}: its {DESCRIPTION}")
+    check_json(inside, DESCRIPTION_SCHEMA, f"{path}: its {DESCRIPTION}")
     if inside.get("format") != OWN.name:
         container = container._replace(arrays=unwrapped(container.arrays))
     format = recognise(container, path)
@@ -78,7 +80,7 @@ def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrain
         class_names = tuple(description.get("class_names") or class_names)
         if "test_time_flip" in description:
             data["test_time_flip"] = description["test_time_flip"]
-    architecture, preprocessing = _described(Architecture, model, path), _described(Preprocessing, data, path)
+    architecture, preprocessing = described(Architecture, model, path), described(Preprocessing, data, path)
     weights = Weights.from_named(translation.finished(architecture, path))
     if container.graph is not None and translation.classes:
         _check_graph(container.graph, weights, architecture, path)
@@ -90,14 +92,6 @@ def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrain
         )
     class_names = class_names if classes and class_names else class_names_of(classes)
     return Pretrained(architecture, preprocessing, weights, _unique(class_names), format.name)
-
-
-def _schema_of(kind: type) -> Schema:
-    """Returns the schema of the fields of `Architecture` or `Preprocessing`."""
-    numbers = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-    types = {bool: {"type": "boolean"}, int: {"type": "integer"}, float: {"type": "number"}, tuple: numbers}
-    properties = {field.name: types.get(type(field.default), {"type": "string"}) for field in fields(kind)}
-    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _check_graph(graph: str | bytes, weights: Weights, architecture: Architecture, path: Path) -> None:
@@ -112,20 +106,6 @@ def _check_graph(graph: str | bytes, weights: Weights, architecture: Architectur
             f"{path}: its config.json is not the graph that was exported with its description; export the run"
             " again, or save the changed model in Keras, which leaves the description out"
         )
-
-
-# What our exports say of themselves.
-_DESCRIPTION: Schema = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "model": _schema_of(Architecture),
-        "data": _schema_of(Preprocessing),
-        "class_names": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
-        "test_time_flip": {"type": "boolean"},
-        "format": {"const": OWN.name},
-    },
-}
 
 
 def _check_agreement(inside: dict[str, Any], beside: dict[str, Any], path: Path) -> None:
@@ -194,17 +174,6 @@ def _read_run(workdir: Path) -> Pretrained:
     )
 
 
-def _described(kind: type, fields: dict[str, Any], path: Path) -> Any:
-    """Returns the `Architecture` or `Preprocessing` of `fields`, where lists stand for tuples."""
-    try:
-        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
-    except (UserError, TypeError) as error:
-        raise UserError(
-            f"{path}: no network of this project ({error}); expected a network that resnet.Architecture can"
-            " describe"
-        ) from None
-
-
 def _read_beside(folder: Path, format: Format) -> dict[str, Any]:
     """Reads the files in which Hugging Face and timm describe the weights beside them.
 
@@ -254,11 +223,18 @@ def load_pretrained(
 
     `hf://owner/name` or `hf://owner/name@revision` loads a repository of the Hugging Face Hub.
     `changes` are fields of `Preprocessing`, such as `image_size=224` or `crop=0.95`, to use in place of those
-    that come with the weights.
+    that come with the weights. An ONNX model that this project exported is loaded as it is.
 
     Raises:
         UserError: there is nothing to read, or it is damaged, or no network that this project has.
     """
+    if Path(path).suffix == SUFFIX and not os.path.isdir(path):
+        if changes or compute_dtype or convolution:
+            raise UserError(
+                f"{path}: an ONNX model prepares and computes as it was exported, and takes no changes;"
+                " leave out the config, or name the run or weights that it was exported from"
+            )
+        return OnnxClassifier(path)
     pretrained = read_pretrained(path)
     preprocessing = replace(pretrained.preprocessing, **changes)
     check_image_size(preprocessing.image_size)

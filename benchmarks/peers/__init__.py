@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,6 +80,8 @@ class Peer:
 JAX = ("jax", "flax", "optax")
 # TensorFlow does not use oneDNN on CPUs without AVX-512, although it is 2.5 times as fast there.
 ON_TENSORFLOW = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
+ONNX = ("onnx", "onnxruntime")
+PREDICTS_ON_CPU: dict[str, Any] = {"tasks": ("inference",), "devices": ("cpu",)}
 FREEZING = {"TORCHINDUCTOR_FREEZING": "1"}
 PEERS = {
     "ours": Peer("ours", JAX, compiles=True),
@@ -89,6 +91,11 @@ PEERS = {
     "torch_max_autotune": Peer("torch_resnet", ("torch",), FREEZING, devices=("gpu",), compiles=True),
     "torch_cuda_graph": Peer("torch_resnet", ("torch",), FREEZING, devices=("gpu",), compiles=True),
     "torch_jit": Peer("torch_resnet", ("torch",), tasks=("inference",)),
+    "ours_onnx": Peer("onnx_models", (*JAX, *ONNX), **PREDICTS_ON_CPU),
+    "ours_int8": Peer("onnx_models", (*JAX, *ONNX), **PREDICTS_ON_CPU),
+    "torch_onnx": Peer("onnx_models", ("torch", "onnxscript", *ONNX), **PREDICTS_ON_CPU),
+    "torch_int8": Peer("onnx_models", ("torch", "onnxscript", *ONNX), **PREDICTS_ON_CPU),
+    "openvino": Peer("onnx_models", ("torch", "onnxscript", "openvino", *ONNX), **PREDICTS_ON_CPU),
     "keras_tf": Peer("keras_applications", ("keras", "tensorflow"), ON_TENSORFLOW),
     "keras_jax": Peer("keras_applications", ("keras", "jax"), {"KERAS_BACKEND": "jax"}, compiles=True),
 }

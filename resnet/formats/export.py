@@ -14,7 +14,7 @@ from resnet.files import write_result
 from resnet.formats import EXPORT_FORMATS, PROGRAMS, huggingface, torchvision
 from resnet.formats.keras_model import keras_archive
 from resnet.formats.names import Arrays, Format
-from resnet.formats.onnx_model import onnx_model
+from resnet.formats.onnx_model import FLOAT32, OnnxOptions, onnx_model
 from resnet.formats.reading import OWN
 from resnet.formats.safetensors_file import write_safetensors
 from resnet.formats.stablehlo import stablehlo_program
@@ -37,6 +37,7 @@ class Exported(NamedTuple):
     architecture: Architecture
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    onnx: OnnxOptions
 
     def description(self, **architecture_changes: Any) -> dict[str, Any]:
         """Returns what the metadata of a file says of the network, for `read_pretrained`."""
@@ -90,8 +91,10 @@ def _onnx_files(network: Exported) -> dict[str, bytes]:
         network.preprocessing,
         class_names=network.class_names,
         description=network.description(),
+        options=network.onnx,
     )
-    return {"model.onnx": model}
+    precision = network.onnx.precision
+    return {"model.onnx" if precision == "float32" else f"model_{precision}.onnx": model}
 
 
 def _stablehlo_files(network: Exported) -> dict[str, bytes]:
@@ -105,25 +108,31 @@ def _stablehlo_files(network: Exported) -> dict[str, bytes]:
 
 
 class Exporter(NamedTuple):
-    """A format: what is loaded there, relative to the folder, and the files to write by relative path."""
+    """A format: the files to write, by relative path, and the `folder` of them if that is what is loaded."""
 
-    path: str
     files: Callable[[Exported], dict[str, bytes]]
+    folder: str = ""
     channels_first: bool = False
 
 
 EXPORTERS = {
-    "torchvision": Exporter("torchvision.safetensors", _torchvision_files, channels_first=True),
-    "huggingface": Exporter("huggingface", _huggingface_files, channels_first=True),
-    "keras": Exporter("model.keras", _keras_files),
-    "safetensors": Exporter("resnet.safetensors", _safetensors_files),
-    "onnx": Exporter("model.onnx", _onnx_files),
-    "stablehlo": Exporter("model.stablehlo", _stablehlo_files),
+    "torchvision": Exporter(_torchvision_files, channels_first=True),
+    "huggingface": Exporter(_huggingface_files, "huggingface", channels_first=True),
+    "keras": Exporter(_keras_files),
+    "safetensors": Exporter(_safetensors_files),
+    "onnx": Exporter(_onnx_files),
+    "stablehlo": Exporter(_stablehlo_files),
 }
 
 
 def export(
-    network: Network, weights: Weights, class_names: tuple[str, ...], *, format: str, folder: Path
+    network: Network,
+    weights: Weights,
+    class_names: tuple[str, ...],
+    *,
+    format: str,
+    folder: Path,
+    onnx: OnnxOptions = FLOAT32,
 ) -> Path:
     """Writes `weights` in `format` into `folder` and returns the path that the other framework loads.
 
@@ -143,10 +152,10 @@ def export(
     for name in HEAD & named.keys():
         named[name] = named[name] / np.float32(network.preprocessing.temperature)
     exporter = EXPORTERS[format]
-    files = exporter.files(Exported(named, network.architecture, network.preprocessing, class_names))
+    files = exporter.files(Exported(named, network.architecture, network.preprocessing, class_names, onnx))
     for name, content in files.items():
         write_result(folder / name, content)
-    return folder / exporter.path
+    return folder / (exporter.folder or next(iter(files)))
 
 
 def describe_input(preprocessing: Preprocessing, format: str) -> str:

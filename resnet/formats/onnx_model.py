@@ -6,7 +6,8 @@ pictures are squares of the right size.
 """
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.formats.containers import DESCRIPTION
 from resnet.formats.names import Arrays
+from resnet.formats.onnx_precision import quantized, with_float16_weights
 from resnet.network import LEAST_DEVIATION
 from resnet.preprocessing import Preprocessing
 
@@ -24,6 +26,22 @@ if TYPE_CHECKING:
 OPSET, IR_VERSION = 9, 4
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 PRODUCER = "resnet-signs"
+CLASS_NAMES, NOTES = "class_names", "notes"  # entries of the metadata
+
+
+class OnnxOptions(NamedTuple):
+    """How to write an ONNX model.
+
+    `precision` is one of `resnet.formats.PRECISIONS`. Only int8 needs `calibration`: pictures uint8
+    [N, S, S, 3] such as the network will see. `notes` go into the metadata, as JSON.
+    """
+
+    precision: str = "float32"
+    calibration: np.ndarray | None = None
+    notes: Mapping[str, Any] = {}
+
+
+FLOAT32 = OnnxOptions()
 
 
 class _Graph:
@@ -118,15 +136,17 @@ def onnx_model(
     *,
     class_names: tuple[str, ...],
     description: dict[str, Any],
+    options: OnnxOptions,
 ) -> bytes:
     """Returns the bytes of an `.onnx` file with the weights `named` of the network of `architecture`.
 
     Its input `images` is uint8 [N, S, S, 3] in RGB, for any N. Its outputs are `logits` and `probabilities`,
-    float32 [N, classes], with the mirror image if the network predicts with it. `description` and the class
-    names are in the metadata.
+    float32 [N, classes], with the mirror image if the network predicts with it. `description`, the class
+    names and the notes of `options` are in the metadata.
 
     Raises:
-        UserError: the package onnx is not installed, or the network has no head.
+        UserError: the package onnx is not installed, the network has no head, or it does not fit the
+            precision.
     """
     try:
         import onnx
@@ -151,9 +171,20 @@ def onnx_model(
         producer_name=PRODUCER,
     )
     names = json.dumps(class_names, ensure_ascii=False)
-    helper.set_model_props(model, {DESCRIPTION: json.dumps(description), "class_names": names})
+    notes = json.dumps(dict(options.notes), ensure_ascii=False)
+    helper.set_model_props(model, {DESCRIPTION: json.dumps(description), CLASS_NAMES: names, NOTES: notes})
+    model = _in_precision(model, options)
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
+
+
+def _in_precision(model: "onnx.ModelProto", options: OnnxOptions) -> "onnx.ModelProto":
+    if options.precision == "float16":
+        return with_float16_weights(model)
+    if options.precision == "int8":
+        assert options.calibration is not None
+        return quantized(model, options.calibration)
+    return model
 
 
 def _add_network(graph: _Graph, preprocessing: Preprocessing) -> None:

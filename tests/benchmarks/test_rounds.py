@@ -8,8 +8,8 @@ from benchmarks.rounds import (
     Failed,
     Spread,
     alternate,
-    fastest_peer,
     format_table,
+    lead,
     ratios,
     spread,
     summarize,
@@ -71,10 +71,11 @@ def test_ratios_need_the_same_rounds() -> None:
         ratios([1.0, 2.0], [1.0])
 
 
-def test_fastest_peer_is_by_median_and_never_ours() -> None:
-    rows = summarize({"ours": [9.0] * 3, "steady": [5.0] * 3, "spiky": [4.0, 4.0, 99.0]}, None)
-    assert fastest_peer(rows)["name"] == "steady"
-    assert fastest_peer(rows[:1]) is None
+def test_the_lead_is_that_of_our_fastest_over_the_fastest_peer_by_median() -> None:
+    rates = {"ours": [9.0] * 3, "ours_int8": [10.0, 10.0, 15.0]}
+    peers = {"steady": [5.0] * 3, "spiky": [4.0, 4.0, 99.0]}
+    assert lead(summarize(rates | peers, None)) == ("ours_int8", "steady", Spread(2.0, 2.0, 3.0))
+    assert lead(summarize(rates, None)) is None
 
 
 def test_the_table_has_every_row_and_those_left_out() -> None:

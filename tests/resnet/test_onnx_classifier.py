@@ -1,0 +1,124 @@
+"""`Classifier.load("model.onnx")` answers as the network that was exported, and refuses other files."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from resnet import Classifier, UserError, load_pretrained
+from resnet.formats.onnx_model import OnnxOptions
+from resnet.onnx_classifier import OnnxClassifier
+from tests.resnet.formats.test_onnx import CLASSES, random_classifier
+
+
+@pytest.fixture(scope="module")
+def original() -> Classifier:
+    return random_classifier(test_time_flip=True, temperature=0.5, fit="pad", crop=0.9)
+
+
+@pytest.fixture(scope="module")
+def file(original: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = OnnxOptions(notes={"trained_on": "Größen"})
+    return original.export(tmp_path_factory.mktemp("onnx"), "onnx", options)
+
+
+def test_it_predicts_as_the_original(original: Classifier, file: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((64, 64), (90, 70), (31, 200))]
+    loaded = Classifier.load(file)
+    assert isinstance(loaded, OnnxClassifier)
+    assert (loaded.class_names, loaded.notes) == (CLASSES, {"trained_on": "Größen"})
+    for ours, expected in zip(loaded.predict(pictures), original.predict(pictures), strict=True):
+        assert ours.label == expected.label
+        assert ours.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 33])
+def test_any_number_of_images(file: Path, count: int) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (count, 64, 64, 3), np.uint8)
+    probabilities = load_pretrained(file).probabilities(images)
+    assert probabilities.shape == (count, 3)
+    np.testing.assert_allclose(probabilities.sum(-1), np.ones(count), atol=1e-5)
+
+
+def test_images_of_another_size_are_refused(file: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^image array: found uint8 \[1, 32, 32, 3\], expected uint8 \[N, 64"
+    ):
+        Classifier.load(file).probabilities(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_it_has_neither_features_nor_weights_to_export(file: Path, tmp_path: Path) -> None:
+    loaded = Classifier.load(file)
+    with pytest.raises(UserError, match="gives answers, not features"):
+        loaded.features(np.zeros((1, 64, 64, 3), np.uint8))
+    with pytest.raises(UserError, match="is an export already"):
+        loaded.export(tmp_path)
+
+
+def test_changes_of_its_preparation_are_refused(file: Path) -> None:
+    with pytest.raises(UserError, match="takes no changes"):
+        load_pretrained(file, crop=0.5)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.onnx: no such file; check the path$"):
+        Classifier.load(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.999])
+def test_a_truncated_file(file: Path, tmp_path: Path, kept: float) -> None:
+    content = file.read_bytes()
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
+    with pytest.raises(UserError, match=r"damaged\.onnx: "):
+        Classifier.load(damaged)
+
+
+def test_a_model_of_somebody_else(tmp_path: Path) -> None:
+    shape = [1, 64, 64, 3]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", ends[:1], ends[1:])
+    opset = helper.make_opsetid("", 9)
+    file = tmp_path / "other.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=4), file)
+    with pytest.raises(UserError, match="does not say what its input and its classes are"):
+        Classifier.load(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "class_names",
+            '["a", "b"]',
+            r"are not those of its description, pictures of 64 pixels and 2 classes",
+        ),
+        ("class_names", '["a", "a", "b"]', "its class_names: "),
+        ("class_names", "{", "its class_names: is not JSON"),
+        ("resnet_config", '{"data": {"image_size": 32}}', "are not those of its description"),
+        ("resnet_config", '{"data": {"image_size": "big"}}', "its resnet_config: data.image_size: "),
+        ("resnet_config", '{"data": {"fit": "squeeze"}}', "no network of this project"),
+        ("notes", "[]", "its notes: "),
+    ],
+)
+def test_edited_metadata(file: Path, tmp_path: Path, key: str, value: str, message: str) -> None:
+    model = onnx.load(file)
+    for entry in model.metadata_props:
+        if entry.key == key:
+            entry.value = value
+    edited = tmp_path / "edited.onnx"
+    onnx.save(model, edited)
+    with pytest.raises(UserError, match=rf"edited\.onnx: .*{message}"):
+        Classifier.load(edited)
+
+
+def test_without_the_package_the_line_says_how_to_install_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"need the package onnxruntime;.* pip install onnxruntime$"):
+        Classifier.load(file)
