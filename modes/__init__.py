@@ -4,7 +4,8 @@ from importlib import import_module
 
 from modes.flags import Mode
 
-# A new mode needs its name here and a module that defines MODE; `flags.py` and `tables.py` are shared.
+# A new mode needs its name here and a module that defines MODE; `flags.py`, `programs.py` and
+# `tables.py` are shared.
 # Modules import what they work with when they run: JAX reads its settings when it is imported, and `--help`
 # should not wait for it.
 NAMES = (
@@ -17,6 +18,7 @@ NAMES = (
     "summary",
     "show_batch",
     "export",
+    "web",
     "audit",
     "lr_find",
 )

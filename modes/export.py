@@ -15,13 +15,14 @@ from modes.flags import (
     refuse_flag,
     require_run_or_weights_alone,
 )
+from modes.programs import PRECISION, WEB, check_precision, describe_check, export_smaller, write_page
 from resnet.errors import UserError
 from resnet.formats import EXPORT_FORMATS, PROGRAMS, hub
 
 if TYPE_CHECKING:
     from resnet.classifier import Classifier
 
-FORMAT = Flag("format", "The format to write.", "safetensors", EXPORT_FORMATS)
+FORMAT = Flag("format", "The format to write.", "safetensors", (*EXPORT_FORMATS, WEB))
 PUSH = Flag("push", "Push the export to this repository of the Hugging Face Hub, such as owner/name.")
 LICENSE = Flag(
     "license", "The licence that the model card states, by its identifier on the Hub, such as mit."
@@ -35,6 +36,7 @@ def check(command: Command) -> None:
     if command["format"] != "huggingface":
         for name in ("push", "license"):
             refuse_flag(command, name, f"is for --format=huggingface, not for {command['format']}")
+    check_precision(command)
     license = command["license"]
     if license is not None and not re.fullmatch("[a-z0-9][a-z0-9.-]*", license):
         raise UserError(f"--license={license}: expected an identifier of the Hub, such as mit or apache-2.0")
@@ -43,7 +45,7 @@ def check(command: Command) -> None:
 
 
 def run(command: Command) -> int:
-    """Writes the weights into `export/` of the workdir and describes the input that they expect."""
+    """Writes the network into `export/` of the workdir and describes the input that it expects."""
     from resnet.formats.export import describe_input
     from workdir import settings
 
@@ -55,27 +57,22 @@ def run(command: Command) -> int:
             f" name one of them, such as --workdir={settings.seed_workdirs(config, workdir)[0]}"
         )
     classifier, source = command.load_classifier()
+    if format == WEB:
+        print(f"written: {write_page(command, classifier, workdir / 'export' / WEB)}")
+        print("browsers take it from a server: put the folder on a static host, or see --mode=web")
+        return 0
+    if format == "onnx" and command["precision"] != "float32":
+        return export_smaller(command, classifier, workdir / "export")
     path = classifier.export(workdir / "export", format)
     print(f"written: {path}")
     print(f"its input: {describe_input(classifier.network.preprocessing, format)}")
     if format in PROGRAMS:
-        print(_describe_check(path, format, classifier))
+        print(describe_check(path, format, classifier))
     if format == "huggingface":
         names = _complete_folder(path, classifier, source, command)
         if command["push"] is not None:
             _push(path, names, classifier, command["push"])
     return 0
-
-
-def _describe_check(path: Path, format: str, classifier: "Classifier") -> str:
-    from resnet.formats.exported_programs import check_program
-
-    check = check_program(path, format, classifier)
-    if check is None:
-        return f"not compared with this project's answers; for that: pip install {PROGRAMS[format]}"
-    return (
-        f"its probabilities in {check.runtime} differ from this project's by at most {check.difference:.1e}"
-    )
 
 
 def _complete_folder(
@@ -95,7 +92,7 @@ def _complete_folder(
         return names
     if with_onnx := command["push"] is not None and find_spec("onnx") is not None:
         names.append(classifier.export(folder, "onnx").name)
-        print(_describe_check(folder / names[-1], "onnx", classifier))
+        print(describe_check(folder / names[-1], "onnx", classifier))
     is_run = not command.weights_file
     card = model_card(
         classifier,
@@ -134,13 +131,15 @@ def _push(folder: Path, names: list[str], classifier: "Classifier", repository: 
 
 
 MODE = Mode(
-    help="Write the weights of a run or a file for another framework.",
+    help="Write the weights of a run or a file for another framework, or a page with the network in it.",
     usage=(
         "--mode=export --workdir=runs/signs --format=keras",
+        "--mode=export --workdir=runs/signs --format=onnx --precision=int8",
+        "--mode=export --workdir=runs/signs --format=web",
         "--mode=export --weights=resnet50.safetensors --workdir=exported --format=onnx",
         "--mode=export --workdir=runs/signs --format=huggingface --push=owner/name",
     ),
-    flags=(WEIGHTS, FORMAT, PUSH, LICENSE, CHECKPOINT, RAW),
+    flags=(WEIGHTS, FORMAT, PRECISION, PUSH, LICENSE, CHECKPOINT, RAW),
     check=check,
     run=run,
 )

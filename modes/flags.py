@@ -36,8 +36,9 @@ class Mode(NamedTuple):
     """What `--mode=NAME` does.
 
     `usage` are examples, without `python main.py`. `takes` says what may follow the flags. `trains` says
-    whether the settings of the accelerator are those of a training. `check` raises a UserError if a flag is
-    missing or useless. `run` does the work and returns the exit code.
+    whether the settings of the accelerator are those of a training. `default_weights` are used where neither
+    a run nor weights are named. `check` raises a UserError if a flag is missing or useless. `run` does the
+    work and returns the exit code.
     """
 
     help: str
@@ -47,6 +48,7 @@ class Mode(NamedTuple):
     run: Callable[["Command"], int]
     takes: Literal["nothing", "pictures", "a folder"] = "nothing"
     trains: bool = False
+    default_weights: Path | None = None
 
 
 # Flags that several modes have.
@@ -64,6 +66,9 @@ SPLIT = Flag(
 CHECKPOINT = Flag("checkpoint", "The checkpoint of the run to use.", "best", ("best", "last"))
 RAW = Flag("raw", "Use the raw weights rather than their moving average.", False)
 JSON = Flag("json", "Print one JSON object a line rather than a table.", False)
+
+# The network that comes with the project: it reads the fingers of a hand, 0 to 5.
+HANDS = Path(__file__).parent.parent / "web" / "hands.onnx"
 
 MAX_FILE_BYTES = 2**20  # of a config file or a file of flags
 MISSING_WORKDIR = "--workdir is missing: name the folder of the run, such as runs/signs"
@@ -105,7 +110,10 @@ class Command:
         from_config = self.config.get("init_from") if self.config is not None else None
         if self["weights"]:
             return _weights_path("weights", self["weights"])
-        return _weights_path("config.init_from", from_config) if from_config else None
+        if from_config:
+            return _weights_path("config.init_from", from_config)
+        default = self.mode.default_weights
+        return str(default) if default and self.workdir is None and self.config is None else None
 
     @property
     def run_folder(self) -> Path:
@@ -471,6 +479,18 @@ def refuse_run_beside_weights(command: Command) -> None:
             f"--workdir={command.workdir}: holds a run, but the weights are those of a file; expected the one"
             " or the other, or another folder for what is written"
         )
+
+
+def refuse_run_and_weights(command: Command) -> None:
+    """Checks that there is either a run or a file of weights, which may be the default of the mode.
+
+    Raises:
+        UserError: there are both, or a flag is about a run that is not there.
+    """
+    if command["weights"] and command.workdir is not None:
+        raise UserError("--weights and --workdir: expected one network, of the file or of the run")
+    if command.weights_file:
+        refuse_run_beside_weights(command)
 
 
 def refuse_weights_and_config(command: Command) -> None:

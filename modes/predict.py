@@ -1,23 +1,23 @@
 """`--mode=predict`: labels picture files."""
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modes.flags import (
     CHECKPOINT,
+    HANDS,
     JSON,
     RAW,
     WEIGHTS,
     Command,
     Mode,
     refuse_config,
-    refuse_run_beside_weights,
+    refuse_run_and_weights,
     refuse_weights_and_config,
-    require_workdir,
 )
 from modes.tables import table
-from resnet.errors import UserError
 
 if TYPE_CHECKING:
     from resnet.classifier import Guess, Prediction
@@ -26,15 +26,10 @@ CLASSES_IN_COLUMNS = 10  # If there are more classes, the table has rows for the
 
 
 def check(command: Command) -> None:
-    """Checks that there is either a run or a file of weights."""
+    """Checks that there is one network: a run, a file of weights, or the one that comes with the project."""
     refuse_weights_and_config(command)
     refuse_config(command)
-    if not command["weights"]:
-        require_workdir(command)
-        return
-    if command.workdir is not None:
-        raise UserError("--weights and --workdir: expected one, the file or the run to predict with")
-    refuse_run_beside_weights(command)
+    refuse_run_and_weights(command)
 
 
 def run(command: Command) -> int:
@@ -42,6 +37,12 @@ def run(command: Command) -> int:
     from evaluation.picture_files import UnreadableFiles, picture_files, read_in_batches
     from resnet.files import printable
 
+    if command.workdir is None and not command["weights"]:
+        print(
+            f"note: {HANDS.name} answers, which knows the signs 0 to 5 of a hand; name another network by"
+            " --workdir or --weights",
+            file=sys.stderr,
+        )
     classifier, _ = command.load_classifier()
     unreadable = UnreadableFiles()
     files = picture_files(command.arguments, unreadable)
@@ -87,6 +88,7 @@ def format_guesses(guesses: Sequence[tuple[str, Sequence["Guess"]]]) -> str:
 MODE = Mode(
     help="Label picture files.",
     usage=(
+        "--mode=predict hand.jpg",
         "--mode=predict --workdir=runs/signs hand.jpg photos/",
         "--mode=predict --weights=resnet50.safetensors cat.jpg",
     ),
@@ -94,4 +96,5 @@ MODE = Mode(
     check=check,
     run=run,
     takes="pictures",
+    default_weights=HANDS,
 )

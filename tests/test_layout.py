@@ -14,6 +14,7 @@ TOP_MODULES = {"main.py", "train.py", "input_pipeline.py"}
 FLOORS = (
     "main",
     "modes",
+    "web",
     "train",
     "evaluation",
     "input_pipeline",
@@ -27,6 +28,7 @@ FLOORS = (
 MAY_IMPORT = {
     # These three may import all rooms below them.
     **{room: set(FLOORS[FLOORS.index(room) + 1 :]) for room in ("modes", "train", "evaluation")},
+    "web": {"resnet"},
     "main": {"modes", "devices", "workdir", "resnet"},
     "input_pipeline": {"datasets", "training", "devices", "resnet"},
     "training": {"workdir", "datasets", "devices", "configs", "resnet"},
@@ -124,7 +126,7 @@ def test_three_modules_stand_at_the_top() -> None:
 
 def test_every_module_of_modes_is_a_mode_or_shared() -> None:
     names = {file.stem for file in (ROOT / "modes").glob("*.py")}
-    assert names == {*modes.NAMES, "__init__", "flags", "tables"}
+    assert names == {*modes.NAMES, "__init__", "flags", "programs", "tables"}
 
 
 def test_the_library_knows_no_package_of_the_research_code() -> None:

@@ -212,3 +212,16 @@ def photograph(
     if rng.random() < 0.3 * strength.light:
         scene = scene * _shade(size, rng)
     return expose(scene, coverage, strength.camera, rng)
+
+
+def photograph_room(size: int, *, strength: Strength, rng: np.random.Generator) -> np.ndarray:
+    """Takes a random photograph as `photograph` does, of a background without a hand.
+
+    Returns: the picture, sRGB uint8 `[size, size, 3]`.
+    """
+    light, skin = sample_light(strength.light, rng), sample_skin(rng)
+    nothing = np.zeros((size, size), np.float32)
+    scene = _lit_background(nothing, sample_background(size, skin[0], strength.background, rng), 1.0, light)
+    if rng.random() < 0.3 * strength.light:
+        scene = scene * _shade(size, rng)
+    return expose(scene, nothing, strength.camera, rng)[0]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from datasets.rendered.hand import sample_hand
-from datasets.rendered.photograph import photograph, sample_strength, sample_view
+from datasets.rendered.photograph import photograph, photograph_room, sample_strength, sample_view
 from resnet.errors import UserError
 
 CLASS_NAMES = ("0", "1", "2", "3", "4", "5")
-TRAIN, TEST = 0, 1  # streams of random numbers
+TRAIN, TEST, ROOMS = 0, 1, 2  # streams of random numbers
 IMAGE_SIZES = (16, 512)  # smallest and largest, pixels along a side
 
 
@@ -56,6 +56,21 @@ def render_with_matte(
     hand = sample_hand(label, strength.sign, rng)
     view = sample_view(label, hand, strength.sign, rng)
     return photograph(hand, view, image_size, strength=strength, rng=rng)
+
+
+def render_room(index: int, seed: int, *, image_size: int = 64) -> np.ndarray:
+    """Returns a picture without a hand, uint8 `[image_size, image_size, 3]`: a wall, a room, things in it.
+
+    The same arguments always give the same picture.
+
+    Raises: UserError for an argument out of its range.
+    """
+    for name, value in (("index", index), ("seed", seed)):
+        check_whole_number(name, value, 0)
+    check_whole_number("image_size", image_size, *IMAGE_SIZES)
+    rng = np.random.default_rng([seed, ROOMS, index])
+    strength = sample_strength(1.0, rng)._replace(background=1.0)  # Plain walls alone would be too easy.
+    return photograph_room(image_size, strength=strength, rng=rng)
 
 
 def render_range(

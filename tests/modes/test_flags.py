@@ -11,7 +11,7 @@ from modes import eval, export, features, load_modes
 from modes.flags import ALIASES, CHECKPOINT, define_flags
 from resnet.checkpoint import Which
 from resnet.classifier import Pool
-from resnet.formats import EXPORT_FORMATS
+from resnet.formats import EXPORT_FORMATS, PRECISIONS
 from tests.command_line import DEFAULT_CONFIG, ROOT, SHORT_TRAINING, Run, assert_refused, assert_succeeded
 
 CONFIG_FILES = {
@@ -210,11 +210,10 @@ def test_paths_that_are_too_long(run: Run, tmp_path: Path, shared_signs_dir: Pat
     assert_refused(run("--mode=predict", f"--workdir={path}", "a.jpg"), str(path))
 
 
-@pytest.mark.parametrize("mode", [["--mode=eval"], ["--mode=predict", "a.jpg"], ["--mode=summary"]])
-def test_modes_without_a_trained_run(run: Run, tmp_path: Path, mode: list[str]) -> None:
-    flag, *rest = mode
-    assert_refused(run(flag, f"--workdir={tmp_path}", *rest), "no trained run here")
-    assert_refused(run(flag, *rest), "--workdir is missing")
+@pytest.mark.parametrize("mode", ["eval", "summary", "report"])
+def test_modes_without_a_trained_run(run: Run, tmp_path: Path, mode: str) -> None:
+    assert_refused(run(f"--mode={mode}", f"--workdir={tmp_path}"), "no trained run here")
+    assert_refused(run(f"--mode={mode}"), "--workdir is missing")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,9 +227,8 @@ def test_modes_of_a_run_take_no_config(run: Run, untrained_run: Path) -> None:
 
 WITH_CONFIG = f"--config={ROOT / 'configs' / 'imagenet.py'}"
 COMBINATIONS = {
-    "predict a.jpg": "--workdir is missing: name the folder of the run, such as runs/signs, or a file by",
     "eval photos": "--workdir is missing: name the folder of the run, such as runs/signs, or a file by",
-    "predict --weights=w --workdir=RUN a.jpg": "--weights and --workdir: expected one, the file or the run",
+    "predict --weights=w --workdir=RUN a.jpg": "--weights and --workdir: expected one network, of",
     "predict --weights=w": "--mode=predict needs images",
     "predict --weights=w --raw a.jpg": "--raw: a file has one set of weights; leave it out",
     "predict --weights=w --crops=10 a.jpg": "--crops: not for --mode=predict; it is for eval",
@@ -246,7 +244,7 @@ COMBINATIONS = {
     f"eval {WITH_CONFIG} photos": "or name a file of weights by --config.init_from",
     f"eval {WITH_CONFIG} --config.init_from=w": "--mode=eval needs images: name the folder",
     f"eval {WITH_CONFIG} --config.init_from=FILE --config.data.image_size=8 photos": "at least 32 pixels",
-    "train --weights=w": "--weights: not for --mode=train; it is for eval, predict, features, export; a"
+    "train --weights=w": "--weights: not for --mode=train; it is for eval, predict, features, export, web; a"
     " config takes them by --config.init_from",
     "export --weights=w": "--workdir is missing: name the folder that --mode=export writes to",
     "report --weights=w": "--weights: not for --mode=report",
@@ -292,7 +290,8 @@ def test_choices_of_flags_are_what_the_rooms_below_offer() -> None:
     assert CHECKPOINT.choices == get_args(Which)
     assert features.POOL.choices == get_args(Pool)
     assert set(eval.CORRUPTIONS.choices) == corruptions.GROUPS.keys()
-    assert export.FORMAT.choices == EXPORT_FORMATS
+    assert export.FORMAT.choices == (*EXPORT_FORMATS, "web")
+    assert export.PRECISION.choices == PRECISIONS
 
 
 def test_a_flag_that_several_modes_have_is_the_same_in_all_of_them() -> None:
@@ -312,4 +311,4 @@ def test_every_mode_has_help_and_examples_of_its_own() -> None:
         assert mode.help.endswith(".")
         assert mode.usage
         for example in mode.usage:
-            assert name == "train" or f"--mode={name} " in example
+            assert name == "train" or f"--mode={name} " in f"{example} "

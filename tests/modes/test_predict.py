@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from datasets.rendered.render import TEST, render
 from resnet import Classifier, imagenet, load_pretrained
 from tests.command_line import Run, assert_refused, assert_succeeded
 from tests.pictures import random_pictures, sort_into
@@ -27,6 +29,14 @@ def test_predict_prints_a_table_in_the_order_of_the_files(run: Run, workdir: Pat
         path, label, *probabilities = row.split()
         assert (path, label) == (prediction.path, prediction.label)
         assert probabilities == [f"{p:.4f}" for p in prediction.probabilities.values()]
+
+
+def test_without_a_run_the_network_of_the_project_answers(run: Run, tmp_path: Path) -> None:
+    Image.fromarray(render(3, 1, 0, stream=TEST, variety=0.3, image_size=200)).save(tmp_path / "hand.png")
+    result = run("--mode=predict", "--json", tmp_path / "hand.png")
+    assert result.code == 0
+    assert result.err.startswith("note: hands.onnx answers, which knows the signs 0 to 5 of a hand; ")
+    assert json.loads(result.out)["label"] == "3"
 
 
 def test_predict_json_gives_an_object_a_line(run: Run, workdir: Path, pictures: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from datasets.rendered.render import render
-from resnet import Classifier
-from tests.web.site import random_classifier, runtime_files, served, write_page
+from resnet import Classifier, UserError
+from tests.web.site import random_classifier, served, write_page
+from web.site import library_files
 
 GUIDE_SIDE = 274  # of 360 rows: GUIDE in camera.js
 OpenPage = Callable[..., Any]
@@ -41,15 +42,16 @@ def video(hand: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(video: Path) -> Iterator[Any]:
     """Chromium without a window."""
-    from playwright.sync_api import sync_playwright
-
+    sync_api = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("the tests of the page need chromium")
-    if missing := [str(path) for path in runtime_files().values() if not path.exists()]:
-        pytest.skip(f"npm has not installed {missing[0]}; run npm ci in web/")
+    try:
+        library_files()
+    except UserError as error:
+        pytest.skip(str(error))
     arguments = ["--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={video}"]
-    with sync_playwright() as running:
+    with sync_api.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=chromium, args=arguments, chromium_sandbox=False)
         yield browser
         browser.close()

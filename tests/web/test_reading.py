@@ -147,8 +147,8 @@ def test_an_unsure_answer_is_no_sign(
         answer = choose(page, pictures[:1])
         expect(answer.locator(".sign")).to_have_text("No sign")
         page.get_by_text("About this network").click()
-        expect(page.locator("#facts")).to_contain_text("5 % of pictures of signs")
-        expect(page.locator("#facts")).to_contain_text("12 % of other pictures")
+        expect(page.locator("#facts")).to_contain_text("5% of pictures of signs")
+        expect(page.locator("#facts")).to_contain_text("12% of other pictures")
 
 
 def test_of_many_classes_the_five_most_probable_are_shown(open_page: OpenPage) -> None:

@@ -21,7 +21,7 @@ export function verdict(probabilities, settings) {
 
 /** @param {number} share from 0 to 1 */
 export function percent(share) {
-  return `${Math.round(share * 100)}\u202f%`;
+  return `${Math.round(share * 100)}%`;
 }
 
 /** An answer in the page, which changes with every reading. */

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from datasets.rendered import dataset
-from datasets.rendered.render import render, render_range, render_with_matte
+from datasets.rendered.render import render, render_range, render_room, render_with_matte
+from resnet.errors import UserError
 from tests.datasets.errors import error_line
 
 
@@ -45,3 +46,12 @@ def test_a_range_holds_pictures_with_their_mattes():
         image, matte = render_with_matte(i % 6, i, 3, image_size=32, stream=1, variety=0.5)
         np.testing.assert_array_equal(expected[..., :3], image)
         np.testing.assert_array_equal(expected[..., 3], matte)
+
+
+def test_rooms_are_pictures_of_their_own() -> None:
+    rooms = np.stack([render_room(i, 0, image_size=32) for i in range(12)])
+    assert (rooms.dtype, rooms.shape) == (np.uint8, (12, 32, 32, 3))
+    assert len(np.unique(rooms, axis=0)) == 12
+    np.testing.assert_array_equal(rooms[5], render_room(5, 0, image_size=32))
+    with pytest.raises(UserError, match=r"^index=-1: expected a whole number"):
+        render_room(-1, 0)

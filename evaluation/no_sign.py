@@ -1,0 +1,43 @@
+"""When to say 'no sign': below which probability of its best class a network has seen nothing it knows.
+
+The largest probability as a score is the baseline of Hendrycks & Gimpel 2017 (arXiv:1610.02136).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.rendered.render import render_room
+
+REJECTED = 0.05  # share of the pictures with signs that may be taken for pictures without
+PICTURES = 600  # without a sign
+SEED = 0
+
+
+class NoSign(NamedTuple):
+    """The threshold, and its two error rates where it was fitted.
+
+    `signs_rejected` is the share of pictures with signs below `threshold`, `others_accepted` the share of
+    pictures without signs that reach it.
+    """
+
+    threshold: float
+    signs_rejected: float
+    others_accepted: float
+
+
+def fit_no_sign(signs: np.ndarray, others: np.ndarray) -> NoSign:
+    """Returns the threshold that `REJECTED` of the pictures with signs do not reach.
+
+    `signs` and `others`, float32 [N, classes], are the probabilities for pictures with and without signs.
+    """
+    best_of_signs, best_of_others = signs.max(-1), others.max(-1)
+    threshold = float(np.quantile(best_of_signs, REJECTED))
+    return NoSign(
+        threshold, float((best_of_signs < threshold).mean()), float((best_of_others >= threshold).mean())
+    )
+
+
+def pictures_without_signs(image_size: int) -> np.ndarray:
+    """Returns rendered rooms without hands, uint8 [N, image_size, image_size, 3]."""
+    return np.stack([render_room(i, SEED, image_size=image_size) for i in range(PICTURES)])

@@ -1,0 +1,57 @@
+"""Serves a folder of static files on this machine alone."""
+
+import http.server
+import re
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from resnet.errors import UserError
+
+LOOPBACK = "127.0.0.1"
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map: ClassVar[dict[str, str]] = {
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",  # Windows may have another type in its registry.
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def end_headers(self) -> None:
+        # In the page it does not bind the worker that runs the network.
+        if policy := _content_security_policy(Path(self.directory, "index.html")):
+            self.send_header("Content-Security-Policy", policy)
+        # Browsers give threads that share memory only to pages that are isolated from others.
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Prints nothing: a page makes dozens of requests."""
+
+
+def _content_security_policy(page: Path) -> str:
+    """Returns the policy that `page` states, empty where there is no such page."""
+    with suppress(OSError):
+        if match := re.search(r'"Content-Security-Policy" content="([^"]+)"', page.read_text()):
+            return match[1]
+    return ""
+
+
+def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+    """Returns a server of `folder` on the loopback address; with port 0 the system chooses one.
+
+    Raises:
+        UserError: the port is taken or not allowed.
+    """
+    try:
+        return http.server.ThreadingHTTPServer((LOOPBACK, port), partial(_Handler, directory=str(folder)))
+    except OSError as error:
+        raise UserError(
+            f"--port={port}: cannot be used ({error.strerror}); expected a free one, such as --port=0, where"
+            " the system chooses"
+        ) from None
