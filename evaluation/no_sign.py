@@ -6,12 +6,14 @@ The largest probability as a score is the baseline of Hendrycks & Gimpel 2017 (a
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from datasets.rendered.render import render_room
 
 REJECTED = 0.05  # share of the pictures with signs that may be taken for pictures without
 PICTURES = 600  # without a sign
 SEED = 0
+SIDES = (16, 128)  # pixels: smallest and largest side at which they are drawn; then they are resized
 
 
 class NoSign(NamedTuple):
@@ -40,4 +42,6 @@ def fit_no_sign(signs: np.ndarray, others: np.ndarray) -> NoSign:
 
 def pictures_without_signs(image_size: int) -> np.ndarray:
     """Returns rendered rooms without hands, uint8 [N, image_size, image_size, 3]."""
-    return np.stack([render_room(i, SEED, image_size=image_size) for i in range(PICTURES)])
+    side = min(max(image_size, SIDES[0]), SIDES[1])
+    rooms = (Image.fromarray(render_room(i, SEED, image_size=side)) for i in range(PICTURES))
+    return np.stack([np.asarray(room.resize((image_size, image_size))) for room in rooms])

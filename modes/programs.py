@@ -1,6 +1,5 @@
 """Networks as programs, for `export` and `web`: ONNX models in a precision, and the page around one."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +43,11 @@ def write_page(command: Command, classifier: "Classifier", folder: Path) -> Path
     Raises:
         UserError: the libraries of the page are not installed, or `folder` cannot be written.
     """
+    from resnet.files import temporary_folder
     from resnet.onnx_classifier import OnnxClassifier
     from web.site import write_site
 
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         if isinstance(classifier, OnnxClassifier):
             refuse_flag(command, "precision", f"{classifier.path} has one already")
             model = classifier
@@ -141,10 +141,11 @@ def _compare_with_float32(path: Path, classifier: "Classifier", run: "TrainedRun
     """Returns a table of the model in `path` beside the same network in float32."""
     from evaluation.exported import compare_models
     from modes.tables import table
+    from resnet.files import temporary_folder
     from resnet.onnx_classifier import OnnxClassifier
 
     smaller = OnnxClassifier(path)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         whole = OnnxClassifier(classifier.export(folder, "onnx"))
         models = {"float32": whole, str(smaller.notes["precision"]): smaller}
         result = compare_models(models, run.split(run.main_split))

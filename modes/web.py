@@ -1,8 +1,8 @@
 """`--mode=web`: opens a page that recognises signs, with a network in it, in the browser of this machine."""
 
-import tempfile
+import os
+import sys
 import webbrowser
-from pathlib import Path
 
 from modes.flags import (
     CHECKPOINT,
@@ -34,15 +34,17 @@ def check(command: Command) -> None:
 
 def run(command: Command) -> int:
     """Serves the page until it is interrupted."""
+    from resnet.files import temporary_folder
     from web.server import make_server
 
     classifier, _ = command.load_classifier()
-    with tempfile.TemporaryDirectory() as folder:
-        write_page(command, classifier, Path(folder))
-        with make_server(Path(folder), int(command["port"])) as server:
+    with temporary_folder() as folder:
+        write_page(command, classifier, folder)
+        with make_server(folder, int(command["port"])) as server:
             address = f"http://{server.server_address[0]}:{server.server_port}"
             print(f"{address} shows {command.weights_file or command.run_folder}; Ctrl-C ends it", flush=True)
-            webbrowser.open(address)
+            if sys.platform != "linux" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
+                webbrowser.open(address)  # Without a screen it might start a browser for terminals.
             server.serve_forever()
     return 0
 

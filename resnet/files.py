@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -13,7 +14,7 @@ from secrets import token_hex
 from typing import Any
 
 from resnet.errors import UserError
-from resnet.signals import temporary_files
+from resnet.signals import temporary_files, temporary_folders
 
 # A full disk, a used up quota, and the largest file that `ulimit -f` allows.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,6 +41,28 @@ def removed_at_exit(file: Path) -> Iterator[None]:
         with suppress(OSError):
             file.unlink(missing_ok=True)
         temporary_files.discard(file)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yields an empty folder, which is removed at the end, and also if a signal ends the process before.
+
+    Raises:
+        UserError: the system's folder for temporary files cannot be written.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise UserError(
+            f"folder for temporary files: cannot be written ({error.strerror}); free some space, or set"
+            " TMPDIR to another one"
+        ) from None
+    with folder as name:
+        temporary_folders.add(name)
+        try:
+            yield Path(name)
+        finally:
+            temporary_folders.discard(name)
 
 
 @contextmanager

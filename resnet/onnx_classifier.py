@@ -13,6 +13,7 @@ from resnet.files import read_file
 from resnet.formats.containers import DESCRIPTION, damaged
 from resnet.formats.description import DESCRIPTION_SCHEMA, described
 from resnet.formats.onnx_model import CLASS_NAMES, FLOAT32, INPUT, LOGITS, NOTES, PROBABILITIES, OnnxOptions
+from resnet.formats.onnx_runtime import import_onnx_runtime
 from resnet.json_files import Schema, parse_json
 from resnet.preprocessing import Preprocessing
 
@@ -122,12 +123,7 @@ class OnnxClassifier(Classifier):
 
 
 def _session(path: Path) -> "onnxruntime.InferenceSession":
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            f"{path}: ONNX models need the package onnxruntime; install it: pip install onnxruntime"
-        ) from None
+    onnxruntime = import_onnx_runtime(str(path))
     try:
         content = read_file(path, MAX_BYTES)
     except FileNotFoundError:

@@ -5,7 +5,9 @@ import os
 import signal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-temporary_files: set[os.PathLike[str]] = set()  # that are to be removed when a signal comes
+# Those are to be removed when a signal comes.
+temporary_files: set[os.PathLike[str]] = set()
+temporary_folders: set[str] = set()
 
 
 def exit_at_signals() -> None:
@@ -34,13 +36,26 @@ def exit_inside_calls() -> None:
 
 
 def exit_now(signum: int, frame: object) -> None:
-    """Removes the temporary files and ends the process, with the exit code that shells give it."""
+    """Removes what is temporary and ends the process, with the exit code that shells give it."""
     for file in (*temporary_files,):
-        try:  # noqa: SIM105 - contextlib is not there yet.
-            os.unlink(file)
-        except OSError:
-            pass
+        _remove(file)
+    for folder in (*temporary_folders,):
+        for path, folders, files in os.walk(folder, topdown=False):
+            for name in (*files, *folders):
+                _remove(os.path.join(path, name))
+        _remove(folder)
     os._exit(128 + signum)
+
+
+def _remove(path: str | os.PathLike[str]) -> None:
+    """Removes a file or an empty folder, if it can be removed."""
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+    except OSError:
+        pass
 
 
 def _exit_when_told(reader: int) -> None:

@@ -15,6 +15,8 @@ from tests.command_line import SHORT_TRAINING, Result, Run, run_main
 from tests.runs import seeds_config
 from train import train_and_evaluate
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import it by themselves
+
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

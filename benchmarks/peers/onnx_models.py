@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from benchmarks.peers import CLASSES, Case, Contestant
+from resnet.formats.onnx_runtime import import_onnx_runtime
 
 CALIBRATION_IMAGES = 32
 
@@ -40,6 +41,7 @@ def _ours(case: Case, name: str, folder: Path) -> Path:
 
 
 def _from_torch(case: Case, name: str, folder: Path) -> Path:
+    import_onnx_runtime("this contestant")
     import torch
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -80,9 +82,9 @@ def _from_torch(case: Case, name: str, folder: Path) -> Path:
 
 
 def _in_onnx_runtime(model: Path, images: np.ndarray) -> Callable[[], object]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = import_onnx_runtime("this contestant").InferenceSession(
+        model, providers=["CPUExecutionProvider"]
+    )
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: images})
 

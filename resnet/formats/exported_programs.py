@@ -10,6 +10,7 @@ import numpy as np
 from resnet.classifier import Classifier
 from resnet.formats import PROGRAMS
 from resnet.formats.onnx_model import INPUT, PROBABILITIES
+from resnet.formats.onnx_runtime import import_onnx_runtime
 
 PICTURES = 3
 
@@ -35,8 +36,7 @@ def check_program(path: Path, format: str, classifier: Classifier) -> Check | No
 
 
 def _by_onnx_runtime(path: Path, pictures: np.ndarray) -> np.ndarray:
-    import onnxruntime
-
+    onnxruntime = import_onnx_runtime(str(path))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run([PROBABILITIES], {INPUT: pictures})[0]
 

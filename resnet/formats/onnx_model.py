@@ -51,7 +51,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.architecture = architecture
-        self._named = named
+        self._named = dict(named)
         self._sides = {INPUT: side}  # of square maps, by name
 
     def add(self, operator: str, inputs: list[str], name: str = "", **attributes: Any) -> str:
@@ -86,6 +86,12 @@ class _Graph:
         """Returns how many channels the convolution `ours` takes and gives; it has one group."""
         *_, taken, given = self._named[f"{ours}.kernel"].shape
         return taken, given
+
+    def change_inputs(self, ours: str, factor: np.ndarray, *, reverse: bool) -> None:
+        """Lets the convolution `ours` multiply its inputs by `factor` [C], or take them in reverse order."""
+        kernel = self._named[f"{ours}.kernel"]
+        kernel = kernel[:, :, ::-1] if reverse else kernel
+        self._named[f"{ours}.kernel"] = kernel * factor.reshape(-1, 1)
 
     def conv(self, x: str, ours: str, stride: int = 1, *, groups: int = 1, norm: str = "") -> str:
         """Adds the convolution `ours`, with the batch norm `norm` folded into it."""
@@ -207,26 +213,29 @@ def _add_network(graph: _Graph, preprocessing: Preprocessing) -> None:
 
 
 def _add_preparation(graph: _Graph, preprocessing: Preprocessing) -> str:
-    """Adds what `Network.normalize` does, and the mirror images behind the images."""
+    """Adds what `Network.normalize` does, and the mirror images behind the images.
+
+    The first convolution divides by the standard deviation, and takes the channels in their order. It cannot
+    subtract the mean, as its padding comes after that.
+    """
     from onnx import TensorProto
 
-    x = graph.add("Cast", [INPUT], to=TensorProto.FLOAT)
-    x = graph.add("Transpose", [x], perm=[0, 3, 1, 2])
+    x = graph.add("Transpose", [INPUT], perm=[0, 3, 1, 2])
+    x = graph.add("Cast", [x], to=TensorProto.FLOAT)
     side = graph.side(INPUT)
+    factor = np.ones(3)
     if preprocessing.standardize == "none":
-        mean, std = (
-            255 * np.reshape(field, (1, 3, 1, 1)) for field in (preprocessing.mean, preprocessing.std)
-        )
+        factor = 1 / (255 * np.array(preprocessing.std))
+        mean = 255 * np.reshape(preprocessing.mean, (1, 3, 1, 1))
         x = graph.add("Sub", [x, graph.constant("mean", mean)])
-        x = graph.add("Div", [x, graph.constant("std", std)])
     else:
         axes = [2, 3] if preprocessing.standardize == "channel" else [1, 2, 3]
         x = graph.add("Sub", [x, graph.add("ReduceMean", [x], axes=axes, keepdims=1)])
         variance = graph.add("ReduceMean", [graph.add("Mul", [x, x])], axes=axes, keepdims=1)
         least = graph.constant("least_deviation", LEAST_DEVIATION)
         x = graph.add("Div", [x, graph.add("Max", [graph.add("Sqrt", [variance]), least])])
-    if preprocessing.channel_order == "bgr":
-        x = graph.add("Gather", [x, graph.constant("bgr", [2, 1, 0], np.int64)], axis=1)
+    stem = "stem_conv1" if graph.architecture.stem == "deep" else "stem_conv"
+    graph.change_inputs(stem, factor, reverse=preprocessing.channel_order == "bgr")
     if preprocessing.test_time_flip:
         mirrored = graph.constant("mirrored", np.arange(side)[::-1], np.int64)
         x = graph.add("Concat", [x, graph.add("Gather", [x, mirrored], axis=3)], axis=0)

@@ -1,15 +1,15 @@
 """Makes an ONNX model smaller: its weights stored as float16, or its arithmetic in int8."""
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resnet.errors import UserError
+from resnet.files import temporary_folder
+from resnet.formats.onnx_runtime import import_onnx_runtime
 
 if TYPE_CHECKING:
     import onnx
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INT8_OPSET, INT8_IR_VERSION = 13, 7
 # What is done to the pixels first stays in float32, as does the softmax.
 _QUANTIZED = ("Conv", "Gemm", "Add", "Mul", "Relu", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool")
-_CALIBRATION_BATCH = 16
+_CALIBRATION_BATCH = 4  # All maps of a batch are in memory at once.
 
 
 def with_float16_weights(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -62,14 +62,10 @@ def quantized(model: "onnx.ModelProto", images: np.ndarray) -> "onnx.ModelProto"
     Raises:
         UserError: the package onnxruntime is not installed.
     """
-    try:
-        from onnxruntime import quantization
-    except ImportError:
-        raise UserError(
-            "--precision=int8: needs the package onnxruntime; install it: pip install onnxruntime"
-        ) from None
+    import_onnx_runtime("--precision=int8")
     import onnx
     from onnx import version_converter
+    from onnxruntime import quantization
 
     newer = version_converter.convert_version(model, INT8_OPSET)
     newer.ir_version = INT8_IR_VERSION
@@ -81,18 +77,24 @@ def quantized(model: "onnx.ModelProto", images: np.ndarray) -> "onnx.ModelProto"
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._batches, None)
 
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
-        path = Path(folder, "model.onnx")
-        quantization.quantize_static(
-            newer,
-            path,
-            Batches(),
-            per_channel=True,
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            op_types_to_quantize=list(_QUANTIZED),
-        )
+    with temporary_folder() as folder, _without_advice():
+        path = folder / "model.onnx"
+        try:
+            quantization.quantize_static(
+                newer,
+                path,
+                Batches(),
+                per_channel=True,
+                reduce_range=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                op_types_to_quantize=list(_QUANTIZED),
+            )
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); free some space, or set TMPDIR to another"
+                " folder"
+            ) from None
         smaller = onnx.load(path)
     del smaller.metadata_props[:]
     smaller.metadata_props.extend(model.metadata_props)

@@ -171,6 +171,7 @@ READERS: dict[str, Reader] = {
         **JSON_FILE,
     ),
     "torchvision": _weights("weights/torchvision/torchvision.safetensors"),
+    "onnx": _weights("weights/model.onnx"),
     "keras": _weights("weights/model.keras", sealed=True),
     "keras_metadata": _weights(
         "weights/model.keras",

@@ -214,7 +214,7 @@ def write_weights(folder: Path) -> None:
     weights = network.init(0)
     weights.params["head"]["kernel"] = weights.params["head"]["kernel"] * 30
     folder.mkdir()
-    for format in ("safetensors", "torchvision", "keras", "huggingface"):
+    for format in ("safetensors", "torchvision", "keras", "huggingface", "onnx"):
         export(network, weights, CLASSES, format=format, folder=folder)
     for name in ("safetensors", "torchvision"):  # Alone: what describes the weights lies in the same folder.
         (folder / name).mkdir()

@@ -1,6 +1,7 @@
 """The threshold below which a network says 'no sign'."""
 
 import numpy as np
+import pytest
 
 from evaluation.no_sign import REJECTED, fit_no_sign, pictures_without_signs
 
@@ -24,7 +25,8 @@ def test_pictures_that_look_like_signs_are_counted() -> None:
     assert (no_sign.signs_rejected, no_sign.others_accepted) == (0, 0.5)
 
 
-def test_pictures_without_signs_differ_from_each_other() -> None:
-    pictures = pictures_without_signs(16)
-    assert (pictures.dtype, pictures.shape[1:]) == (np.uint8, (16, 16, 3))
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_pictures_without_signs_differ_from_each_other(side: int) -> None:
+    pictures = pictures_without_signs(side)
+    assert (pictures.dtype, pictures.shape[1:]) == (np.uint8, (side, side, 3))
     assert len(np.unique(pictures, axis=0)) == len(pictures)

@@ -16,13 +16,18 @@ from modes.flags import HANDS
 from tests.command_line import ROOT, Run, assert_refused
 
 
+def without_screen() -> dict[str, str]:
+    """Returns the environment without what would let a browser start."""
+    return {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """`--mode=web` without anything else; a browser would be `true`, which does nothing."""
+    """`--mode=web` without anything else."""
     process = subprocess.Popen(
         [sys.executable, "main.py", "--mode=web", "--port=0"],
         cwd=ROOT,
-        env={**os.environ, "BROWSER": "true"},
+        env={**without_screen(), "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -32,7 +37,9 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_it_serves_the_network_that_comes_with_the_project(server: subprocess.Popen[str]) -> None:
+def test_it_serves_the_network_that_comes_with_the_project(
+    server: subprocess.Popen[str], tmp_path: Path
+) -> None:
     assert server.stdout is not None
     line = server.stdout.readline()
     address = line.split()[0]
@@ -47,6 +54,7 @@ def test_it_serves_the_network_that_comes_with_the_project(server: subprocess.Po
     assert server.wait(timeout=30) == 130
     assert server.stderr is not None
     assert server.stderr.read() == ""
+    assert list(tmp_path.iterdir()) == [], "the folder of the page is removed"
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "8000.0", ""])

@@ -1,5 +1,7 @@
 """`Classifier.load("model.onnx")` answers as the network that was exported, and refuses other files."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from onnx import helper
 from resnet import Classifier, UserError, load_pretrained
 from resnet.formats.onnx_model import OnnxOptions
 from resnet.onnx_classifier import OnnxClassifier
+from tests.command_line import ROOT
 from tests.resnet.formats.test_onnx import CLASSES, random_classifier
 
 
@@ -62,6 +65,15 @@ def test_it_has_neither_features_nor_weights_to_export(file: Path, tmp_path: Pat
 def test_changes_of_its_preparation_are_refused(file: Path) -> None:
     with pytest.raises(UserError, match="takes no changes"):
         load_pretrained(file, crop=0.5)
+
+
+def test_nothing_is_reported_to_anybody(file: Path, tmp_path: Path) -> None:
+    code = f"from resnet import Classifier; Classifier.load({str(file)!r})"
+    environment = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
+    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    environment.pop("XDG_CACHE_HOME", None)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == [], "ONNX Runtime keeps a number of the machine and what it reports"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -120,5 +132,5 @@ def test_without_the_package_the_line_says_how_to_install_it(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"need the package onnxruntime;.* pip install onnxruntime$"):
+    with pytest.raises(UserError, match=r"needs the package onnxruntime;.* pip install onnxruntime$"):
         Classifier.load(file)
