@@ -89,7 +89,9 @@ class OnnxClassifier(Classifier):
 
     def _output(self, name: str, images: np.ndarray) -> np.ndarray:
         images = self.checked_images(images)
-        starts = range(0, max(len(images), 1), _BATCH_SIZE)
+        if not len(images):  # Not every version runs on nothing.
+            return np.zeros((0, len(self.class_names)), np.float32)
+        starts = range(0, len(images), _BATCH_SIZE)
         batches = [self._session.run([name], {INPUT: images[i : i + _BATCH_SIZE]})[0] for i in starts]
         check_finite(answers := np.concatenate(batches))
         return answers

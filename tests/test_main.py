@@ -38,7 +38,7 @@ def test_help_lists_every_mode_with_a_line(run: Run, arguments: list[str]) -> No
     assert_succeeded(result)
     assert result.out.startswith("usage: python main.py ")
     lines = result.out.splitlines()
-    assert len(NAMES) == len(load_modes()) == 11
+    assert len(NAMES) == len(load_modes()) == 12
     for name, mode in load_modes().items():
         (line,) = (line for line in lines if line.split()[:1] == [f"--mode={name}"])
         assert line.endswith(mode.help)

@@ -78,11 +78,13 @@ def quantized(model: "onnx.ModelProto", images: np.ndarray) -> "onnx.ModelProto"
             return next(self._batches, None)
 
     with temporary_folder() as folder, _without_advice():
-        path = folder / "model.onnx"
+        # Of a model in memory, older versions leave the arrays in a folder that they remove.
+        before, after = folder / "float32.onnx", folder / "int8.onnx"
         try:
+            onnx.save(newer, before)
             quantization.quantize_static(
-                newer,
-                path,
+                before,
+                after,
                 Batches(),
                 per_channel=True,
                 reduce_range=True,
@@ -92,10 +94,10 @@ def quantized(model: "onnx.ModelProto", images: np.ndarray) -> "onnx.ModelProto"
             )
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be written ({error.strerror}); free some space, or set TMPDIR to another"
+                f"{folder}: cannot be written ({error.strerror}); free some space, or set TMPDIR to another"
                 " folder"
             ) from None
-        smaller = onnx.load(path)
+        smaller = onnx.load(after)
     del smaller.metadata_props[:]
     smaller.metadata_props.extend(model.metadata_props)
     smaller.producer_name, smaller.producer_version = model.producer_name, ""

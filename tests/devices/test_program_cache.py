@@ -164,7 +164,17 @@ def test_traced_files_are_all_that_training_imports_but_what_only_reads_and_writ
 
     files = {Path(module.__file__) for module in sys.modules.values() if getattr(module, "__file__", None)}
     ours = {file for file in files if file.is_relative_to(ROOT) and "site-packages" not in file.parts}
-    elsewhere = ("evaluation", "workdir", "configs", "datasets", "modes", "main.py", "tests", "benchmarks")
+    elsewhere = (
+        "evaluation",
+        "workdir",
+        "configs",
+        "datasets",
+        "modes",
+        "main.py",
+        "tests",
+        "benchmarks",
+        "web",
+    )
     traced = {file for file in ours if file.relative_to(ROOT).parts[0] not in elsewhere}
     assert ROOT / "resnet" / "model.py" in traced
     assert traced <= set(program_cache.traced_files())
