@@ -107,16 +107,13 @@ def _complete_folder(
 
 
 def _push(folder: Path, names: list[str], classifier: "Classifier", repository: str) -> None:
-    """Reads the weights in `folder` again, and pushes the files of these `names` if they predict the same."""
-    import numpy as np
-
+    """Reads the exported weights back, and pushes the files `names` if the predictions are the same."""
+    from resnet.formats.exported_programs import difference_on_noise
     from resnet.pretrained import load_pretrained
 
-    side = classifier.image_size
-    pictures = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     # Arithmetic of its own would take a program of its own, and round otherwise.
-    again = load_pretrained(folder, convolution=classifier.network.convolution).probabilities(pictures)
-    difference = float(np.abs(again - classifier.probabilities(pictures)).max())
+    again = load_pretrained(folder, convolution=classifier.network.convolution)
+    difference = difference_on_noise(again.probabilities, classifier)
     if difference > LARGEST_DIFFERENCE:
         raise UserError(
             f"{folder}: read again, its probabilities differ by {difference:.1e} from those of the original,"

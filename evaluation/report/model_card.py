@@ -45,7 +45,7 @@ class ExportedRun(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """The scores of an exported network on a split, and those of all seeds that were trained as it was.
+    """The scores of an exported network on a split, and the scores of all seeds of its training.
 
     `split_sizes` are the numbers of images by split, empty if they are not known.
     """
@@ -191,7 +191,7 @@ def _at(scores: Mapping[str, Any], keys: Sequence[str]) -> float | None:
 
 
 def _class_rows(scores: Mapping[str, Any]) -> list[tuple[str, int, str, str]]:
-    """Returns rows of a class, its images, precision and recall; of many classes those of lowest recall."""
+    """Returns the class, images, precision and recall of each class, or of those with the lowest recall."""
     rows = scores.get("classes", [])
     if len(rows) > CLASSES_SHOWN:
         rows = hardest_classes(dict(scores), CLASSES_SHOWN)

@@ -1,4 +1,4 @@
-"""The scores of a report as JSON, `report/scores.json`: those of every seed, for who reads them later."""
+"""The scores of a report as JSON, `report/scores.json`: for every seed, to be read by other programs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ SCORES_SCHEMA: Schema = {
 def write_scores(
     path: Path, runs: Sequence["TrainedRun"], split_name: str, report: Mapping[str, Any]
 ) -> None:
-    """Writes the `report` on a split, a `full_report` or that of `report_seeds`, without confusion matrices.
+    """Writes the `report` on a split, which `full_report` or `report_seeds` gave, without confusion matrices.
 
     Raises:
         UserError: `path` cannot be written.
@@ -79,6 +79,6 @@ def write_scores(
 
 
 def read_scores(path: Path) -> dict[str, Any] | None:
-    """Returns what `write_scores` wrote, or None if there is none. Damage is told on stderr."""
+    """Returns what `write_scores` wrote, or None if there is nothing. Damage is reported on stderr."""
     remedy = "it is left out, and --mode=report makes it again"
     return read_optional_json(path, SCORES_SCHEMA, remedy)
