@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,7 @@ def take(page: Any, index: int, at_least: int = 2) -> None:
     page.mouse.down()
     expect(card(page, index).locator(".thumbnails li").nth(at_least - 1)).to_be_visible(timeout=30_000)
     page.mouse.up()
-    expect(page.locator(".taking")).to_have_count(0)
+    expect(page.locator("#taken")).to_have_text(re.compile(f"^{CLASSES[index]}: "))  # The last one arrived.
 
 
 def download(page: Any) -> zipfile.ZipFile:
@@ -114,6 +115,20 @@ def test_pictures_can_be_taken_back(page: Any) -> None:
     page.once("dialog", lambda dialog: dialog.accept())
     card(page, 1).get_by_role("button", name="Remove class eins").click()
     expect(page.locator("#collected")).to_have_text("0 pictures.")
+
+
+def test_a_picture_that_arrives_late_is_counted(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          const convert = OffscreenCanvas.prototype.convertToBlob;
+          OffscreenCanvas.prototype.convertToBlob = async function (options) {
+            await new Promise((resolve) => setTimeout(resolve, 300));
+            return convert.call(this, options);
+          };
+        }"""
+    )
+    take(page, 1)
+    assert page.locator("#taken").inner_text() == f"eins: {count_in(page, 1)} pictures"
 
 
 def test_without_the_camera_nothing_is_taken(page: Any) -> None:

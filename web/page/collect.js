@@ -90,9 +90,13 @@ export class Collect {
     for (const { root, collected } of this.#cards) {
       if (!root.classList.contains("taking")) continue;
       root.classList.remove("taking");
-      // Screen readers hear the count once, and not with every picture.
-      document.getElementById("taken").textContent = `${collected.name}: ${counted(collected.pictures.length)}`;
+      if (!this.#isTaking) this.#announce(collected);
     }
+  }
+
+  /** Tells screen readers the count, once and not with every picture. */
+  #announce({ name, pictures }) {
+    document.getElementById("taken").textContent = `${name}: ${counted(pictures.length)}`;
   }
 
   async #take(card) {
@@ -105,6 +109,8 @@ export class Collect {
       this.#isTaking = false;
     }
     this.#showChanges();
+    // The last picture arrives after its button was let go.
+    if (!card.root.classList.contains("taking")) this.#announce(card.collected);
   }
 
   /** Makes the cards anew, after classes were added or removed. */
