@@ -383,7 +383,9 @@ def _accepted_formats() -> tuple[str, ...]:
 
     Image.init()
     pillow_heif.register_heif_opener()
-    return tuple(name for name in Image.ID if name not in _EXCLUDED_FORMATS)
+    accepted = [name for name in Image.ID if name not in _EXCLUDED_FORMATS]
+    # Pillow tries them in this order, which for most files is over at once.
+    return tuple(sorted(accepted, key=lambda name: name not in ("JPEG", "PNG")))
 
 
 @cache
@@ -523,7 +525,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("L" if grey else "RGB")
-    elif image.mode not in ("L", "CMYK", "LAB"):
+    elif image.mode not in ("L", "CMYK", "LAB", "RGB"):
         image = image.convert("RGB")
     image = _to_srgb(image, icc_profile)
     if alpha is None:
@@ -574,4 +576,4 @@ def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
             )
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass  # Browsers, too, ignore a profile that is damaged or for another colour space.
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
