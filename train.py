@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from contextlib import ExitStack
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,14 +33,14 @@ from devices.mesh import (
 from devices.program_cache import CachedProgram
 from evaluation.predictor import evaluate_seeds, make_predictor
 from input_pipeline import (
+    CallBatches,
     DeviceSplit,
-    abstract_split,
+    batches_of_call,
     make_epoch_order,
-    put_on_devices,
+    place,
     step_keys,
+    steps_of_call,
     steps_per_epoch,
-    training_batch,
-    training_images,
 )
 from resnet.files import write_json
 from resnet.network import Network, Tree, Weights
@@ -55,7 +56,7 @@ from training.progress import ProgressBar
 from training.seeds import group_seeds
 from training.signals import Signals, StopRun
 from workdir import settings
-from workdir.recorder import Recorder, Schedule, record_settings
+from workdir.recorder import CallTimes, Recorder, Schedule, record_settings
 from workdir.settings import Sources
 from workdir.statistics import mean_and_std
 from workdir.summary import SUMMARY_FILE, make_summaries, read_summary, summarize_seeds
@@ -202,7 +203,7 @@ def make_run_steps(
     mesh: Mesh,
     packed: bool | None = None,
 ) -> Callable[..., tuple[TrainState, Tree]]:
-    """Returns the jitted (state, split, permutation, seed, count) -> (state, metrics of every step).
+    """Returns the jitted (state, data, permutation, seed, count) -> (state, metrics of every step).
 
     It makes `count` steps within an epoch, at most `config.steps_per_call`; the state is donated. The count
     is a value, so every call runs the same compiled loop, and where calls begin does not change a bit. On a
@@ -214,29 +215,30 @@ def make_run_steps(
     accumulate = config.optimizer.accumulate
 
     def run_steps(
-        state: TrainState, split: DeviceSplit, permutation: jax.Array, seed: jax.Array, count: jax.Array
+        state: TrainState,
+        data: DeviceSplit | CallBatches,
+        permutation: jax.Array,
+        seed: jax.Array,
+        count: jax.Array,
     ) -> tuple[TrainState, Tree]:
         steps_in_epoch = len(permutation) // config.batch_size
         packing = Packing(state.weights) if packed else NO_PACKING
         train_step = make_train_step(network, optimizer, config, packing)
+        batches = batches_of_call(data, permutation, state.step, seed, config=config, mesh=mesh)
 
         def one_step(i: jax.Array, carry: tuple[TrainState, Tree]) -> tuple[TrainState, Tree]:
             state, history = carry
-            index = state.step % steps_in_epoch
             progress = state.step / (config.num_epochs * steps_in_epoch)
-            batch_key, augment_key = step_keys(seed, state.step)
-            images, labels = training_batch(
-                split, permutation, index, batch_key, config=config, mesh=mesh, progress=progress
-            )
+            _, augment_key = step_keys(seed, state.step)
             # The rate of the update that this batch is part of.
             learning_rate = schedule(state.step // accumulate * accumulate)
             state, metrics = train_step(
                 state,
-                images,
-                labels,
+                batches.images[i],
+                batches.labels[i],
                 augment_key,
                 progress=progress,
-                class_weights=split.class_weights,
+                class_weights=batches.class_weights,
             )
             metrics["learning_rate"] = learning_rate
             return state, jax.tree.map(lambda old, new: old.at[i].set(new), history, metrics)
@@ -317,9 +319,8 @@ class Training:
         self._run_steps = CachedProgram(run_steps, STEP_METRICS, config.to_dict(), by_replica(self._mesh))
         self._predict = make_predictor(self._network, config.batch_size, self._mesh)
         self._permutation = lru_cache(maxsize=1)(self._make_permutation())
-        self._balance = class_weights(
-            self._train.labels, self._network.num_classes, config.loss.class_weights
-        )
+        balance = class_weights(self._train.labels, self._network.num_classes, config.loss.class_weights)
+        self._data = place(self._train, config, self._mesh, balance)
 
     def record_settings(self, workdir: Path) -> None:
         """Makes `workdir` and writes the settings of all seeds to its `config.json`.
@@ -339,7 +340,7 @@ class Training:
         self._record_settings(workdirs=workdirs, seeds=seeds)
         total_steps, per_epoch = self._schedule.total_steps, self._schedule.steps_per_epoch
         splits = [name for name in self._splits if name != "test" or test != "never"]
-        with Recorder(workdirs, self._schedule) as recorder:
+        with Recorder(workdirs, self._schedule) as recorder, ExitStack() as stack:
             initial = list(map(self._init_state, seeds))
             states, step = recorder.restore(initial, replicated(self._mesh))
             state = stack_states(states, self._mesh)
@@ -347,6 +348,8 @@ class Training:
                 return old
             if step < total_steps:
                 self._prepare_steps(state, step, seeds)
+                stack.callback(self._data.close)
+                self._data.start(seeds[0], step)
                 state, _, _ = self._run_call(state, step, seeds, count=0)
             recorder.open_metrics(step)
             with Signals() as signals, ProgressBar(total_steps, step) as bar:
@@ -354,12 +357,12 @@ class Training:
                     if signals.received:
                         recorder.save(step, self._unstack(state))
                         raise StopRun(signals.received)
-                    count = min(self.config.steps_per_call, per_epoch - step % per_epoch)
-                    state, history, seconds = self._run_call(state, step, seeds, count)
-                    metrics = recorder.record_steps(step, history, seconds)
+                    count = steps_of_call(step, self.config.steps_per_call, per_epoch)
+                    state, history, times = self._run_call(state, step, seeds, count)
+                    metrics = recorder.record_steps(step, history, times)
                     step += count
                     batch_size = self.config.batch_size * len(seeds)
-                    rate = count * batch_size / seconds
+                    rate = count * batch_size / times.seconds
                     bar.update(step, step / per_epoch, metrics, rate=rate, batch_size=batch_size)
                     if step % per_epoch == 0:
                         self._evaluate_epoch(state, step, recorder=recorder, bar=bar, test=test)
@@ -387,29 +390,25 @@ class Training:
             weights = initial_weights(self._network, self._pretrained, init_head=init_head, seed=seed)
         return init_state(weights, self._optimizer, with_average=self.config.ema_decay > 0)
 
-    @cached_property
-    def _device_train(self) -> DeviceSplit:
-        """The images that batches are made of. Hands are drawn now, if they are not in the cache."""
-        return put_on_devices(training_images(self._train, self.config), self._mesh, self._balance)
-
     def _prepare_steps(self, state: TrainState, step: int, seeds: Sequence[int]) -> None:
         """Starts to compile the steps, which goes on while hands are drawn."""
-        split = abstract_split(self._train, self.config, self._mesh, self._balance)
         permutation = self._permutation(tuple(seeds), step // self._schedule.steps_per_epoch)
-        self._run_steps.prepare(state, split, permutation, self._seed_array(seeds), 0)
+        self._run_steps.prepare(state, self._data.abstract(), permutation, self._seed_array(seeds), 0)
 
     def _run_call(
         self, state: TrainState, step: int, seeds: Sequence[int], count: int
-    ) -> tuple[TrainState, dict[str, np.ndarray], float]:
-        """Makes `count` steps after `step`; returns the state, the metrics [seeds, steps] and the seconds."""
+    ) -> tuple[TrainState, dict[str, np.ndarray], CallTimes]:
+        """Makes `count` steps after `step`; returns the state, metrics [seeds, steps] and what they took."""
         permutation = self._permutation(tuple(seeds), step // self._schedule.steps_per_epoch)
-        images = self._device_train
         started = time.perf_counter()
+        images = self._data.batches(step)
+        loaded = time.perf_counter()
         state, history = self._run_steps(state, images, permutation, self._seed_array(seeds), count)
         arrays = {
             name: np.asarray(values).reshape(len(seeds), -1)[:, :count] for name, values in history.items()
         }
-        return state, arrays, time.perf_counter() - started
+        waiting = loaded - started if self._data.is_streamed else None
+        return state, arrays, CallTimes(time.perf_counter() - started, waiting)
 
     def _unstack(self, part: Any) -> list[Any]:
         """Returns the state of every seed, or the same part of every state."""

@@ -119,7 +119,7 @@ def _compile(options: argparse.Namespace, convolution: str) -> int:
     from benchmarks.peers.ours import make_config
     from datasets.types import Split
     from devices.mesh import by_replica, make_mesh, stack_states
-    from input_pipeline import abstract_split
+    from input_pipeline import OnDevices
     from train import init_state, make_run_steps
     from training.network import make_network
     from training.optimizer import learning_rate_schedule, make_optimizer
@@ -149,7 +149,7 @@ def _compile(options: argparse.Namespace, convolution: str) -> int:
         lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=by_replica(mesh)),
         (state, order, seed),
     )
-    split = abstract_split(Split(images, labels), config, mesh)
+    split = OnDevices(Split(images, labels), config, mesh).abstract()
     lowered = run_steps.lower(state, split, order, seed, np.int32(STEPS))
     return lowered.compile().memory_analysis().temp_size_in_bytes
 

@@ -66,6 +66,7 @@ def measure(started: float, arguments: list[str]) -> dict[str, float]:
     environment.prepare(config.gpu, compilation_cache=config.compilation_cache, training=True)
     import jax.export
 
+    import input_pipeline
     import train
     from workdir.metrics import MetricsWriter
 
@@ -74,7 +75,7 @@ def measure(started: float, arguments: list[str]) -> dict[str, float]:
     _time(jax.export, "deserialize", TRACE, spans)
     _time(train.datasets, "load", DATA, spans)
     _time(train.datasets, "train_val_split", DATA, spans)
-    _time(train, "put_on_devices", DATA, spans)
+    _time(input_pipeline, "put_on_devices", DATA, spans)
     _time(train, "make_network", WEIGHTS, spans)
     _time(train.Network, "init", WEIGHTS, spans)
     _time(train, "init_state", WEIGHTS, spans)

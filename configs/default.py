@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
     data.rendered_share_at_start = 0.0  # their share of a batch at the first step
     data.image_size = 64  # pixels along a side; images of another size are resized
     data.store_size = 0  # pixels along a side of training images before they are cropped; 0: image_size
+    data.placement = "auto"  # where training images lie: device, stream (loaded ahead of each step) or auto
+    data.loader_processes = 0  # processes that decode streamed images; 0: threads of this process
     data.unreadable = "skip"  # images of a folder that cannot be read: skip or refuse
     data.sampling = "shuffle"  # every image once an epoch (shuffle), or every class equally often (balanced)
     data.test_fraction = 0.0  # share of a folder's images that is held out for testing, if it has no split

@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "seeds_together": ("auto", "yes", "no"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
     "data.name": ("signs", "rendered", "folder"),
+    "data.placement": ("auto", "device", "stream"),
     "data.unreadable": ("skip", "refuse"),
     "data.sampling": ("shuffle", "balanced"),
     "augment.policy": ("none", "trivial", "rand"),
@@ -50,6 +51,7 @@ BOUNDS: dict[str, Bounds] = {
     "data.seed": (0, 2**63 - 1),
     "data.variety": (0, 1),
     "data.store_size": (0, 4096),
+    "data.loader_processes": (0, 1000),
     "data.test_fraction": (0, 0.9),
     "data.folds": (0, 1000),
     "data.fold": (0, 1000),
@@ -275,6 +277,7 @@ def check(config: ConfigDict) -> None:
     _check_rendered_hands(config)
     _check_milestones(config.optimizer.milestones)
     _check_folder(config)
+    _check_placement(config)
     _check_balance(config)
     preprocessing_of(config)
     architecture_of(config.model)
@@ -351,6 +354,14 @@ def _check_folder(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.unreadable={data.unreadable!r}: is for data.name=folder, but it is {data.name};"
             " expected 'skip'"
+        )
+
+
+def _check_placement(config: ConfigDict) -> None:
+    if config.data.placement == "stream" and config.seeds and config.seeds_together == "yes":
+        raise UserError(
+            "config.seeds_together='yes': each seed would need a stream of its own, as config.data.placement"
+            " is stream; set it to no, and the seeds are trained one after the other"
         )
 
 

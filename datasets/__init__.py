@@ -6,11 +6,13 @@ config.
 """
 
 import difflib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasets.lazy_images import LazyImages, concatenate
 from datasets.splits import draw_validation
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
@@ -130,9 +132,14 @@ def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Sp
 
     With `with_mattes` all images get mattes. Photographs get theirs by colour.
 
-    Raises: UserError for a number out of its range.
+    Raises: UserError for a number out of its range, and for mattes of streamed images.
     """
     if with_mattes and split.mattes is None:
+        if isinstance(split.images, LazyImages):
+            raise UserError(
+                "config.augment.background: needs the mattes of all images, which streamed ones do not have;"
+                " set it to 0, or config.data.placement to device"
+            )
         from datasets.matte import skin_mattes
 
         split = split._replace(mattes=skin_mattes(split.images))
@@ -151,7 +158,7 @@ def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Sp
         variety=config.variety,
     ).train
     return Split(
-        np.concatenate([split.images, hands.images]),
+        concatenate(split.images, hands.images),
         np.concatenate([split.labels, hands.labels]),
         np.concatenate([split.mattes, hands.mattes]) if with_mattes else None,
     )
@@ -210,11 +217,15 @@ def at_image_size(split: Split, config: "ConfigDict") -> Split:
         return split
     from resnet.images import fit_square
 
+    square = partial(fit_square, size=size, crop=config.crop, fit=config.fit)
+    if isinstance(split.images, LazyImages):
+        return split._replace(images=split.images.map(square, size), digests=None)
+
     def resized(pictures: np.ndarray) -> np.ndarray:
-        return np.stack([fit_square(picture, size, config.crop, config.fit) for picture in pictures])
+        return np.stack([square(picture) for picture in pictures])
 
     mattes = None
     if split.mattes is not None:
         # Mattes are resized as grey pictures of three equal channels.
         mattes = resized(np.repeat(split.mattes[..., None], 3, axis=-1))[..., 0]
-    return split._replace(images=resized(split.images), mattes=mattes)
+    return split._replace(images=resized(split.images), mattes=mattes, digests=None)

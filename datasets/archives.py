@@ -15,8 +15,9 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from resnet.errors import UserError
 from resnet.files import open_file, printable
@@ -46,6 +47,8 @@ class Entries(NamedTuple):
 
 class Folder:
     """A folder on disk."""
+
+    square_size = 0
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -102,6 +105,10 @@ class Folder:
         for name in dict.fromkeys(names):
             yield name, _file_content(os.path.join(self.path, name))
 
+    def content(self, name: str) -> bytes | UserError:
+        """Returns the content of a file, or what is wrong with it."""
+        return _file_content(os.path.join(self.path, name))
+
     def _listed(self, folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
         """Returns the device and the inode of a folder, and what lies directly in it."""
         path = os.path.join(self.path, folder)
@@ -118,6 +125,7 @@ class Folder:
 class _Archive:
     """The files of an archive by name. A subclass adds them when it is made, and yields their contents."""
 
+    square_size = 0
     _format = ""
 
     def __init__(self, path: str) -> None:
@@ -216,6 +224,24 @@ class ZipArchive(_Archive):
             for name in wanted:
                 yield name, self._content(archive, name)
 
+    def content(self, name: str) -> bytes | UserError:
+        """Returns the content of a file, or what is wrong with it. The archive stays open."""
+        try:
+            return self._content(self._opened, name)
+        except UserError as error:
+            return error
+
+    @cached_property
+    def _opened(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except Exception as error:
+            raise self._damaged(error) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the open archive, as another process opens its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
     def _directory(self) -> list[zipfile.ZipInfo]:
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -278,6 +304,14 @@ class TarArchive(_Archive):
                     return
         for name in sorted(wanted):
             yield name, _vanished(os.path.join(self.path, name))
+
+    def content(self, name: str) -> bytes | UserError:
+        """Raises UserError, as finding one file means a pass over the archive."""
+        raise UserError(
+            f"{printable(self.path)}: a tar archive cannot be read in random order, and its decoded images"
+            " are too large for memory and for the cache folder; pack it with: python -m datasets.records"
+            f" {printable(self.path)} FOLDER"
+        )
 
     def _members(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         """Yields the headers of the archive one after another, each with the archive opened behind it."""

@@ -4,12 +4,12 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets.contents import pixel_digest
+from datasets.digests import pixel_digest
 from datasets.listing import Source
 from datasets.threads import map_in_threads
 from resnet.errors import UserError
@@ -30,6 +30,19 @@ class Square(NamedTuple):
     fit: Fit
 
 
+class Sink(Protocol):
+    """Takes the image of each row: an array, or a file of pixels."""
+
+    def __setitem__(self, row: int, image: np.ndarray, /) -> None: ...
+
+
+class Nowhere:
+    """A `Sink` that keeps nothing."""
+
+    def __setitem__(self, row: int, image: np.ndarray) -> None:
+        pass
+
+
 class Decoding(NamedTuple):
     """What was learnt while files were decoded.
 
@@ -44,7 +57,7 @@ class Decoding(NamedTuple):
     unreadable: dict[int, str]
 
 
-def decode(names: Sequence[str], source: Source, square: Square, images: np.ndarray) -> Decoding:
+def decode(names: Sequence[str], source: Source, square: Square, images: Sink) -> Decoding:
     """Decodes files into the rows of `images`.
 
     Threads do the work, because Pillow lets go of the interpreter while it decodes and resizes. The pixels
@@ -55,7 +68,7 @@ def decode(names: Sequence[str], source: Source, square: Square, images: np.ndar
       names: of files in `source`. A name may occur more than once.
       source: gives the contents, in any order.
       square: how a picture becomes a square of side S.
-      images: uint8 `[N, S, S, 3]`, is filled. The rows of unreadable files stay as they are.
+      images: takes each image, uint8 `[S, S, 3]`. The rows of unreadable files stay as they are.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
@@ -66,7 +79,7 @@ def decode(names: Sequence[str], source: Source, square: Square, images: np.ndar
 
     def decode_batch(batch: Sequence[Content]) -> int:
         for name, content in batch:
-            image = _decode_file(name, content, square)
+            image = decode_file(name, content, square)
             if not isinstance(content, UserError):
                 contents[name] = sha256(content).digest()
             for place in places[name]:
@@ -107,7 +120,8 @@ class _File(io.BytesIO):
         self.name = name
 
 
-def _decode_file(name: str, content: bytes | UserError, square: Square) -> np.ndarray | UserError:
+def decode_file(name: str, content: bytes | UserError, square: Square) -> np.ndarray | UserError:
+    """Decodes the content of a file to a square, uint8 `[S, S, 3]`, or returns what is wrong with it."""
     if isinstance(content, UserError):
         return content
     try:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.contents import pixel_digests
+from datasets.digests import pixel_digests
 from datasets.threads import map_in_threads
 
 TWIN_DISTANCE = 12.0  # grey levels; closer images are regarded as shots of one burst

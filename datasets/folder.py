@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from datasets.decoding import Square
 from datasets.duplicates import twin_groups
 from datasets.image_cache import load_or_decode
+from datasets.lazy_images import Images, select
 from datasets.listing import ImageFile, Listing, list_images
 from datasets.splits import draw_validation, stratified_split
 from datasets.types import Dataset, Split
@@ -19,7 +21,8 @@ from resnet.memory import gigabytes, machine_memory
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-MEMORY_SHARE = 0.8  # of the memory, that images may take
+MEMORY_SHARE = 0.8  # of the memory, that images may take at most
+AUTO_SHARE = 0.4  # of the memory; more images are streamed unless config.placement says otherwise
 MAX_WARNINGS = 5  # unreadable images that are named
 
 
@@ -29,7 +32,7 @@ class _Pictures(NamedTuple):
     `unreadable` is what is wrong with the others, by their place in the listing.
     """
 
-    images: np.ndarray
+    images: Images
     digests: list[str]
     places: np.ndarray
     unreadable: dict[int, str]
@@ -50,7 +53,7 @@ def load(config: "ConfigDict") -> Dataset:
     Returns: images uint8 `[N, S, S, 3]`, labels int32 `[N]` and files of each split, None for one without.
 
     Raises: UserError for a place that `list_images` refuses, unreadable images that are refused or all that
-    a class has, fields that do not go with the data, and images that do not fit into memory.
+    a class has, fields that do not go with the data, and images that do not fit where they are to lie.
     """
     listing = list_images(os.path.expanduser(config.dir))
     splits = np.array([file.split for file in listing.files], "U5")
@@ -60,15 +63,16 @@ def load(config: "ConfigDict") -> Dataset:
     stored = square
     if config.store_size > config.image_size:
         stored = Square(config.store_size, 1.0, config.fit)
-    _check_memory(len(listing.files), stored.size, config)
+    lazy = _is_streamed(len(listing.files), stored.size, config)
     # Together in one pass if possible, as an archive may be read as a whole each time.
     is_wanted = (splits == "") | (splits == "train") | (stored == square)
-    pool = _decode(listing, np.flatnonzero(is_wanted), stored, config.dir)
+    decode = partial(_decode, listing, path=config.dir, lazy=lazy)
+    pool = decode(np.flatnonzero(is_wanted), stored)
     _check_classes(pool, splits, listing, config.dir)
     _draw_splits(splits, pool, listing, config)
     held_out = pool
     if stored != square:
-        held_out = _decode(listing, np.flatnonzero(splits != "train"), square, config.dir)
+        held_out = decode(np.flatnonzero(splits != "train"), square)
     unreadable = _report_unreadable(pool.unreadable | held_out.unreadable, listing, config)
     _warn_of_conflicts(pool, listing)
     train = _split("train", pool, splits, listing)
@@ -123,23 +127,28 @@ def _check_folds(splits: np.ndarray, listing: Listing, config: "ConfigDict") -> 
         )
 
 
-def _check_memory(count: int, size: int, config: "ConfigDict") -> None:
-    """Raises UserError if `count` images of `size` pixels a side do not fit into this machine's memory."""
-    needed, available = count * size * size * 3, machine_memory()
-    if needed > MEMORY_SHARE * available:
+def _is_streamed(count: int, size: int, config: "ConfigDict") -> bool:
+    """Returns whether `count` images of `size` pixels a side are not to be held in memory.
+
+    Raises: UserError if `config.placement` wants them there, but they do not fit.
+    """
+    needed, available = 3 * count * size**2, machine_memory()
+    if config.placement == "device" and needed > MEMORY_SHARE * available:
         raise UserError(
-            f"{printable(config.dir)}: {count:,} images of {size}x{size} take {gigabytes(needed)}, and all"
-            f" are held in memory; expected at most {MEMORY_SHARE:.0%} of the {gigabytes(available)} here:"
-            " lower data.store_size or data.image_size, or take fewer images"
+            f"{printable(config.dir)}: {count:,} images of {size}x{size} take {gigabytes(needed)}, expected"
+            f" at most {MEMORY_SHARE:.0%} of the {gigabytes(available)} of memory here, as"
+            " config.data.placement is device; leave it at auto, which streams them"
         )
+    return config.placement == "stream" or (config.placement == "auto" and needed > AUTO_SHARE * available)
 
 
-def _decode(listing: Listing, places: np.ndarray, square: Square, path: str) -> _Pictures:
+def _decode(listing: Listing, places: np.ndarray, square: Square, *, path: str, lazy: bool) -> _Pictures:
     """Decodes the files at `places` in the listing."""
     if not len(places):
         return _Pictures(np.empty((0, square.size, square.size, 3), np.uint8), [], places, {})
     names = [listing.files[place].name for place in places]
-    decoded = load_or_decode(names, listing.source, square, os.path.abspath(os.path.expanduser(path)))
+    place = os.path.abspath(os.path.expanduser(path))
+    decoded = load_or_decode(names, listing.source, square, place, lazy=lazy)
     unreadable = {int(places[i]): error for i, error in decoded.unreadable.items()}
     return _Pictures(decoded.images, decoded.digests, np.delete(places, [*decoded.unreadable]), unreadable)
 
@@ -248,11 +257,12 @@ def _split(name: str, pictures: _Pictures, splits: np.ndarray, listing: Listing)
     rows = np.flatnonzero(splits[pictures.places] == name)
     places = pictures.places[rows]
     files = np.array([listing.files[place].name for place in places], str)
-    return Split(_rows(pictures.images, rows), _labels(places, listing), files=files)
+    digests = np.array(pictures.digests, str)[rows]
+    return Split(_rows(pictures.images, rows), _labels(places, listing), files=files, digests=digests)
 
 
-def _rows(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _rows(images: Images, rows: np.ndarray) -> Images:
     """Returns `images[rows]`, for increasing rows without a copy if none is left out between them."""
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-        return images[rows[0] : rows[-1] + 1]
-    return images[rows]
+        return select(images, slice(rows[0], rows[-1] + 1))
+    return select(images, rows)

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from hashlib import sha256
@@ -25,11 +25,13 @@ import numpy as np
 
 import resnet.images
 from datasets import decoding
-from datasets.contents import pixel_digests
-from datasets.decoding import Decoding, Square, content_digest, decode
+from datasets.decoding import Decoding, Nowhere, Square, content_digest, decode, decode_file
+from datasets.digests import pixel_digest, pixel_digests
+from datasets.lazy_images import Images, LazyImages
 from datasets.listing import Source
+from datasets.pixel_file import PixelFile
 from resnet.errors import UserError
-from resnet.files import cache_folder, removed_at_exit, write_whole
+from resnet.files import cache_folder, printable, removed_at_exit, write_whole
 from resnet.memory import machine_memory
 
 LIMIT = 50 * 10**9  # bytes that all entries may take together, and never more than half of the free disk
@@ -41,47 +43,56 @@ class Decoded(NamedTuple):
     """The readable images of files, in their order.
 
     Attributes:
-      images: uint8 `[M, S, S, 3]`, read-only if they lie in the cache.
+      images: uint8 `[M, S, S, 3]`, read-only if they lie in the cache. Lazy ones are read from the cache or,
+        if they do not fit into it, decoded each time.
       digests: the `pixel_digest` of each image.
       unreadable: what is wrong with a file that is not among them, by its place among the files.
     """
 
-    images: np.ndarray
+    images: Images
     digests: list[str]
     unreadable: dict[int, str]
 
 
-def load_or_decode(names: Sequence[str], source: Source, square: Square, place: str) -> Decoded:
+def load_or_decode(
+    names: Sequence[str], source: Source, square: Square, place: str, *, lazy: bool = False
+) -> Decoded:
     """Decodes files, or reads what an earlier start decoded.
 
     Files with the same stamps at the same place are not read at all. Files that have moved are read and
     recognised, and decoded only if one of them has changed. What is damaged in the cache is decoded anew.
-    Where the cache cannot be written, a line says so and the images are in memory alone.
+    Where the cache cannot be written, a line says so and the images are in memory alone. Lazy ones are then
+    decoded once to learn their digests, which the cache remembers, and each time that they are asked for.
 
     Args:
       names: of files in `source`.
       source: gives the contents and stamps.
       square: how a picture becomes a square.
       place: where the files are, such as an absolute path.
+      lazy: whether the images are not to be held in memory.
 
     Raises: UserError if the images fit neither into the cache nor into memory.
     """
     folder = cache_folder()
     if folder is None:
-        return _decode_in_memory(names, source, square)
+        return _survey(names, source, square) if lazy else _decode_in_memory(names, source, square)
     folder = folder / "images"
     # The stamps are taken before the contents, so that a change in between is noticed next time.
     stamps = source.stamps(names)
     pictures = _key(_version(), repr(tuple(square)), *names)
     note = folder / "places" / _key(place, pictures, *(stamps[name] for name in names))
+    if lazy and source.square_size == square.size:
+        return _survey(names, source, square, folder / "surveys" / note.name)
     entry = _noted_entry(note)
-    decoded = _read(entry, square.size) if entry else None
+    decoded = _read(entry, square.size, lazy) if entry else None
     if decoded is None and any(folder.glob(f"{pictures}-*.images")):
         content = content_digest(names, source)
         entry = _entry(folder, pictures, content) if content else None
-        decoded = _read(entry, square.size) if entry else None
+        decoded = _read(entry, square.size, lazy) if entry else None
     if decoded is None:
-        entry, decoded = _decode_and_keep(names, source, square, folder, pictures)
+        entry, decoded = _decode_and_keep(names, source, square, folder, pictures, lazy=lazy)
+    if decoded is None:
+        return _survey(names, source, square, folder / "surveys" / note.name)
     if entry:
         with suppress(OSError):  # Without the note it is found by its content.
             note.parent.mkdir(exist_ok=True)
@@ -100,24 +111,29 @@ def _decode_in_memory(names: Sequence[str], source: Source, square: Square) -> D
             " image_size or store_size, or make room for them on the disk of the cache folder"
         )
     images = np.empty(shape, np.uint8)
-    return _without_gaps(images, decode(names, source, square, images))
+    decoding = decode(names, source, square, images)
+    digests = _without_gaps(images, decoding, len(names))
+    return Decoded(images[: len(digests)], digests, decoding.unreadable)
 
 
 def _decode_and_keep(
-    names: Sequence[str], source: Source, square: Square, folder: Path, pictures: str
-) -> tuple[Path | None, Decoded]:
-    """Decodes files straight into the cache. The entry is None if it could not be kept."""
-    shape = (len(names), square.size, square.size, 3)
+    names: Sequence[str], source: Source, square: Square, folder: Path, pictures: str, *, lazy: bool
+) -> tuple[Path | None, Decoded | None]:
+    """Decodes files straight into the cache. The entry is None if it could not be kept.
+
+    So are lazy images for which the cache has no room.
+    """
+    count = len(names)
     with ExitStack() as stack:
         try:
-            draft = stack.enter_context(_draft(folder, math.prod(shape)))
+            draft = stack.enter_context(_draft(folder, 3 * count * square.size**2))
         except OSError as error:
             _say_not_kept(error.strerror)
-            return None, _decode_in_memory(names, source, square)
-        images = np.memmap(draft, np.uint8, "r+", shape=shape).view(np.ndarray)
-        decoding = decode(names, source, square, images)
-        decoded = _without_gaps(images, decoding)
-        decoded.images.flags.writeable = False
+            return None, None if lazy else _decode_in_memory(names, source, square)
+        pixels = PixelFile(draft, count, square.size)
+        decoding = decode(names, source, square, pixels)
+        digests = _without_gaps(pixels, decoding, count)
+        decoded = Decoded(pixels.images(len(digests), lazy=lazy), digests, decoding.unreadable)
         if decoding.content is None:
             _say_not_kept("some of the files could not be opened")
             return None, decoded
@@ -131,14 +147,71 @@ def _decode_and_keep(
     return entry, decoded
 
 
-def _without_gaps(images: np.ndarray, decoding: Decoding) -> Decoded:
-    """Moves the readable images together, in place."""
-    kept = [place for place in range(len(images)) if place not in decoding.unreadable]
+def _without_gaps(images: np.ndarray | PixelFile, decoding: Decoding, count: int) -> list[str]:
+    """Moves the readable ones of `count` images together, in place, and returns their digests."""
+    kept = [place for place in range(count) if place not in decoding.unreadable]
     for row, place in enumerate(kept):
         if row != place:
             images[row] = images[place]
-    digests = [decoding.digests[place] for place in kept]
-    return Decoded(images[: len(kept)], digests, decoding.unreadable)
+    return [decoding.digests[place] for place in kept]
+
+
+# Images that fit neither into memory nor into the cache
+
+
+class _Decoder(NamedTuple):
+    """Decodes the file at a place again, whose pixels must have the digest that they had at first."""
+
+    names: Sequence[str]
+    source: Source
+    square: Square
+    digests: Sequence[str]
+
+    def __call__(self, place: int) -> np.ndarray:
+        """Returns the image, uint8 `[S, S, 3]`.
+
+        Raises: UserError if the file cannot be read any more, or has changed.
+        """
+        name = self.names[place]
+        image = decode_file(name, self.source.content(name), self.square)
+        if isinstance(image, UserError):
+            raise image
+        if pixel_digest(image) != self.digests[place]:
+            raise UserError(f"{printable(name)}: has changed since it was first read; start again")
+        return image
+
+
+def _survey(names: Sequence[str], source: Source, square: Square, note: Path | None = None) -> Decoded:
+    """Decodes files once to learn which are readable, without keeping pixels; `note` remembers it.
+
+    Raises: UserError if they cannot be read in random order.
+    """
+    source.content(names[0])  # A tar archive says now that it has no random order.
+    learnt = _read_note(note) if note else None
+    if learnt is None:
+        decoding = decode(names, source, square, Nowhere())
+        learnt = decoding.digests, decoding.unreadable
+        if note:
+            with suppress(OSError):  # Without the note the next start decodes them once more.
+                note.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(note, _text_with_checksum(*learnt))
+    digests, unreadable = learnt
+    places = np.array([place for place in range(len(names)) if place not in unreadable], int)
+    images = LazyImages(_Decoder(names, source, square, digests), places, square.size, decodes=True)
+    return Decoded(images, [digests[place] for place in places], unreadable)
+
+
+def _read_note(note: Path) -> tuple[list[str], dict[int, str]] | None:
+    """Reads what `_survey` wrote, or returns None if there is nothing or it is damaged."""
+    try:
+        with note.open("rb") as file:
+            rest = json.loads(_read_text(file))
+        return rest["digests"], dict(rest["unreadable"])
+    except (OSError, ValueError):
+        return None
+
+
+# Files of the cache
 
 
 @contextmanager
@@ -208,23 +281,26 @@ def _finish(draft: IO[bytes], decoded: Decoded) -> None:
 
     Raises: OSError if it cannot be written.
     """
-    rest = {"digests": decoded.digests, "unreadable": list(decoded.unreadable.items())}
-    text = json.dumps(rest).encode()
-    draft.seek(decoded.images.nbytes)
-    draft.write(text + sha256(text).digest() + len(text).to_bytes(LENGTH, "little"))
+    draft.seek(math.prod(decoded.images.shape))
+    draft.write(_text_with_checksum(decoded.digests, decoded.unreadable))
     draft.truncate()
     draft.flush()
 
 
-def _read(entry: Path, size: int) -> Decoded | None:
+def _text_with_checksum(digests: Sequence[str], unreadable: Mapping[int, str]) -> bytes:
+    text = json.dumps({"digests": digests, "unreadable": list(unreadable.items())}).encode()
+    return text + sha256(text).digest() + len(text).to_bytes(LENGTH, "little")
+
+
+def _read(entry: Path, size: int, lazy: bool) -> Decoded | None:
     """Reads an entry of images of `size` pixels along a side. What is damaged is removed, and gives None."""
     try:
         with entry.open("rb") as file:
             text = _read_text(file)
             rest = json.loads(text)
-            shape = (len(rest["digests"]), size, size, 3)
-            if os.fstat(file.fileno()).st_size == math.prod(shape) + len(text) + CHECKSUM + LENGTH:
-                images = np.memmap(file, np.uint8, "r", shape=shape).view(np.ndarray)
+            count = len(rest["digests"])
+            if os.fstat(file.fileno()).st_size == 3 * count * size**2 + len(text) + CHECKSUM + LENGTH:
+                images = PixelFile(file, count, size).images(count, lazy=lazy)
                 if pixel_digests(images) == rest["digests"]:
                     return Decoded(images, rest["digests"], dict(rest["unreadable"]))
     except (OSError, ValueError):

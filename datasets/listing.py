@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from datasets.archives import Folder, TarArchive, ZipArchive
+from datasets.record_folder import INDEX_FILE, RecordFolder, is_record_folder
 from resnet.errors import UserError
 from resnet.files import printable
 from resnet.images import image_extensions, unreadable_kind
@@ -42,11 +43,17 @@ _EXPECTED = (
     "expected folders of classes such as cat/1.jpg and dog/1.jpg, or these inside of train/, val/ and test/"
 )
 
-_Storage = Folder | ZipArchive | TarArchive
+_Storage = Folder | ZipArchive | TarArchive | RecordFolder
 
 
 class Source(Protocol):
-    """Where the bytes of images come from: a folder or an archive."""
+    """Where the bytes of images come from: a folder or an archive.
+
+    `square_size` is the side of its images in pixels if all are stored as squares without loss, which are
+    read as fast as decoded pixels. Otherwise it is 0.
+    """
+
+    square_size: int
 
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:
         """Returns what tells a changed file without reading it: size and time, or size and checksum.
@@ -63,6 +70,14 @@ class Source(Protocol):
         raised, so that the others are read all the same.
 
         Ask for all files in one call, as each call may pass over a whole archive.
+        """
+        ...
+
+    def content(self, name: str) -> bytes | UserError:
+        """Returns the content of one file, or what is wrong with it. Threads may ask at the same time.
+
+        Raises:
+          UserError: the archive can only be read from front to back.
         """
         ...
 
@@ -120,6 +135,7 @@ def list_images(path: str) -> Listing:
       relative to its folder, or absolute.
     - a .zip or .tar archive of any of these, which is not unpacked. A table counts if it is the only one at
       the top of the archive.
+    - a folder that `python -m datasets.records` has packed of any of these.
 
     Images may lie anywhere below the folder of their class. A folder that holds nothing but one folder stands
     for that folder. Hidden files, and those without the extension of an image, are passed over and counted.
@@ -168,6 +184,8 @@ def natural_key(name: str) -> str:
 def _open(path: str) -> tuple[_Storage, str]:
     """Returns the folder or archive at `path`, or the folder of the table at `path` and the table's name."""
     _check_is_file_or_folder(path)
+    if os.path.isdir(path) and is_record_folder(path):
+        return RecordFolder(path), INDEX_FILE
     if os.path.isdir(path):
         return Folder(path), ""
     lower = path.lower()

@@ -64,6 +64,11 @@ def by_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXIS))
 
 
+def by_batch_of_call(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays [steps, batch, ...] that hold the batches of several steps."""
+    return NamedSharding(mesh, P(None, BATCH_AXIS))
+
+
 def has_replicas(mesh: Mesh) -> bool:
     """Whether `mesh` was made for several replicas."""
     return REPLICA_AXIS in mesh.axis_names

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from datasets.lazy_images import Images
 from datasets.types import Split
 from devices.mesh import by_batch, replicated
 from evaluation.scores import accuracy_and_loss
 from input_pipeline import evaluation_batches
 from resnet.network import Arranged, Network, Weights
 
-Predictor = Callable[[Weights, np.ndarray], np.ndarray]
+Predictor = Callable[[Weights, Images], np.ndarray]
 
 
 def make_predictor(network: Network, batch_size: int, mesh: Mesh) -> Predictor:
@@ -32,7 +33,7 @@ def make_predictor(network: Network, batch_size: int, mesh: Mesh) -> Predictor:
         images = jax.lax.with_sharding_constraint(images, rows)
         return network.predict(weights, arranged, images)
 
-    def predict(weights: Weights, images: np.ndarray) -> np.ndarray:
+    def predict(weights: Weights, images: Images) -> np.ndarray:
         arranged = arrange(weights, (batch_size, *images.shape[1:]))
         batches = evaluation_batches(images, batch_size)
         logits = [np.asarray(logits_of_batch(weights, arranged, batch)) for batch in batches]

@@ -80,7 +80,7 @@ class _Training:
 
         import datasets
         from devices.mesh import make_mesh, replicated
-        from input_pipeline import make_epoch_order, put_on_devices, steps_per_epoch, training_images
+        from input_pipeline import make_epoch_order, place, steps_per_epoch
         from train import init_state, make_run_steps
         from training.loss import class_weights
         from training.network import adopt, initial_weights, make_network, read_initial_weights
@@ -106,14 +106,18 @@ class _Training:
             make_epoch_order(train.labels, config.data.sampling), out_shardings=replicated(mesh)
         )
         balance = class_weights(train.labels, network.num_classes, config.loss.class_weights)
-        self._images = put_on_devices(training_images(train, config), mesh, balance)
+        self._data = place(train, config, mesh, balance)
+        self._data.start(config.seed, 0)
         self._state = jax.device_put(state, replicated(mesh))
 
     def call(self, step: int, most: int) -> tuple[list[float], list[float]]:
         """Makes a call of at most `most` steps after `step`; returns their learning rates and losses."""
-        count = min(self._config.steps_per_call, self._per_epoch - step % self._per_epoch, most)
+        from input_pipeline import steps_of_call
+
+        count = min(steps_of_call(step, self._config.steps_per_call, self._per_epoch), most)
         permutation = self._permute(self._seed, step // self._per_epoch)
-        self._state, history = self._run_steps(self._state, self._images, permutation, self._seed, count)
+        images = self._data.batches(step)
+        self._state, history = self._run_steps(self._state, images, permutation, self._seed, count)
         rates, losses = (np.asarray(history[name])[:count].tolist() for name in ("learning_rate", "loss"))
         return rates, losses
 

@@ -11,17 +11,23 @@ from ml_collections import ConfigDict
 
 import datasets
 from configs import default
+from datasets.lazy_images import LazyImages
 from datasets.types import Split
 from devices.mesh import make_mesh
 from input_pipeline import (
+    BatchSource,
     DeviceSplit,
-    abstract_split,
+    OnDevices,
+    Streamed,
+    batches_of_call,
     epoch_permutation,
     evaluation_batches,
     first_training_batch,
     make_epoch_order,
+    place,
     put_on_devices,
     step_keys,
+    steps_of_call,
     steps_per_epoch,
     training_batch,
     training_images,
@@ -30,6 +36,7 @@ from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.network import Weights
 from tests.runs import NO_RESAMPLING, small_config, without_augmentation
+from tests.training.seeds_on_devices import Linear
 from train import init_state, make_run_steps
 from training.augment import augment
 from training.optimizer import learning_rate_schedule, make_optimizer
@@ -173,8 +180,160 @@ def test_the_shapes_on_the_devices_are_known_before_hands_are_drawn(background: 
     train = Split(np.zeros((4, 32, 32, 3), np.uint8), labels)
     mesh = make_mesh(jax.local_device_count())
     expected = put_on_devices(training_images(train, config), mesh, balance)
-    for shape, array in zip(abstract_split(train, config, mesh, balance), expected, strict=True):
+    shapes = OnDevices(train, config, mesh, balance).abstract()
+    for shape, array in zip(shapes, expected, strict=True):
         assert (shape.shape, shape.dtype, shape.sharding) == (array.shape, array.dtype, array.sharding)
+
+
+# Streaming
+
+
+def streamed_config(**fields: object) -> ConfigDict:
+    """Returns a training of three epochs in batches of four, some of them hands, two steps a call."""
+    return small_config(
+        **{
+            "num_epochs": 3,
+            "batch_size": 4,
+            "steps_per_call": 2,
+            "data.placement": "stream",
+            "data.rendered_size": 5,
+            "data.rendered_share": 0.2,
+            "data.rendered_share_at_start": 0.8,
+            "augment.ramp": 0.7,
+        }
+        | fields
+    )
+
+
+def split_with_hands(count: int = 11, size: int = 32) -> Split:
+    """Images of numbers as `numbered_split`, of a size in which hands can be drawn."""
+    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, size, size, 3))
+    return Split(images.copy(), np.arange(count, dtype=np.int32) % 6)
+
+
+def lazy(split: Split) -> Split:
+    images = split.images
+    return split._replace(images=LazyImages(images.__getitem__, np.arange(len(images)), images.shape[1]))
+
+
+def seen_by_steps(
+    data: OnDevices | Streamed, config: ConfigDict, count: int, first: int = 0
+) -> list[np.ndarray]:
+    """Returns the pixels and labels of every step that a training on `data` sees after step `first`."""
+    mesh = make_mesh(config.batch_size)
+    gather = jax.jit(partial(batches_of_call, config=config, mesh=mesh))
+    per_epoch = count // config.batch_size
+    seen: list[np.ndarray] = []
+    data.start(config.seed, first)
+    while (step := first + len(seen)) < config.num_epochs * per_epoch:
+        permutation = epoch_permutation(config.seed, step // per_epoch, count)
+        batches = gather(data.batches(step), permutation, np.int32(step), np.uint32(config.seed))
+        for i in range(steps_of_call(step, config.steps_per_call, per_epoch)):
+            seen.append(
+                np.concatenate([np.asarray(batches.images[i]).ravel(), np.asarray(batches.labels[i])])
+            )
+    data.close()
+    return seen
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_a_stream_shows_every_step_the_same_images_as_the_device(is_lazy: bool) -> None:
+    config, split = streamed_config(), split_with_hands()
+    mesh = make_mesh(config.batch_size)
+    expected = seen_by_steps(OnDevices(split, config, mesh), config, 11)
+    assert len({tuple(images) for images in expected}) == 6
+    stream = Streamed(lazy(split) if is_lazy else split, config, mesh)
+    np.testing.assert_array_equal(seen_by_steps(stream, config, 11), expected)
+    # It can begin anywhere, and again from the front.
+    np.testing.assert_array_equal(seen_by_steps(stream, config, 11, first=3), expected[3:])
+    np.testing.assert_array_equal(seen_by_steps(stream, config, 11), expected)
+
+
+def test_a_stream_trains_to_the_same_bits_as_the_device() -> None:
+    config, split = streamed_config(**NO_RESAMPLING), split_with_hands()
+    schedule = learning_rate_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=2)
+    optimizer = make_optimizer(config.optimizer, config.finetune, Architecture(), schedule)
+    mesh = make_mesh(config.batch_size)
+    run_steps = make_run_steps(Linear(), optimizer, schedule, config=config, mesh=mesh)
+    ends = []
+    for data in (OnDevices(split, config, mesh), Streamed(split, config, mesh)):
+        state = init_state(Linear().init(1), optimizer, with_average=True)
+        data.start(config.seed, 0)
+        for step in range(0, 6, 2):
+            permutation = epoch_permutation(config.seed, step // 2, 11)
+            state, _ = run_steps(state, data.batches(step), permutation, np.uint32(config.seed), 2)
+        data.close()
+        ends.append(state)
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_balanced_batches_are_streamed_in_their_order() -> None:
+    split = split_with_hands()
+    config = streamed_config(**{"data.sampling": "balanced", "data.rendered_size": 0})
+    source = BatchSource(split, split.labels, config, seed=7, first_step=1)
+    order = make_epoch_order(split.labels, "balanced")(7, 0)
+    images, labels = source[0]
+    np.testing.assert_array_equal(images, split.images[order[4:8]])
+    np.testing.assert_array_equal(labels, split.labels[order[4:8]])
+    assert len(source) == 5
+
+
+def test_a_stream_has_the_shapes_that_are_known_before_and_the_mattes() -> None:
+    config = streamed_config(**{"augment.background": 0.5})
+    balance = np.ones(6, np.float32)
+    stream = Streamed(split_with_hands(), config, make_mesh(config.batch_size), balance)
+    stream.start(0, 0)
+    batches = stream.batches(0)
+    for shape, array in zip(stream.abstract(), batches, strict=True):
+        assert (shape.shape, shape.dtype, shape.sharding) == (array.shape, array.dtype, array.sharding)
+    assert batches.images.shape == (2, 4, 32, 32, 4)
+    stream.close()
+
+
+def test_what_is_wrong_with_a_streamed_image_ends_the_training() -> None:
+    def load(place: int) -> np.ndarray:
+        raise UserError(f"{place}.png: has gone")
+
+    split = split_with_hands()._replace(images=LazyImages(load, np.arange(11), 32))
+    stream = Streamed(split, streamed_config(), make_mesh(4))
+    stream.start(0, 0)
+    with pytest.raises(UserError, match=r"\.png: has gone$"):
+        stream.batches(0)
+    stream.close()
+
+
+@pytest.mark.parametrize(
+    ("placement", "memory", "is_streamed"),
+    [("auto", 10**6, False), ("auto", 10**5, True), ("stream", 10**6, True), ("device", 10**5, False)],
+)
+def test_images_are_streamed_when_they_take_too_much_of_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    placement: str,
+    memory: int,
+    is_streamed: bool,
+) -> None:
+    monkeypatch.setattr("input_pipeline.device_memory", lambda: memory)
+    config = streamed_config(**{"data.placement": placement})
+    data = place(split_with_hands(), config, make_mesh(4))  # 49,152 bytes with the hands
+    assert data.is_streamed == is_streamed
+    line = "data.placement=auto: streams 0.0 GB of training images, and the device has 0.0 GB\n"
+    assert capfd.readouterr().err == (line if is_streamed and placement == "auto" else "")
+
+
+def test_lazy_images_are_always_streamed(capfd: pytest.CaptureFixture[str]) -> None:
+    config = streamed_config(**{"data.placement": "auto"})
+    assert place(lazy(split_with_hands()), config, make_mesh(4)).is_streamed
+
+
+def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("input_pipeline.device_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"^config\.data\.placement=device: there are 0\.0 GB of training"):
+        place(split_with_hands(), streamed_config(**{"data.placement": "device"}), make_mesh(4))
+    with pytest.raises(UserError, match=r"^config\.seeds_together: would stream .* set it to no"):
+        place(split_with_hands(), streamed_config(), make_mesh(4, replicas=2))
+    with pytest.raises(UserError, match=r"^config\.augment\.background: needs the mattes"):
+        training_images(lazy(split_with_hands()), streamed_config(**{"augment.background": 0.5}))
 
 
 def test_steps_per_epoch_needs_a_full_batch() -> None:
@@ -188,9 +347,7 @@ def test_steps_per_epoch_needs_a_full_batch() -> None:
 @pytest.mark.parametrize(("count", "shape"), [(7, (3, 3)), (6, (2, 3)), (2, (1, 3)), (0, (0, 3))])
 def test_evaluation_batches_hold_every_image_once(count: int, shape: tuple[int, int]) -> None:
     images = numbered_split(count).images + 1
-    batches = evaluation_batches(images, 3)
-    assert batches.shape == (*shape, 4, 4, 3)
-    assert batches.dtype == np.uint8
+    batches = np.array([*evaluation_batches(images, 3)], np.uint8).reshape(*shape, 4, 4, 3)
     flat = batches.reshape(-1, 4, 4, 3)
     np.testing.assert_array_equal(flat[:count], images)
     assert not flat[count:].any()

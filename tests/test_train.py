@@ -266,13 +266,31 @@ def test_signal_saves_within_a_call_and_the_run_goes_on(
     assert saved == metrics_of(workdir, "train")[-1]["step"] < 90
 
 
+def test_the_placement_of_the_images_may_change_on_the_way(
+    tmp_path: Path, finished: Path, shared_signs_dir: Path, environment: dict[str, str]
+) -> None:
+    workdir = tmp_path / "run"
+    process = start(command(shared_signs_dir, workdir, **{"data.placement": "stream"}), environment)
+    wait_for_line(process, "epoch")
+    process.terminate()
+    _, stderr = process.communicate()
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    assert all(0 <= line["waiting"] <= 1 for line in metrics_of(workdir, "train"))
+    result = train(command(shared_signs_dir, workdir), environment)
+    assert "resuming from" in result.stdout
+    assert "waiting" not in metrics_of(workdir, "train")[-1]
+    # Close and no more, as quick compilation multiplies and adds in one operation here and in two there.
+    assert_close(finished, workdir)
+
+
 def test_eight_devices_end_where_one_does(
     tmp_path: Path, finished: Path, shared_signs_dir: Path, environment: dict[str, str]
 ) -> None:
     workdir = tmp_path / "run"
     flags = f"{QUICK_XLA_FLAGS} --xla_force_host_platform_device_count=8"
     eight = environment | {"XLA_FLAGS": flags}
-    train(command(shared_signs_dir, workdir), eight)
+    train(command(shared_signs_dir, workdir, **{"data.placement": "stream"}), eight)
     assert summary_of(workdir)["device"].startswith("8 x")
     losses = [[line["loss"] for line in metrics_of(w, "train")] for w in (finished, workdir)]
     np.testing.assert_allclose(*losses, rtol=1e-3)

@@ -27,8 +27,13 @@ class ProgressBar:
     def update(
         self, step: int, epoch: float, metrics: dict[str, float], *, rate: float, batch_size: int
     ) -> None:
-        """Shows the metrics after `step`; `rate` is in images per second."""
+        """Shows the metrics after `step`; `rate` is in images per second.
+
+        So is `waiting` if there is one, the share of the time in which the devices waited for images.
+        """
         shown = f"loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.4f} {rate:.1f} images/s"
+        if "waiting" in metrics:
+            shown += f" waiting {metrics['waiting']:.0%}"
         if self._bar.disable:
             left = tqdm.format_interval((self._total_steps - step) * batch_size / rate)
             print(f"epoch {epoch:.2f} step {step}/{self._total_steps} {shown} left {left}", flush=True)

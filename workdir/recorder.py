@@ -39,6 +39,13 @@ class Schedule(NamedTuple):
     checkpoint: ConfigDict
 
 
+class CallTimes(NamedTuple):
+    """The seconds that a call of steps took, and those of them that it waited for streamed images, if any."""
+
+    seconds: float
+    waiting: float | None = None
+
+
 class Progress(NamedTuple):
     """What a run has spent so far, as its checkpoints keep it. Seeds trained at once share the seconds."""
 
@@ -192,8 +199,10 @@ class Recorder:
         yield
         self._started += time.perf_counter() - paused
 
-    def record_steps(self, step: int, history: History, seconds: float) -> Metrics:
-        """Records the steps after `step`, which took `seconds`; returns the means over steps and seeds.
+    def record_steps(self, step: int, history: History, times: CallTimes) -> Metrics:
+        """Records the steps after `step`, which took `times`; returns the means over steps and seeds.
+
+        With streamed images they have `waiting`, the share of the time in which the devices waited for them.
 
         Raises:
             UserError: a loss or a gradient is not finite. Checkpoints of that state are thrown away.
@@ -201,15 +210,16 @@ class Recorder:
         self._check_finite(step, history)
         self._val_accuracies, self._is_new_best = self._no_accuracies, False
         count = history["loss"].shape[1]
-        images, seconds = count * self._schedule.batch_size, seconds / len(self._records)
+        images, seconds = count * self._schedule.batch_size, times.seconds / len(self._records)
+        waiting = {} if times.waiting is None else {"waiting": times.waiting / times.seconds}
         for i, record in enumerate(self._records):
             record.progress = record.progress._replace(
                 images=record.progress.images + images, step_seconds=record.progress.step_seconds + seconds
             )
             metrics = {name: float(values[i].mean()) for name, values in history.items()}
-            metrics["images_per_second"] = images / seconds
+            metrics |= {"images_per_second": images / seconds, **waiting}
             record.write_metrics(step + count, self._epoch(step + count), "train", metrics)
-        return {name: float(values.mean()) for name, values in history.items()}
+        return {name: float(values.mean()) for name, values in history.items()} | waiting
 
     def record(self, step: int, split: str, metrics: Sequence[Metrics]) -> None:
         """Writes the `metrics` of every seed on `split` after `step`."""

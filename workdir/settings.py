@@ -26,6 +26,8 @@ MAY_CHANGE = (
     "optimizer.learning_rate",
     "compilation_cache",
     "data.dir",
+    "data.placement",
+    "data.loader_processes",
     "checkpoint",
     "gpu",
 )

@@ -17,6 +17,8 @@ BROKEN = b"These are not pixels."
 class MemorySource:
     """Files by name. `reads` counts how often each was read; a file given as None cannot be opened."""
 
+    square_size = 0
+
     def __init__(self, files: Mapping[str, bytes | None]) -> None:
         self.files = dict(files)
         self.times = dict.fromkeys(files, 0)
@@ -32,8 +34,11 @@ class MemorySource:
     def contents(self, names: Collection[str]) -> Iterator[tuple[str, bytes | UserError]]:
         assert len(set(names)) == len(names)
         for name in sorted(names, reverse=True):
-            self.reads[name] += 1
-            yield name, self.files[name] or UserError(f"{name}: cannot be read")
+            yield name, self.content(name)
+
+    def content(self, name: str) -> bytes | UserError:
+        self.reads[name] += 1
+        return self.files[name] or UserError(f"{name}: cannot be read")
 
 
 def noisy(seed: int, height: int = 12, width: int = 12) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from datasets.contents import image_table, pixel_digest, pixel_digests
+from datasets.contents import image_table
+from datasets.digests import pixel_digest, pixel_digests
 from datasets.types import Dataset, Split
 from tests.datasets.noise import noise
 from workdir.images_file import describe_changes

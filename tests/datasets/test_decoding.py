@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from datasets.contents import pixel_digest
 from datasets.decoding import Square, content_digest, decode
+from datasets.digests import pixel_digest
 from resnet.errors import UserError
 from resnet.images import fit_square, read_image
 from tests.datasets.listings import BROKEN, MemorySource, noisy, png

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from datasets import image_cache
 from datasets.decoding import Square
 from datasets.image_cache import Decoded, load_or_decode
+from datasets.lazy_images import LazyImages
 from resnet.errors import UserError
 from tests.datasets.listings import BROKEN, MemorySource, noisy, png
 
@@ -241,3 +243,63 @@ def test_images_above_the_limit_are_not_kept(folder, monkeypatch, capsys):
     assert_right(load(source()))
     assert entries(folder) == []
     assert "in the cache folder)" in capsys.readouterr().err
+
+
+# Lazy images
+
+
+def load_lazily(files: MemorySource) -> Decoded:
+    return load_or_decode(list(files.files), files, SQUARE, "/photos", lazy=True)
+
+
+def test_lazy_images_are_read_from_the_cache_and_not_decoded_again(not_decoded, folder):
+    assert_right(load_lazily(source()))
+    not_decoded()
+    decoded = load_lazily(source())
+    assert_right(decoded)
+    assert isinstance(decoded.images, LazyImages)
+    assert not decoded.images.decodes
+    entries(folder)[0].unlink()  # as another process may, to make room
+    assert_right(decoded)
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cache, "LIMIT", SIZE - 1)
+
+
+@pytest.mark.usefixtures("no_room")
+def test_lazy_images_without_room_are_decoded_each_time_and_surveyed_once(not_decoded, folder, capfd):
+    files = source()
+    decoded = load_lazily(files)
+    assert_right(decoded)
+    assert decoded.images.decodes
+    assert "not kept for the next start" in capfd.readouterr().err
+    assert files.reads["a.png"] == 3  # the first time to see whether single files can be read
+    assert_right(pickle.loads(pickle.dumps(decoded)))
+    not_decoded()
+    assert_right(load_lazily(source()))
+    (survey,) = (folder / "surveys").iterdir()
+    survey.write_bytes(survey.read_bytes()[1:])
+    with pytest.raises(AssertionError, match="decoded again"):
+        load_lazily(source())
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_file_that_changes_under_a_training_is_noticed():
+    files = source()
+    images = load_lazily(files).images
+    files.edit("c.png", png(noisy(9)))
+    with pytest.raises(UserError, match=r"^c\.png: has changed since it was first read; start again$"):
+        images[1]
+    files.edit("c.png", BROKEN)
+    with pytest.raises(UserError, match=r"^c\.png: is not an image"):
+        images[1]
+    np.testing.assert_array_equal(images[0], noisy(0))
+
+
+def test_squares_are_surveyed_even_with_room(folder):
+    files = source()
+    files.square_size = SQUARE.size
+    assert load_lazily(files).images.decodes
+    assert not entries(folder)

@@ -8,16 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-# torchvision's operators are compiled for one build of PyTorch; beside another (the CPU's), its Python code
-# runs once the two that it expects at import are declared.
-try:
-    import torchvision
-except RuntimeError:
-    _declared = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _declared.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
+from benchmarks.peers.torchvision_beside_torch import torchvision
 
+# isort: split
+# timm imports torchvision too, which must have been found by then.
 import timm
 import transformers
 from timm.models.resnet import BasicBlock as TimmBasicBlock

@@ -17,7 +17,7 @@ from resnet.checkpoint import Checkpoints
 from resnet.errors import UserError
 from tests.runs import metrics_of, saved_steps, summary_of
 from workdir import recorder as recorder_module
-from workdir.recorder import Recorder, Schedule
+from workdir.recorder import CallTimes, Recorder, Schedule
 
 
 class State(NamedTuple):
@@ -114,7 +114,7 @@ def test_a_new_best_validation_of_any_seed_makes_a_save_due(tmp_path: Path) -> N
     with recording([tmp_path / "a", tmp_path / "b"]) as recorder:
         due = []
         for step, accuracies in ((3, (0.5, 0.5)), (6, (0.5, 0.4)), (9, (0.1, 0.6))):
-            recorder.record_steps(step - 3, history_of([1.0] * 3, [1.0] * 3), seconds=1.0)
+            recorder.record_steps(step - 3, history_of([1.0] * 3, [1.0] * 3), CallTimes(1.0))
             assert not recorder.is_save_due(step)
             recorder.record_validation(step, [{"accuracy": accuracy} for accuracy in accuracies])
             due.append(recorder.is_save_due(step))
@@ -125,7 +125,7 @@ def test_a_new_best_validation_of_any_seed_makes_a_save_due(tmp_path: Path) -> N
 def test_the_best_by_validation_is_kept_beside_the_newest(tmp_path: Path) -> None:
     with recording([tmp_path], every_epochs=1.0, keep=2) as recorder:
         for step, accuracy in ((3, 0.9), (6, 0.2), (9, 0.3), (12, 0.1)):
-            recorder.record_steps(step - 3, history_of([1.0] * 3), seconds=1.0)
+            recorder.record_steps(step - 3, history_of([1.0] * 3), CallTimes(1.0))
             recorder.record_validation(step, [{"accuracy": accuracy}])
             recorder.save(step, [state_at(step)])
     assert saved_steps(tmp_path) == {3, 9, 12}
@@ -146,7 +146,7 @@ def test_what_is_not_finite_stops_and_throws_away_the_state_before_it(
         history[name][1, 0] = value  # The second seed, at the first step after the state that was saved.
         line = rf"^step 5: .*{value}.*the last good checkpoint is .*/b/checkpoints/2;"
         with pytest.raises(UserError, match=line):
-            recorder.record_steps(4, history, seconds=1.0)
+            recorder.record_steps(4, history, CallTimes(1.0))
     assert saved_steps(tmp_path / "a") == saved_steps(tmp_path / "b") == {2}
     assert metrics_of(tmp_path / "a", "train") == []
 
@@ -156,7 +156,7 @@ def test_without_a_checkpoint_there_is_none_to_name(tmp_path: Path) -> None:
         recording([tmp_path]) as recorder,
         pytest.raises(UserError, match=r"^step 2: loss nan, gradient norm 1\.0, .*no checkpoint was saved"),
     ):
-        recorder.record_steps(0, history_of([1.0, np.nan]), seconds=1.0)
+        recorder.record_steps(0, history_of([1.0, np.nan]), CallTimes(1.0))
 
 
 # Metrics, seconds and speed
@@ -164,7 +164,7 @@ def test_without_a_checkpoint_there_is_none_to_name(tmp_path: Path) -> None:
 
 def test_metrics_are_means_over_the_steps_of_a_call(tmp_path: Path) -> None:
     with recording([tmp_path / "a", tmp_path / "b"]) as recorder:
-        means = recorder.record_steps(0, history_of([1.0, 2.0], [3.0, 4.0]), seconds=4.0)
+        means = recorder.record_steps(0, history_of([1.0, 2.0], [3.0, 4.0]), CallTimes(4.0))
     assert means["loss"] == 2.5
     lines = [metrics_of(tmp_path / name, "train") for name in ("a", "b")]
     assert [[line["loss"] for line in seed_lines] for seed_lines in lines] == [[1.5], [3.5]]
@@ -178,7 +178,7 @@ def test_metrics_are_means_over_the_steps_of_a_call(tmp_path: Path) -> None:
 def test_seconds_leave_out_pauses_and_are_shared_by_the_seeds(tmp_path: Path, clock: Clock) -> None:
     with recording([tmp_path / "a", tmp_path / "b"]) as recorder:
         clock.seconds += 10
-        recorder.record_steps(0, history_of([1.0, 1.0], [1.0, 1.0]), seconds=4.0)
+        recorder.record_steps(0, history_of([1.0, 1.0], [1.0, 1.0]), CallTimes(4.0))
         with recorder.paused_clock():
             clock.seconds += 1000
         written = recorder.write_summaries([{"steps": 12}, {"steps": 12}])
@@ -194,7 +194,7 @@ def test_a_second_start_goes_on_from_the_seconds_of_the_first(tmp_path: Path, cl
         assert states == initial
         assert step == 0
         clock.seconds += 10
-        recorder.record_steps(0, history_of([1.0, 1.0]), seconds=4.0)
+        recorder.record_steps(0, history_of([1.0, 1.0]), CallTimes(4.0))
         recorder.save(2, [state_at(2)])
     clock.seconds += 1000  # between the starts
     with Recorder([tmp_path], Schedule(12, 3, 8, default.get_config().checkpoint)) as recorder:
@@ -203,7 +203,7 @@ def test_a_second_start_goes_on_from_the_seconds_of_the_first(tmp_path: Path, cl
         np.testing.assert_array_equal(state.weights, state_at(2).weights)
         recorder.open_metrics(2)
         clock.seconds += 1
-        recorder.record_steps(2, history_of([1.0]), seconds=1.0)
+        recorder.record_steps(2, history_of([1.0]), CallTimes(1.0))
         recorder.write_summaries([{}])
     assert summary_of(tmp_path) == {"seconds": 11.0, "images_per_second": 4.8}
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -284,7 +284,7 @@ def test_metrics_that_do_not_fit_stop_in_a_line_and_the_half_line_is_dropped(tmp
 
 def test_a_summary_that_does_not_fit_stops_in_a_line(tmp_path: Path) -> None:
     with recording([tmp_path]) as recorder:
-        recorder.record_steps(0, history_of([1.0]), 1.0)
+        recorder.record_steps(0, history_of([1.0]), CallTimes(1.0))
         with files_of_at_most(10), pytest.raises(UserError, match="cannot be written"):
             recorder.write_summaries([{"steps": 12}])
     assert not list(tmp_path.glob("summary*"))
