@@ -7,7 +7,7 @@ steps, see `Streamed`. `place` chooses, and the loop does not know which it has.
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -445,7 +445,6 @@ class BatchSource:
         self._split, self._own_labels, self._config = split, own_labels, config
         self._seed, self._first_step = seed, first_step
         self._per_epoch = len(own_labels) // config.batch_size
-        self._epochs: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self._per_epoch * self._config.num_epochs - self._first_step
@@ -459,11 +458,7 @@ class BatchSource:
     def indices(self, step: int) -> np.ndarray:
         """Returns which images the batch after `step` shows, int32 [batch]."""
         epoch, index = divmod(step, self._per_epoch)
-        if epoch not in self._epochs:
-            # Threads may look at two epochs at a time.
-            self._epochs = {e: i for e, i in self._epochs.items() if e == epoch - 1}
-            self._epochs[epoch] = self._indices_of_epoch(epoch)
-        return self._epochs[epoch][index]
+        return self._indices_of_epoch(epoch)[index]
 
     @cached_property
     def _indices_of_epoch(self) -> Callable[[int], np.ndarray]:
@@ -487,6 +482,7 @@ class BatchSource:
 
             return jax.vmap(of_step)(epoch * per_epoch + jnp.arange(per_epoch))
 
+        @lru_cache(maxsize=4)  # Threads may look at several epochs at a time.
         def on_cpu(epoch: int) -> np.ndarray:
             # On an accelerator it would wait for the steps that run.
             with jax.default_device(jax.devices("cpu")[0]):

@@ -27,7 +27,7 @@ from benchmarks.machine import stamp
 from benchmarks.rounds import ratios, spread
 from configs import default
 from datasets import image_cache
-from datasets.rendered.render import CLASS_NAMES, render_range
+from datasets.rendered.render import CLASS_NAMES, TRAIN, render_range
 from devices.mesh import make_mesh, replicated
 from input_pipeline import make_epoch_order, place, steps_of_call
 from resnet.files import write_json
@@ -83,7 +83,8 @@ def _range(values: dict[str, float]) -> str:
 
 
 def _write_hands(folder: Path, options: argparse.Namespace) -> None:
-    hands = render_range(0, options.images, image_size=options.image_size)
+    size = options.image_size
+    hands = render_range(0, options.images, seed=0, image_size=size, stream=TRAIN, variety=1.0)
     for i, hand in enumerate(hands):
         file = folder / "train" / CLASS_NAMES[i % len(CLASS_NAMES)] / f"{i:05}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)

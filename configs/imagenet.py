@@ -9,8 +9,8 @@ Training, on a folder with `train/CLASS` and `val/CLASS`:
 `python main.py --config=configs/imagenet.py --config.data.dir=imagenet --config.compute_dtype=auto
 --workdir=runs/imagenet`
 
-All images are held in memory, 252 GB for the whole of ImageNet at 256 pixels: a smaller machine needs a part
-of it, or smaller images.
+The whole of ImageNet takes 252 GB at 256 pixels. What does not fit into memory is streamed from the disk, see
+docs/data.md.
 
 The recipe comes from Goyal et al. 2017 (arXiv:1706.02677), section 5.1: 0.1 for each 256 images of a batch as
 learning rate, a tenth of it after 30, 60 and 80 epochs, and a warm-up of 5 epochs. A batch of B images takes

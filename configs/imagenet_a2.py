@@ -6,8 +6,6 @@ Wightman et al. 2021 (arXiv:2110.00476), table 2. An update takes 2048 images, h
 their four GPUs, batch norm also saw 512 images at a time. Where memory is short, `--config.batch_size=256
 --config.optimizer.accumulate=8` makes the same updates but for batch norm.
 
-All images are held in memory, as with configs/imagenet.py.
-
 Four things differ. Repeated augmentation (three views of an image in a batch) is not implemented. RandAugment
 has the magnitude 7 for all images, there it is drawn around 7 with a deviation of 0.5. Crops come from the
 centre square of the image, stored at 256 pixels. And the learning rate warms up from zero and ends at zero,

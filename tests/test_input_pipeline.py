@@ -1,5 +1,6 @@
 """Order and batches: what an epoch shows of each image."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -276,6 +277,16 @@ def test_balanced_batches_are_streamed_in_their_order() -> None:
     np.testing.assert_array_equal(images, split.images[order[4:8]])
     np.testing.assert_array_equal(labels, split.labels[order[4:8]])
     assert len(source) == 5
+
+
+def test_threads_may_load_batches_of_several_epochs_at_a_time() -> None:
+    split = split_with_hands()
+    config = streamed_config(batch_size=11, num_epochs=60, **{"data.rendered_size": 0})
+    source = BatchSource(split, split.labels, config, seed=0, first_step=0)
+    with ThreadPoolExecutor(8) as threads:
+        orders = list(threads.map(source.indices, [epoch % 3 for epoch in range(600)]))
+    expected = [epoch_permutation(0, epoch, 11) for epoch in range(3)] * 200
+    np.testing.assert_array_equal(orders, expected)
 
 
 def test_a_stream_has_the_shapes_that_are_known_before_and_the_mattes() -> None:
