@@ -22,7 +22,7 @@ from datasets.lazy_images import Images, LazyImages
 from datasets.read_ahead import read_ahead
 from datasets.threads import map_in_threads
 from datasets.types import Split
-from devices.memory import device_memory
+from devices.memory import device_memory, processor
 from devices.mesh import by_batch, by_batch_of_call, has_replicas, make_mesh, replicated
 from resnet.errors import UserError
 from resnet.memory import gigabytes
@@ -290,7 +290,7 @@ class TrainingData(Protocol):
 
 def place(
     train: Split, config: ConfigDict, mesh: Mesh, class_weights: np.ndarray | None = None
-) -> "OnDevices | Streamed":
+) -> TrainingData:
     """Returns the images that batches are made of, placed as `config.data.placement` says.
 
     `auto` puts them on the devices if they take at most `DEVICE_SHARE` of the memory of each, and streams
@@ -423,13 +423,25 @@ class Streamed:
         shapes = self.abstract()
         images, labels = (np.zeros(leaf.shape, leaf.dtype) for leaf in (shapes.images, shapes.labels))
         for i in range(steps_of_call(step, self._config.steps_per_call, self._per_epoch)):
-            batch = next(self._loader)
+            batch = self._next_batch()
             if isinstance(batch, UserError):
                 raise batch
             images[i], labels[i] = batch
         arrays = images, labels, self._class_weights
         shardings = jax.tree.map(lambda leaf: leaf.sharding, tuple(shapes))
         return CallBatches(*jax.device_put(arrays, shardings))
+
+    def _next_batch(self) -> Any:
+        try:
+            return next(self._loader)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            processes = self._config.data.loader_processes
+            raise UserError(
+                f"config.data.loader_processes={processes}: one of them was killed, perhaps for lack of"
+                " memory; choose fewer; the same command goes on from the last checkpoint"
+            ) from error
 
 
 class BatchSource:
@@ -485,7 +497,7 @@ class BatchSource:
         @lru_cache(maxsize=4)  # Threads may look at several epochs at a time.
         def on_cpu(epoch: int) -> np.ndarray:
             # On an accelerator it would wait for the steps that run.
-            with jax.default_device(jax.devices("cpu")[0]):
+            with jax.default_device(processor()):
                 return np.asarray(indices(np.int32(epoch)))
 
         return on_cpu

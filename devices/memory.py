@@ -1,4 +1,4 @@
-"""How much memory a device has."""
+"""Which memory a device has, and the device that is the processor itself."""
 
 import jax
 
@@ -9,3 +9,11 @@ def device_memory() -> int:
     """Returns the bytes of memory that JAX may use on the first device; on a CPU those of the machine."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or machine_memory()
+
+
+def processor() -> jax.Device | None:
+    """Returns the processor as a device of JAX, or None if `JAX_PLATFORMS` leaves it out."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:
+        return None
