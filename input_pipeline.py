@@ -86,7 +86,7 @@ def _abstract(
     sharding: NamedSharding,
     mesh: Mesh,
 ) -> tuple[Any, Any, Any]:
-    """Returns images, labels and class weights of these shapes, without their content."""
+    """Returns the shapes, dtypes and shardings of images, labels and class weights."""
     weights = None
     if class_weights is not None:
         weights = jax.ShapeDtypeStruct(class_weights.shape, class_weights.dtype, sharding=replicated(mesh))
@@ -329,7 +329,7 @@ class OnDevices:
     def __init__(
         self, train: Split, config: ConfigDict, mesh: Mesh, class_weights: np.ndarray | None = None
     ) -> None:
-        """`train` are the images of the data set, to which those of `training_images` are added."""
+        """`train` has the images of the data set. `training_images` adds the rendered hands."""
         self._train, self._config, self._mesh, self._class_weights = train, config, mesh, class_weights
 
     def abstract(self) -> DeviceSplit:
@@ -367,7 +367,7 @@ class Streamed:
     def __init__(
         self, train: Split, config: ConfigDict, mesh: Mesh, class_weights: np.ndarray | None = None
     ) -> None:
-        """`train` are the images of the data set, to which those of `training_images` are added."""
+        """`train` has the images of the data set. `training_images` adds the rendered hands."""
         self._train, self._config, self._mesh, self._class_weights = train, config, mesh, class_weights
         self._per_epoch = steps_per_epoch(train, config.batch_size)
         self._total = self._per_epoch * config.num_epochs
@@ -393,7 +393,7 @@ class Streamed:
         self._loading = self._thread.submit(self._load, step)
 
     def batches(self, step: int) -> CallBatches:
-        """Returns the batches of the call after `step`, and starts to load those of the next one.
+        """Returns the batches of the call after `step`, and starts to load the next batches.
 
         Raises:
             UserError: an image cannot be loaded any more.

@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _write_pictures(folder: Path, count: int) -> None:
-    """Writes bitmaps of exactly `SIZE` pixels, whose noise leaves no two alike."""
+    """Writes bitmaps of `SIZE` x `SIZE` pixels. Each has noise of its own, so no two are alike."""
     rng = np.random.default_rng(0)
     hands = [
         np.asarray(Image.fromarray(render(i % 6, i, 0, image_size=64)).resize((SIZE, SIZE)))
@@ -80,7 +80,7 @@ def _write_pictures(folder: Path, count: int) -> None:
 
 
 def _train(folder: Path, options: argparse.Namespace) -> list[tuple[float, int, int]]:
-    """Trains a small network on the records; returns seconds, resident bytes, and those of no file."""
+    """Trains a small network; returns samples of seconds, resident bytes, and bytes of no file."""
     command = [
         *(sys.executable, "main.py", "--config=configs/folder.py", f"--workdir={folder / 'run'}"),
         *(f"--config.data.dir={folder / 'records'}", "--config.data.placement=stream"),

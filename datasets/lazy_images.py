@@ -18,7 +18,7 @@ class LazyImages:
     def __init__(
         self, load: Callable[[int], np.ndarray], places: np.ndarray, size: int, *, decodes: bool = False
     ) -> None:
-        """`load` returns the image at a place, uint8 `[S, S, 3]`; `places`, int `[N]`, are those of all.
+        """`load` returns the image at a place, uint8 `[S, S, 3]`. `places`, int `[N]`, lists all places.
 
         `decodes` says that loading is work for a processor. Then it can be pickled for another process.
         """
@@ -57,7 +57,7 @@ Images = np.ndarray | LazyImages
 
 
 def select(images: Images, rows: np.ndarray | slice) -> Images:
-    """Returns the images of these rows; lazy ones are not loaded."""
+    """Returns the images at `rows`. Lazy images are not loaded."""
     return images.select(rows) if isinstance(images, LazyImages) else images[rows]
 
 

@@ -34,7 +34,7 @@ def read_ahead(source: Items, processes: int = 0) -> Any:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         return iter(grain.MapDataset.source(source).to_iter_dataset(options))
     flags.FLAGS.mark_as_parsed()  # Grain asks for its own flags, which our command line does not have.
-    # What Python tells about shared memory that a signal left behind is no help, as it removes it.
+    # Python warns of shared memory that a signal left behind. It frees that memory itself.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=2)
@@ -43,7 +43,7 @@ def read_ahead(source: Items, processes: int = 0) -> Any:
 
 
 class _InProcess:
-    """Items for the processes that load its items."""
+    """The items as the loading processes receive them."""
 
     def __init__(self, source: Items) -> None:
         self._source = source
@@ -60,9 +60,8 @@ class _InProcess:
             import jax
 
             jax.config.update("jax_platforms", "cpu")  # The accelerator belongs to the training.
-            signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # Ctrl-C reaches the training, which ends the others.
+            # Ctrl-C also reaches the training, which ends this process.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -6,7 +6,7 @@ from resnet.memory import machine_memory
 
 
 def device_memory() -> int:
-    """Returns the bytes of memory that JAX may use on the first device; on a CPU those of the machine."""
+    """Returns the bytes that JAX may use on the first device. On a CPU it is the machine's memory."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or machine_memory()
 
