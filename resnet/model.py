@@ -10,7 +10,8 @@ from flax import nnx
 
 from resnet.architecture import BOTTLENECK_EXPANSION, Architecture
 from resnet.ops.arranged import arrange_kernel, conv2d_arranged
-from resnet.ops.convolution import Lowering, conv2d
+from resnet.ops.batch_norm import factor_and_offset, normalize_batch
+from resnet.ops.convolution import Lowering, conv2d, resolve
 from resnet.ops.pooling import average_pool_2x2, max_pool_3x3
 
 # NumPy draws the initial values: immediately, where XLA would compile a program for every shape, and with the
@@ -100,6 +101,7 @@ class BatchNorm(nnx.Module):
         momentum: float = 0.9,
         epsilon: float = 1e-5,
         zero_init_scale: bool = False,
+        lowering: Lowering = "auto",
     ) -> None:
         initial_scale = np.zeros if zero_init_scale else np.ones
         self.scale = nnx.Param(initial_scale(features, np.float32))
@@ -108,6 +110,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(np.ones(features, np.float32))
         self.momentum = momentum
         self.epsilon = epsilon
+        self.lowering = lowering
         # Factor and offset for many predictions, as `arrange` returns them, or None.
         self.arranged: list[jax.Array] | None = nnx.data(None)
 
@@ -115,7 +118,13 @@ class BatchNorm(nnx.Module):
         if not train:
             factor, offset = self.arrange() if self.arranged is None else self.arranged
             return (x * factor + offset).astype(x.dtype)
-        y, mean, var = _normalize_batch(x, self.scale[...], self.bias[...], self.epsilon)
+        y, mean, var = normalize_batch(
+            x,
+            self.scale[...],
+            self.bias[...],
+            epsilon=self.epsilon,
+            two_passes=resolve(self.lowering) == "patches",
+        )
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
         self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
@@ -128,36 +137,9 @@ class BatchNorm(nnx.Module):
         `dtype` is there to match `Conv.arrange`: norms compute in float32 whatever it is.
         """
         del dtype
-        return _factor_and_offset(
+        return factor_and_offset(
             self.mean[...], self.var[...], self.scale[...], self.bias[...], epsilon=self.epsilon
         )
-
-
-# Under `jit` it is traced once for each shape instead of once for each layer. This saves a quarter of the
-# time before compilation.
-@partial(jax.jit, static_argnames="epsilon")
-def _normalize_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns `x` [..., C] normalised by its own mean and variance, and these two, float32 [C]."""
-    mean, var = _batch_moments(x)
-    factor, offset = _factor_and_offset(mean, var, scale, bias, epsilon=epsilon)
-    return (x * factor + offset).astype(x.dtype), mean, var
-
-
-def _factor_and_offset(
-    mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float
-) -> list[jax.Array]:
-    factor = scale * jax.lax.rsqrt(var + epsilon)
-    return [factor, bias - mean * factor]
-
-
-def _batch_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and biased variance of each channel of `x` [..., C], float32, in one pass over `x`."""
-    x = x.astype(jnp.float32)
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0.0)
 
 
 class _ConvShape(NamedTuple):
@@ -247,6 +229,7 @@ class Block(nnx.Module):
                 in_features if a.preactivation else shape.out_features,
                 epsilon=a.norm_epsilon,
                 zero_init_scale=last and starts_as_identity and not a.preactivation,
+                lowering=lowering,
             )
             setattr(self, f"conv{i}", conv)
             setattr(self, f"norm{i}", norm)
@@ -318,7 +301,7 @@ class Shortcut(nnx.Module):
             bias = a.conv_bias and not self.normalizes
             self.conv = Conv(in_features, out_features, 1, conv_stride, bias=bias, lowering=lowering, rng=rng)
             if self.normalizes:
-                self.norm = BatchNorm(out_features, epsilon=a.norm_epsilon)
+                self.norm = BatchNorm(out_features, epsilon=a.norm_epsilon, lowering=lowering)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array | None:
         if not self.residual:
@@ -397,14 +380,15 @@ class ResNet(nnx.Module):
         self._add_stem(lowering, rng)
         out_features = self._add_stages(lowering, rng)
         if self.architecture.preactivation:
-            self.final_norm = BatchNorm(out_features, epsilon=self.architecture.norm_epsilon)
+            epsilon = self.architecture.norm_epsilon
+            self.final_norm = BatchNorm(out_features, epsilon=epsilon, lowering=lowering)
         self.head = Linear(out_features, num_classes, rng=rng)
 
     def _add_stem(self, lowering: Lowering, rng: Rng) -> None:
         a = self.architecture
         width = a.stem_width or a.width
         conv = partial(Conv, lowering=lowering, rng=rng)
-        norm = partial(BatchNorm, epsilon=a.norm_epsilon)
+        norm = partial(BatchNorm, epsilon=a.norm_epsilon, lowering=lowering)
         if a.stem == "deep":
             self.stem_conv1 = conv(3, width // 2, 3, 2)
             self.stem_norm1 = norm(width // 2)

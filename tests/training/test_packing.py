@@ -16,7 +16,7 @@ from tests.runs import NO_RESAMPLING, small_config
 from train import TrainState, init_state, make_run_steps
 from training.network import make_network
 from training.optimizer import can_be_packed, learning_rate_schedule, make_optimizer
-from training.packing import Packing
+from training.packing import KERNELS_IN_AN_ARRAY, Packing
 
 BATCH = 4
 
@@ -58,13 +58,17 @@ def test_what_is_packed_comes_back() -> None:
     tree = {"count": np.int32(3), "state": (weights, [moments])}
     packing = Packing(weights)
     packed = packing.pack(tree)
-    assert len(jax.tree.leaves(packed)) == 1 + 3 + 2
     packed_moments = packed["state"][1][0]
     sizes = {name: leaf.size for name, leaf in weights.named().items()}
-    assert packed_moments["kernel"].size == sum(sizes[name] for name in sizes if name.endswith("kernel"))
-    assert sum(array.size for array in packed_moments.values()) == sum(
+    kernels = [sizes[name] for name in sizes if name.endswith("kernel")]
+    arrays = [part["kernel"].size for part in packed_moments.values()]
+    assert arrays == [
+        sum(kernels[i : i + KERNELS_IN_AN_ARRAY]) for i in range(0, len(kernels), KERNELS_IN_AN_ARRAY)
+    ]
+    assert packed_moments[0]["other"].size + sum(arrays) == sum(
         leaf.size for leaf in jax.tree.leaves(weights.params)
     )
+    assert len(jax.tree.leaves(packed)) == 1 + 2 * (len(arrays) + 1) + 1
     jax.tree.map(np.testing.assert_array_equal, packing.unpack(packed), tree)
 
 
