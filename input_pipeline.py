@@ -22,8 +22,18 @@ from datasets.lazy_images import Images, LazyImages
 from datasets.read_ahead import read_ahead
 from datasets.threads import map_in_threads
 from datasets.types import Split
+from devices import hosts
 from devices.memory import device_memory, processor
-from devices.mesh import by_batch, by_batch_of_call, has_replicas, make_mesh, replicated
+from devices.mesh import (
+    by_batch,
+    by_batch_of_call,
+    has_replicas,
+    make_mesh,
+    own_rows,
+    put,
+    put_own_rows,
+    replicated,
+)
 from resnet.errors import UserError
 from resnet.memory import gigabytes
 from training.augment import augment, grown
@@ -71,7 +81,7 @@ def put_on_devices(split: Split, mesh: Mesh, class_weights: np.ndarray | None = 
     images = split.images
     if split.mattes is not None:
         images = np.concatenate([images, split.mattes[..., None]], axis=-1)
-    return DeviceSplit(*jax.device_put((images, split.labels, class_weights), replicated(mesh)))
+    return DeviceSplit(*put((images, split.labels, class_weights), replicated(mesh)))
 
 
 def image_shape(train: Split, config: ConfigDict) -> tuple[int, int, int]:
@@ -258,13 +268,14 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
     chosen = batch_indices(permutation, len(split.labels), 0, batch_key, config=config)
     stored, labels = load_images(split, np.asarray(chosen))
 
-    @partial(jax.jit, in_shardings=by_batch(mesh))
+    @jax.jit
     def augmented(images: jax.Array, labels: jax.Array) -> jax.Array:
         images = augment(augment_key, images, config.augment, size=size)
         targets = jnp.zeros((len(labels), 1))  # Labels are those of the images that have the larger share.
         return mix(augment_key, images, targets, config.augment)[0]
 
-    return np.asarray(augmented(stored, labels)).round().astype(np.uint8), labels
+    images = augmented(*put((stored, labels), by_batch(mesh)))
+    return np.asarray(images).round().astype(np.uint8), labels
 
 
 # Images that lie on the devices, and images that are loaded ahead
@@ -311,6 +322,7 @@ def place(
         )
     is_lazy = isinstance(train.images, LazyImages)
     is_streamed = is_lazy or placement == "stream" or (placement == "auto" and needed > DEVICE_SHARE * memory)
+    is_streamed = bool(hosts.largest(is_streamed))  # Hosts may have different memory, but run one program.
     if placement == "auto" and is_streamed:
         print(f"data.placement=auto: streams {sizes}", file=sys.stderr, flush=True)
     if is_streamed and has_replicas(mesh):
@@ -358,8 +370,8 @@ class OnDevices:
 class Streamed:
     """Training images that are loaded ahead of the steps, by threads or processes. See `TrainingData`.
 
-    Grain (https://github.com/google/grain) loads the batches in their order. Those of a call go to the
-    devices together, while the steps of the call before run.
+    Grain (https://github.com/google/grain) loads the batches in their order, on each host the rows of its own
+    devices alone. Those of a call go to the devices together, while the steps of the call before run.
     """
 
     is_streamed = True
@@ -371,6 +383,7 @@ class Streamed:
         self._train, self._config, self._mesh, self._class_weights = train, config, mesh, class_weights
         self._per_epoch = steps_per_epoch(train, config.batch_size)
         self._total = self._per_epoch * config.num_epochs
+        self._rows = own_rows(mesh, config.batch_size)
         self._loader: Any = None
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._loading: Future[CallBatches] | None = None
@@ -388,7 +401,7 @@ class Streamed:
         self.close()
         images = self._images.images
         decodes = isinstance(images, LazyImages) and images.decodes
-        source = BatchSource(self._images, self._train.labels, self._config, seed, step)
+        source = BatchSource(self._images, self._train.labels, self._config, seed, step, self._rows)
         self._loader = read_ahead(source, self._config.data.loader_processes if decodes else 0)
         self._loading = self._thread.submit(self._load, step)
 
@@ -420,16 +433,22 @@ class Streamed:
 
     def _load(self, step: int) -> CallBatches:
         """Gathers the batches of the call after `step`, and puts them on the devices."""
-        shapes = self.abstract()
-        images, labels = (np.zeros(leaf.shape, leaf.dtype) for leaf in (shapes.images, shapes.labels))
+        shapes, rows = self.abstract(), self._rows.stop - self._rows.start
+        images, labels = (
+            np.zeros((leaf.shape[0], rows, *leaf.shape[2:]), leaf.dtype)
+            for leaf in (shapes.images, shapes.labels)
+        )
         for i in range(steps_of_call(step, self._config.steps_per_call, self._per_epoch)):
             batch = self._next_batch()
             if isinstance(batch, UserError):
                 raise batch
             images[i], labels[i] = batch
-        arrays = images, labels, self._class_weights
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, tuple(shapes))
-        return CallBatches(*jax.device_put(arrays, shardings))
+        sharding = by_batch_of_call(self._mesh)
+        return CallBatches(
+            put_own_rows(images, sharding, shapes.images.shape),
+            put_own_rows(labels, sharding, shapes.labels.shape),
+            put(self._class_weights, replicated(self._mesh)),
+        )
 
     def _next_batch(self) -> Any:
         try:
@@ -447,15 +466,22 @@ class Streamed:
 class BatchSource:
     """The batches of a training in order, as Grain takes them: item `i` is that of step `first_step + i`.
 
-    A batch is images uint8 [batch, H, W, C] and labels int32 [batch], or what is wrong with an image.
+    A batch is images uint8 [batch, H, W, C] and labels int32 [batch], or what is wrong with an image. With
+    `rows`, it is those of each batch alone.
     """
 
     def __init__(
-        self, split: Split, own_labels: np.ndarray, config: ConfigDict, seed: int, first_step: int
+        self,
+        split: Split,
+        own_labels: np.ndarray,
+        config: ConfigDict,
+        seed: int,
+        first_step: int,
+        rows: slice = slice(None),
     ) -> None:
         """`split` has the images of the data set, whose labels are `own_labels`, and then the added ones."""
         self._split, self._own_labels, self._config = split, own_labels, config
-        self._seed, self._first_step = seed, first_step
+        self._seed, self._first_step, self._rows = seed, first_step, rows
         self._per_epoch = len(own_labels) // config.batch_size
 
     def __len__(self) -> int:
@@ -463,7 +489,7 @@ class BatchSource:
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray] | UserError:
         try:
-            return load_images(self._split, self.indices(self._first_step + item))
+            return load_images(self._split, self.indices(self._first_step + item)[self._rows])
         except UserError as error:  # Exceptions of other processes arrive as text.
             return error
 
@@ -515,16 +541,18 @@ def load_images(split: Split, indices: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return images, split.labels[indices]
 
 
-def evaluation_batches(images: Images, batch_size: int) -> Iterator[np.ndarray]:
+def evaluation_batches(images: Images, batch_size: int, rows: slice | None = None) -> Iterator[np.ndarray]:
     """Yields `images` [N, H, W, C] as batches [batch, H, W, C], with zeros at the end of the last one.
 
-    A few batches are loaded ahead.
+    With `rows`, it yields and loads those of each batch alone. A few batches are loaded ahead.
     """
+    first, last = (rows.start, rows.stop) if rows else (0, batch_size)
 
     def batch(start: int) -> np.ndarray:
-        loaded = images[start : start + batch_size]
-        if len(loaded) == batch_size:
+        loaded = images[start + first : start + last]
+        missing = last - first - len(loaded)
+        if not missing:
             return loaded
-        return np.concatenate([loaded, np.zeros((batch_size - len(loaded), *images.shape[1:]), images.dtype)])
+        return np.concatenate([loaded, np.zeros((missing, *images.shape[1:]), images.dtype)])
 
     yield from map_in_threads(batch, range(0, len(images), batch_size))

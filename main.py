@@ -15,11 +15,12 @@ if __name__ == "__main__":
 import atexit
 import os
 import sys
+from contextlib import nullcontext
 
 from absl import logging
 
 import resnet
-from devices import environment
+from devices import environment, hosts
 from modes import load_modes
 from modes.flags import Command, check, define_flags, describe_mode, expand, list_modes, parse
 from resnet.errors import exit_code
@@ -49,8 +50,9 @@ def main(argv: list[str]) -> int:
     settings = command.settings()
     # JAX reads the environment when it is imported, which only the mode does.
     environment.prepare(settings.gpu, compilation_cache=settings.compilation_cache, training=mode.trains)
-    environment.check()
-    return mode.run(command)
+    with hosts.together(settings.hosts) if mode.on_hosts else nullcontext():
+        environment.check()
+        return mode.run(command)
 
 
 def run(argv: list[str]) -> int:

@@ -19,6 +19,7 @@ import datasets
 from configs import rules
 from datasets.contents import image_table
 from datasets.types import Split
+from devices import hosts
 from devices.mesh import (
     REPLICA_AXIS,
     by_replica,
@@ -26,7 +27,8 @@ from devices.mesh import (
     describe_devices,
     has_replicas,
     make_mesh,
-    replicated,
+    own_copy,
+    own_sharding,
     stack_states,
     unstack_states,
 )
@@ -56,7 +58,7 @@ from training.progress import ProgressBar
 from training.seeds import group_seeds
 from training.signals import Signals, StopRun
 from workdir import settings
-from workdir.recorder import CallTimes, Recorder, Schedule, record_settings
+from workdir.recorder import CallTimes, Host, Recorder, Schedule, record_settings
 from workdir.settings import Sources
 from workdir.statistics import mean_and_std
 from workdir.summary import SUMMARY_FILE, make_summaries, read_summary, summarize_seeds
@@ -275,12 +277,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
     summaries: dict[int, dict[str, Any]] = {}
     for seeds in group_seeds(config.seeds, config.seeds_together, workdir):
         training = make_training(len(seeds))
-        training.record_settings(workdir)
-        print(f"seed {', '.join(map(str, seeds))}", flush=True)
+        training.record_settings([workdir])
+        if hosts.is_writer():
+            print(f"seed {', '.join(map(str, seeds))}", flush=True)
         workdirs = [seed_workdir(workdir, seed) for seed in seeds]
         summaries |= zip(seeds, training.train(seeds, workdirs, test), strict=True)
     summary = summarize_seeds(config.seeds, [summaries[seed] for seed in config.seeds])
-    if read_summary(workdir) != summary:
+    if hosts.is_writer() and read_summary(workdir) != summary:
         write_json(workdir / SUMMARY_FILE, summary)
     return summary
 
@@ -297,12 +300,14 @@ class Training:
         self.config = config = start.config
         self._pretrained = start.pretrained
         check_visible_devices(config.gpu.visible_devices)
+        self._host = Host(hosts.is_writer(), hosts.broadcast)
         self._replicas = replicas
-        self._mesh = make_mesh(config.batch_size, replicas)
+        self._mesh = make_mesh(config.batch_size, replicas, all_hosts=True)
         self._dataset = datasets.load(config.data)
         self._train, self._val = datasets.train_val_split(self._dataset, config.data)
         splits = {"train": self._train, "val": self._val, "test": self._dataset.test}
         self._splits = {name: split for name, split in splits.items() if split is not None}
+        self._check_hosts(start.digest)
         table = image_table(self._dataset) if self._dataset.train.files is not None else ""
         sources = Sources(self._dataset.train.digest(), table, start.digest)
         self._record_settings = partial(record_settings, config, self._dataset.class_names, sources)
@@ -322,13 +327,14 @@ class Training:
         balance = class_weights(self._train.labels, self._network.num_classes, config.loss.class_weights)
         self._data = place(self._train, config, self._mesh, balance)
 
-    def record_settings(self, workdir: Path) -> None:
-        """Makes `workdir` and writes the settings of all seeds to its `config.json`.
+    def record_settings(self, workdirs: Sequence[Path], seeds: Sequence[int] = ()) -> None:
+        """Makes `workdirs` and writes the settings to their `config.json`, of one of `seeds` each if given.
 
         Raises:
-            UserError: `workdir` cannot be written, or holds a run of other settings or images.
+            UserError: a folder cannot be written, or holds a run of other settings or images.
         """
-        self._record_settings(workdirs=[workdir])
+        if hosts.is_writer():
+            self._record_settings(workdirs=workdirs, seeds=seeds)
 
     def train(
         self, seeds: Sequence[int], workdirs: Sequence[Path], test: TestLooks = "last"
@@ -337,12 +343,12 @@ class Training:
 
         Returns the summaries that it writes; see `train_and_evaluate`.
         """
-        self._record_settings(workdirs=workdirs, seeds=seeds)
+        self.record_settings(workdirs, seeds)
         total_steps, per_epoch = self._schedule.total_steps, self._schedule.steps_per_epoch
         splits = [name for name in self._splits if name != "test" or test != "never"]
-        with Recorder(workdirs, self._schedule) as recorder, ExitStack() as stack:
+        with Recorder(workdirs, self._schedule, self._host) as recorder, ExitStack() as stack:
             initial = list(map(self._init_state, seeds))
-            states, step = recorder.restore(initial, replicated(self._mesh))
+            states, step = recorder.restore(initial, own_sharding(self._mesh))
             state = stack_states(states, self._mesh)
             if step == total_steps and self._are_finished(old := recorder.read_summaries(), splits):
                 return old
@@ -354,9 +360,9 @@ class Training:
             recorder.open_metrics(step)
             with Signals() as signals, ProgressBar(total_steps, step) as bar:
                 while step < total_steps:
-                    if signals.received:
-                        recorder.save(step, self._unstack(state))
-                        raise StopRun(signals.received)
+                    if signum := signals.agreed():
+                        recorder.save(step, own_copy(self._unstack(state)))
+                        raise StopRun(signum)
                     count = steps_of_call(step, self.config.steps_per_call, per_epoch)
                     state, history, times = self._run_call(state, step, seeds, count)
                     metrics = recorder.record_steps(step, history, times)
@@ -367,9 +373,19 @@ class Training:
                     if step % per_epoch == 0:
                         self._evaluate_epoch(state, step, recorder=recorder, bar=bar, test=test)
                     if recorder.is_save_due(step):
-                        recorder.save(step, self._unstack(state))
+                        recorder.save(step, own_copy(self._unstack(state)))
                 recorder.wait()
             return recorder.write_summaries(self._summarize(state, splits))
+
+    def _check_hosts(self, weights: str) -> None:
+        """Checks that all hosts have the same images and initial `weights`, by their digest.
+
+        Raises:
+            UserError: they do not.
+        """
+        if hosts.count() > 1:
+            digests = {f"{name} images": split.digest() for name, split in self._splits.items()}
+            hosts.agree("data", digests | {"initial weights": weights})
 
     def _make_permutation(self) -> Callable[[tuple[int, ...], int], jax.Array]:
         """Returns the function of seeds and epoch that gives the order of the images, on the devices."""

@@ -137,4 +137,10 @@ def get_config() -> ConfigDict:
     gpu.deterministic = False  # give the same bits on every run, which is slower
     gpu.matmul_precision = "default"  # default, high or highest
 
+    config.hosts = hosts = ConfigDict()  # several machines; all empty: one, or those of a cluster
+    hosts.coordinator = ""  # HOST:PORT of the first one, where the others find each other
+    hosts.number = 0  # how many there are
+    hosts.index = -1  # which of them this one is, from 0
+    hosts.timeout = 60  # seconds to wait for the others at the start, and for signs of life later
+
     return config

@@ -38,6 +38,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 MAX_RENDERED = 10**7  # images; even of 32 pixels a side they take 41 GB
 MAX_SEEDS, MAX_MILESTONES = 1000, 1000
+MAX_HOSTS = 10**5
 BOUNDS: dict[str, Bounds] = {
     "seed": (0, 2**32 - 1),
     "num_epochs": (1, 10**6),
@@ -101,6 +102,9 @@ BOUNDS: dict[str, Bounds] = {
     "checkpoint.every_minutes": (0, 10**6),
     "checkpoint.keep": (2, 10**6),  # The newest may turn out to be the one that diverged.
     "gpu.memory_fraction": (0.01, 1),
+    "hosts.number": (0, MAX_HOSTS),
+    "hosts.index": (-1, MAX_HOSTS - 1),
+    "hosts.timeout": (5, 86400),
     **{f"model.{name}": bounds for name, bounds in architecture.BOUNDS.items()},
     **{f"data.{name}": preprocessing.BOUNDS[name] for name in ("image_size", "crop")},
 }
@@ -167,6 +171,13 @@ ALIASES = {
     "cuda": "gpu.visible_devices",
     "random_seed": "seed",
     "tta": "test_time_flip",
+    "coordinator_address": "hosts.coordinator",
+    "master_addr": "hosts.coordinator",
+    "num_processes": "hosts.number",
+    "num_hosts": "hosts.number",
+    "world_size": "hosts.number",
+    "process_id": "hosts.index",
+    "rank": "hosts.index",
 }
 CLOSE = 0.75  # of `difflib`: less similar names are not suggested
 
@@ -279,6 +290,7 @@ def check(config: ConfigDict) -> None:
     _check_folder(config)
     _check_placement(config)
     _check_balance(config)
+    _check_hosts(config.hosts)
     preprocessing_of(config)
     architecture_of(config.model)
     if config.gpu.visible_devices.strip(", 0123456789"):
@@ -378,6 +390,35 @@ def _check_balance(config: ConfigDict) -> None:
                 f"config.loss.class_weights={weights!r}: weighs classes by their images, which is wrong with"
                 f" {other}; set one of the two"
             )
+
+
+def _check_hosts(hosts: ConfigDict) -> None:
+    """Checks that coordinator, number and index of several hosts come together, and fit to each other."""
+    is_set = {
+        "coordinator": hosts.coordinator != "",
+        "number": hosts.number != 0,
+        "index": hosts.index != -1,
+    }
+    if not any(is_set.values()):
+        return
+    if missing := [name for name, given in is_set.items() if not given]:
+        given = ", ".join(name for name, given in is_set.items() if given)
+        raise UserError(
+            f"config.hosts.{missing[0]}: missing, while {given} is set; expected coordinator, number and"
+            " index on every host, or none of them"
+        )
+    if hosts.index >= hosts.number:
+        raise UserError(
+            f"config.hosts.index={hosts.index}: out of range, expected 0 to {hosts.number - 1}, as"
+            f" config.hosts.number is {hosts.number}"
+        )
+    host, _, port = hosts.coordinator.rpartition(":")
+    is_port = re.fullmatch("[0-9]{1,5}", port) is not None and 0 < int(port) < 2**16
+    if not is_port or not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", host):
+        raise UserError(
+            f"config.hosts.coordinator={shown(hosts.coordinator)}: expected HOST:PORT of host 0, such as"
+            " node1:8476 or [::1]:8476"
+        )
 
 
 # What a config asks of the machine

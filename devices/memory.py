@@ -14,6 +14,6 @@ def device_memory() -> int:
 def processor() -> jax.Device | None:
     """Returns the processor as a device of JAX, or None if `JAX_PLATFORMS` leaves it out."""
     try:
-        return jax.devices("cpu")[0]
+        return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None

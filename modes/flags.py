@@ -36,9 +36,9 @@ class Mode(NamedTuple):
     """What `--mode=NAME` does.
 
     `usage` are examples, without `python main.py`. `takes` says what may follow the flags. `trains` says
-    whether the settings of the accelerator are those of a training. `default_weights` are used where neither
-    a run nor weights are named. `check` raises a UserError if a flag is missing or useless. `run` does the
-    work and returns the exit code.
+    whether the settings of the accelerator are those of a training, and `on_hosts` whether several hosts may
+    run it together. `default_weights` are used where neither a run nor weights are named. `check` raises a
+    UserError if a flag is missing or useless. `run` does the work and returns the exit code.
     """
 
     help: str
@@ -48,6 +48,7 @@ class Mode(NamedTuple):
     run: Callable[["Command"], int]
     takes: Literal["nothing", "pictures", "a folder"] = "nothing"
     trains: bool = False
+    on_hosts: bool = False
     default_weights: Path | None = None
 
 
@@ -388,7 +389,15 @@ def check(command: Command, modes: Mapping[str, Mode]) -> None:
         if command.is_given(flag.name):
             users = ", ".join(user for user, other in modes.items() if flag in other.flags)
             raise UserError(f"--{flag.name}: not for --mode={name}; it is for {users}{flag.hint}")
+    if not mode.on_hosts and any(field.startswith("hosts.") for field in _changed_fields(command.config)):
+        raise UserError(f"config.hosts: --mode={name} runs on one host; leave out all of config.hosts")
     mode.check(command)
+
+
+def _changed_fields(config: ConfigDict | None) -> list[str]:
+    """Returns the names of the fields of `config` that differ from their defaults."""
+    defaults = rules.default_fields()
+    return [field for field, value in rules.flatten(config or ConfigDict()) if value != defaults.get(field)]
 
 
 def _flags_of_other_modes(mode: Mode, modes: Mapping[str, Mode]) -> Iterator[Flag]:

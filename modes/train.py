@@ -3,11 +3,14 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import rules
+from devices import hosts
 from modes.flags import Command, Mode, require_config, require_workdir
 from resnet.errors import UserError
 
@@ -22,13 +25,38 @@ def run(command: Command) -> int:
     """Trains and prints where the results are. The exit code of a signal is 128 plus its number.
 
     Raises:
-        UserError: another process trains in the workdir.
+        UserError: another process trains in the workdir, or the hosts of the run differ.
     """
-    from workdir.lock import locked
+    from workdir.lock import check_shared, locked
+    from workdir.settings import without_hosts
 
-    config, workdir = command.settings(), command.run_folder
-    with locked(workdir):
+    config, workdir = without_hosts(command.settings()), command.run_folder
+    _check_hosts(config)
+    with locked(workdir) if hosts.is_writer() else nullcontext():
+        check_shared(workdir, hosts.broadcast)
         return _train(config, workdir)
+
+
+# Fields that a host may have for itself: where its data lie, and what it is.
+OF_A_HOST = ("data.dir", "data.loader_processes", "init_from", "compilation_cache", "gpu.visible_devices")
+
+
+def _check_hosts(config: ConfigDict) -> None:
+    """Checks that all hosts run the same program with the same settings, and can train these seeds.
+
+    Raises:
+        UserError: they do not.
+    """
+    if hosts.count() == 1:
+        return
+    if config.seeds and config.seeds_together == "yes":
+        raise UserError(
+            f"config.seeds_together=yes: {hosts.count()} hosts train seeds one after the other; expected auto"
+            " or no"
+        )
+    settings = {name: value for name, value in rules.flatten(config) if name not in OF_A_HOST}
+    hosts.agree("settings", settings)
+    hosts.agree("code", hosts.describe_program())
 
 
 def _train(config: ConfigDict, workdir: Path) -> int:
@@ -41,8 +69,11 @@ def _train(config: ConfigDict, workdir: Path) -> int:
     try:
         summary = train_and_evaluate(config, workdir)
     except StopRun as stop:
-        print(f"stopped and saved; the same command goes on from here: {workdir}")
+        if hosts.is_writer():
+            print(f"stopped and saved; the same command goes on from here: {workdir}")
         return 128 + stop.signum
+    if not hosts.is_writer():
+        return 0
     print("\n".join(format_summaries(list(summary.get("seeds", {0: summary}).values()))))
     write_report_once(workdir)
     print(f"results: {workdir}")
@@ -62,7 +93,8 @@ def prefetch_training_step(config: ConfigDict) -> None:
 
         if trains_at_once(config.seeds_together):
             return  # Their step is another program, on another mesh.
-    program_cache.prefetch(config.to_dict(), mesh.replicated(mesh.make_mesh(config.batch_size)))
+    all_devices = mesh.make_mesh(config.batch_size, all_hosts=True)
+    program_cache.prefetch(config.to_dict(), mesh.replicated(all_devices))
 
 
 def format_summaries(summaries: Sequence[dict[str, Any]]) -> list[str]:
@@ -123,4 +155,5 @@ MODE = Mode(
     check=check,
     run=run,
     trains=True,
+    on_hosts=True,
 )

@@ -1,7 +1,8 @@
 """Checkpoints of a run.
 
 Orbax saves them in the background. Checksums are written with them, and only checkpoints whose files agree
-with their checksums are restored.
+with their checksums are restored. Where several processes train together, each works alone here: the state is
+whole on each, one of them saves it, and a process that dies leaves no other one waiting for it.
 """
 
 import logging
@@ -71,6 +72,18 @@ def _drop_closed_loops(unraisable: Any, show: Callable[[Any], object] = sys.unra
 sys.unraisablehook = _drop_closed_loops
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Returns the options by which Orbax waits for no other process."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+
+
+def _checkpointer(make_handler: Callable[..., Any]) -> ocp.Checkpointer:
+    """Returns what reads checkpoints by a handler of Orbax, in this process alone."""
+    options = _alone()
+    return ocp.Checkpointer(make_handler(multiprocessing_options=options), multiprocessing_options=options)
+
+
 class Checkpoints:
     """The checkpoints in a workdir, named by their steps.
 
@@ -112,6 +125,8 @@ class Checkpoints:
                     ]
                 ),
                 cleanup_tmp_directories=True,
+                create=False,  # It is there, and Orbax would wait for other processes.
+                multiprocessing_options=_alone(),
                 todelete_subdir=REMOVED,
                 async_options=add_checksums,
             ),
@@ -146,11 +161,6 @@ class Checkpoints:
     def _delete_removed(self) -> None:
         shutil.rmtree(self.folder / REMOVED, ignore_errors=True)
 
-    def newest(self) -> Path | None:
-        """Returns the folder of the newest checkpoint, or None if there is none."""
-        steps = _steps(self.folder)
-        return self.folder / str(steps[0]) if steps else None
-
     def discard(self, step: int) -> None:
         """Moves the checkpoint of `step`, if it exists, to `checkpoints/damaged`."""
         if step in _steps(self.folder):
@@ -173,7 +183,7 @@ class Checkpoints:
             elif newest is None:
                 newest = step
         if newest is not None:
-            restored = _read_state(self.folder / str(newest), abstract_state)
+            restored = self.restore(newest, abstract_state)
             self._set_aside(damaged)
             return restored
         if damaged:
@@ -182,6 +192,14 @@ class Checkpoints:
                 " the folder from a copy, or train again in another --workdir"
             )
         return None
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns state and progress of the whole checkpoint of `step`.
+
+        Raises:
+            UserError: it is of another training.
+        """
+        return _read_state(self.folder / str(step), abstract_state)
 
     def restore_weights(
         self, which: Which, ema: bool, expected: Expected | None = None
@@ -232,6 +250,12 @@ def newest_step(workdir: Path) -> int | None:
     return next(iter(_steps(workdir / FOLDER)), None)
 
 
+def newest_checkpoint(workdir: Path) -> Path | None:
+    """Returns the folder of the newest checkpoint in `workdir`, or None if there is none."""
+    step = newest_step(workdir)
+    return None if step is None else (workdir / FOLDER / str(step)).absolute()
+
+
 def _steps(folder: Path) -> list[int]:
     """Returns the steps that have something of their name in the folder of checkpoints, newest first."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
@@ -279,7 +303,7 @@ def _is_whole(folder: Path, only_metrics: bool = False) -> bool:
 
 def _saved_step(folder: Path) -> int | None:
     """Returns the step of the saved state, None for a state without one."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
         tree = checkpointer.metadata(folder / "state").item_metadata.tree
         if "step" not in tree:
             return None
@@ -293,7 +317,7 @@ def _read_state(folder: Path, abstract_state: Any) -> tuple[Any, dict[str, Any]]
         jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state)
     }
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _checkpointer(ocp.StandardCheckpointHandler) as checkpointer:
         found = _saved_shapes(checkpointer.metadata(folder / "state").item_metadata.tree)
         if difference := _difference(found, wanted):
             raise UserError(
@@ -306,7 +330,7 @@ def _read_state(folder: Path, abstract_state: Any) -> tuple[Any, dict[str, Any]]
 
 def _read_weights(folder: Path, ema: bool, expected: Expected | None) -> Weights:
     """Reads the weights, or with `ema` their moving average, and nothing else of a whole checkpoint."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
         tree = checkpointer.metadata(folder / "state").item_metadata.tree
         if expected is not None:
             _check_expected(tree, expected, folder)

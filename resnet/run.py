@@ -44,7 +44,7 @@ TRAINING_FIELDS = {
     "": (
         "seed", "seeds_together", "num_epochs", "batch_size", "steps_per_call", "compilation_cache",
         "init_from", "init_head", "augment", "optimizer", "finetune", "loss",
-        "label_smoothing", "checkpoint", "gpu",
+        "label_smoothing", "checkpoint", "gpu", "hosts",
     ),
     "data.": (
         "name", "dir", "seed", "variety", "train_size", "test_size", "rendered_size", "rendered_share",

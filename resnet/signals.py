@@ -3,11 +3,14 @@
 # Until the handlers stand, Ctrl-C prints a traceback. So nothing is imported here that is not there already.
 import os
 import signal
+from _collections_abc import Callable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Those are to be removed when a signal comes.
 temporary_files: set[os.PathLike[str]] = set()
 temporary_folders: set[str] = set()
+# Functions of the exit code that are called before a signal ends the process.
+farewells: list[Callable[[int], None]] = []
 
 
 def exit_at_signals() -> None:
@@ -37,6 +40,14 @@ def exit_inside_calls() -> None:
 
 def exit_now(signum: int, frame: object) -> None:
     """Removes what is temporary and ends the process, with the exit code that shells give it."""
+    for farewell in (*farewells,):
+        farewell(128 + signum)
+    remove_temporary()
+    os._exit(128 + signum)
+
+
+def remove_temporary() -> None:
+    """Removes the temporary files and folders of this process."""
     for file in (*temporary_files,):
         _remove(file)
     for folder in (*temporary_folders,):
@@ -44,7 +55,6 @@ def exit_now(signum: int, frame: object) -> None:
             for name in (*files, *folders):
                 _remove(os.path.join(path, name))
         _remove(folder)
-    os._exit(128 + signum)
 
 
 def _remove(path: str | os.PathLike[str]) -> None:

@@ -4,17 +4,20 @@ import sys
 
 from tqdm import tqdm
 
+from devices import hosts
+
 
 class ProgressBar:
-    """A bar on a terminal, plain lines elsewhere."""
+    """A bar on a terminal, plain lines elsewhere; nothing on hosts beside the one that writes."""
 
     def __init__(self, total_steps: int, step: int) -> None:
+        self._shown = hosts.is_writer()
         self._bar = tqdm(
             total=total_steps,
             initial=step,
             unit="step",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (self._shown and sys.stderr.isatty()),
         )
         self._total_steps = total_steps
 
@@ -31,6 +34,8 @@ class ProgressBar:
 
         So is `waiting` if there is one, the share of the time in which the devices waited for images.
         """
+        if not self._shown:
+            return
         shown = f"loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.4f} {rate:.1f} images/s"
         if "waiting" in metrics:
             shown += f" waiting {metrics['waiting']:.0%}"
@@ -43,5 +48,7 @@ class ProgressBar:
 
     def note(self, epoch: float, split: str, metrics: dict[str, float]) -> None:
         """Prints the metrics on `split`, above the bar."""
+        if not self._shown:
+            return
         shown = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         tqdm.write(f"epoch {epoch:.2f} {split} {shown}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 
+from devices import hosts
 from resnet.checkpoint import newest_step
 from resnet.run import seed_workdir
 
@@ -12,9 +13,10 @@ from resnet.run import seed_workdir
 def trains_at_once(choice: str) -> bool:
     """Returns whether seeds are trained at once for this choice of `config.seeds_together`.
 
-    `auto` says no on a CPU, where one seed after the other is faster, see `benchmarks/replicas.py`.
+    `auto` says no on a CPU, where one seed after the other is faster, see `benchmarks/replicas.py`, and on
+    several hosts.
     """
-    return choice == "yes" or (choice == "auto" and jax.default_backend() != "cpu")
+    return choice == "yes" or (choice == "auto" and hosts.count() == 1 and jax.default_backend() != "cpu")
 
 
 def group_seeds(seeds: Sequence[int], choice: str, workdir: Path) -> list[list[int]]:

@@ -3,6 +3,8 @@
 import signal
 from typing import Any
 
+from devices import hosts
+
 
 class StopRun(Exception):
     """SIGTERM or SIGINT came; the run is saved. `signum` is the signal's number."""
@@ -15,7 +17,8 @@ class StopRun(Exception):
 class Signals:
     """Remembers SIGTERM or SIGINT in `received` instead of dying of it. A second one kills as usual.
 
-    At the end, it raises `StopRun` for a signal that came after the caller had last looked.
+    At the end, it raises `StopRun` for a signal that came after the caller had last looked. A signal at one
+    host counts for all, which look and end at the same places.
     """
 
     def __enter__(self) -> "Signals":
@@ -26,8 +29,12 @@ class Signals:
     def __exit__(self, kind: type | None, *error: object) -> None:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
-        if self.received and kind is None:
-            raise StopRun(self.received)
+        if kind is None and (agreed := self.agreed()):
+            raise StopRun(agreed)
+
+    def agreed(self) -> int:
+        """Returns the number of the signal that came to this host or another one, 0 if none has come."""
+        return hosts.largest(self.received)
 
     def _note(self, signum: int, frame: Any) -> None:
         self.received = signum

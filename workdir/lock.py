@@ -3,14 +3,17 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from resnet.errors import UserError
 from resnet.files import cannot_write, removed_at_exit
 
 LOCK_FILE = ".lock"
+PATIENCE = 10.0  # seconds until another host must see it
 
 
 @contextmanager
@@ -39,6 +42,32 @@ def locked(workdir: Path) -> Iterator[None]:
         with suppress(OSError):
             for folder in missing:
                 folder.rmdir()
+
+
+def check_shared(workdir: Path, share: Callable[[Any], Any]) -> None:
+    """Checks that this host sees the `workdir` whose lock the writer holds.
+
+    `share` returns the writer's value on every host. A network file system may show a new file late.
+
+    Raises:
+        UserError: this host sees another folder of that name, or none.
+    """
+    holder, deadline = share(_read_holder(workdir)), time.monotonic() + PATIENCE
+    while _read_holder(workdir) != holder:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--workdir={workdir}: is not the folder in which {holder} trains; expected one that all"
+                " hosts share, such as on a network file system; name it as this host sees it"
+            )
+        time.sleep(0.2)
+
+
+def _read_holder(workdir: Path) -> str:
+    """Returns what the file of the lock says, or "" if there is none."""
+    try:
+        return (workdir / LOCK_FILE).read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _open_locked(file: Path) -> int:

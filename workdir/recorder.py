@@ -1,12 +1,13 @@
 """What a training writes while it runs: settings, metrics, checkpoints, its best validation, and its summary.
 
 A `Recorder` writes for one seed, or for several seeds that are trained at once in workdirs of their own.
+Where several hosts train together, all of them have one, but only the writer's writes.
 """
 
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet.checkpoint import FOLDER, Checkpoints, newest_step, remove_unfinished
+from resnet.checkpoint import FOLDER, Checkpoints, newest_checkpoint, newest_step, remove_unfinished
 from resnet.errors import UserError
 from resnet.files import disk_error, write_whole
 from resnet.json_files import Schema, check_json
@@ -28,6 +29,20 @@ from workdir.summary import SUMMARY_FILE, read_summary
 
 Metrics = dict[str, float]
 History = Mapping[str, np.ndarray]  # name to an array [seeds, steps]
+
+
+class Host(NamedTuple):
+    """Whether this host `writes`, and how the hosts `share` what the writer knows (JSON).
+
+    `share` takes the writer's value, which others need not have, and returns it on every host. All hosts call
+    it in the same order.
+    """
+
+    writes: bool
+    share: Callable[[Any], Any]
+
+
+ALONE = Host(writes=True, share=lambda value: value)
 
 
 class Schedule(NamedTuple):
@@ -118,16 +133,14 @@ class SeedRecord:
 
     def restore(self, initial: Any, sharding: jax.sharding.Sharding) -> Any:
         """Returns the newest state, placed as `sharding` says, or `initial` where nothing was saved yet."""
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), initial
-        )
         with self.writing():
-            restored = self.checkpoints.restore_newest(abstract)
+            restored = self.checkpoints.restore_newest(_abstract(initial, sharding))
         if restored is None:
             return initial
         state, progress = restored
-        print(f"resuming from {self.checkpoints.newest()}", flush=True)
-        check_json(progress, PROGRESS_SCHEMA, f"{self.checkpoints.newest()}: progress")
+        newest = newest_checkpoint(self.workdir)
+        print(f"resuming from {newest}", flush=True)
+        check_json(progress, PROGRESS_SCHEMA, f"{newest}: progress")
         self.progress = Progress(**progress)
         self.seconds_before = self.progress.seconds
         return state
@@ -139,13 +152,86 @@ class SeedRecord:
             "images_per_second": round(self.progress.images / self.progress.step_seconds, 2),
         }
 
+    @property
+    def save_seconds(self) -> float:
+        """The seconds that saves have taken so far, also beside the training."""
+        return self.checkpoints.seconds
+
+    def wait(self) -> None:
+        """Waits until all that was saved is on disk."""
+        with self.writing():
+            self.checkpoints.wait()
+
+    def discard(self, step: int) -> None:
+        """Puts the checkpoint of `step`, if it exists, aside."""
+        self.checkpoints.discard(step)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes the summary of the run."""
+        with self.writing():
+            write_whole(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+
+
+class SilentRecord(SeedRecord):
+    """The record of a host that reads checkpoints and writes nothing."""
+
+    save_seconds = 0.0
+
+    def __init__(self, workdir: Path) -> None:
+        self.workdir = workdir
+        self.progress = Progress()
+        self.seconds_before = 0.0
+
+    def restore_step(self, step: int, initial: Any, sharding: jax.sharding.Sharding) -> Any:
+        """Returns the state of `step`, which the writer has restored, placed as `sharding` says.
+
+        Raises:
+            UserError: this host cannot read it.
+        """
+        try:
+            checkpoints = Checkpoints(self.workdir, read_only=True)
+            state, _ = checkpoints.restore(step, _abstract(initial, sharding))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.workdir}: this host cannot read the checkpoint of step {step} ({error}); expected the"
+                " folder that all hosts share"
+            ) from None
+        return state
+
+    def open_metrics(self, step: int) -> None:
+        """Does nothing."""
+
+    def write_metrics(self, step: int, epoch: float, split: str, metrics: Metrics) -> None:
+        """Does nothing."""
+
+    def save(self, step: int, state: Any, accuracy: float | None) -> None:
+        """Does nothing."""
+
+    def wait(self) -> None:
+        """Does nothing."""
+
+    def discard(self, step: int) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Does nothing."""
+
+
+def _abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Returns the shapes and dtypes of `state`, with the `sharding` that its arrays are to have."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+
 
 class Recorder:
     """Records the training of one seed or several, each in its workdir; a context manager."""
 
-    def __init__(self, workdirs: Sequence[Path], schedule: Schedule) -> None:
-        """Opens the checkpoints in `workdirs` and starts the clock."""
+    def __init__(self, workdirs: Sequence[Path], schedule: Schedule, host: Host = ALONE) -> None:
+        """Opens the checkpoints in `workdirs` and starts the clock. `host` may be one that does not write."""
         self._schedule = schedule
+        self._host = host
         self._records: list[SeedRecord] = []
         self._no_accuracies: list[float | None] = [None] * len(workdirs)
         self._val_accuracies = self._no_accuracies
@@ -153,7 +239,8 @@ class Recorder:
         self._started = self._last_save = time.perf_counter()
         try:
             for workdir in workdirs:
-                self._records.append(SeedRecord(workdir, schedule.checkpoint.keep))
+                keep = schedule.checkpoint.keep
+                self._records.append(SeedRecord(workdir, keep) if host.writes else SilentRecord(workdir))
         except BaseException:
             self.close()
             raise
@@ -173,11 +260,14 @@ class Recorder:
     def restore(self, initial: Sequence[Any], sharding: jax.sharding.Sharding) -> tuple[list[Any], int]:
         """Returns the newest state of every seed, or `initial` where nothing was saved yet, and their step.
 
+        The writer chooses the checkpoints for all hosts.
+
         Raises:
             UserError: the seeds stand at different steps, or every checkpoint of a seed is damaged.
         """
         states = [
-            record.restore(state, sharding) for record, state in zip(self._records, initial, strict=True)
+            self._restore_seed(record, state, sharding)
+            for record, state in zip(self._records, initial, strict=True)
         ]
         steps = [int(state.step) for state in states]
         if len(set(steps)) > 1:
@@ -186,6 +276,14 @@ class Recorder:
                 ", as damaged checkpoints were put aside; run the same command again, and they go on in turn"
             )
         return states, steps[0]
+
+    def _restore_seed(self, record: SeedRecord, initial: Any, sharding: jax.sharding.Sharding) -> Any:
+        if not isinstance(record, SilentRecord):
+            state = record.restore(initial, sharding)
+            self._host.share(int(state.step) if state is not initial else None)
+            return state
+        step = self._host.share(None)
+        return initial if step is None else record.restore_step(step, initial, sharding)
 
     def open_metrics(self, step: int) -> None:
         """Opens the metrics of every seed, to go on after `step`."""
@@ -253,8 +351,7 @@ class Recorder:
     def wait(self) -> None:
         """Waits until all that was saved is on disk."""
         for record in self._records:
-            with record.writing():
-                record.checkpoints.wait()
+            record.wait()
 
     def save(self, step: int, states: Sequence[Any]) -> None:
         """Starts to save the state of every seed after `step`."""
@@ -265,15 +362,15 @@ class Recorder:
 
     def read_summaries(self) -> list[dict[str, Any]]:
         """Returns the summaries that earlier starts wrote, empty for seeds without one."""
-        return [read_summary(record.workdir) for record in self._records]
+        found = [read_summary(record.workdir) for record in self._records] if self._host.writes else None
+        return self._host.share(found)
 
     def write_summaries(self, summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Writes `summaries` with the seconds and the speed of every seed, and returns them."""
         self._count_seconds()
         whole = [summary | record.speed() for summary, record in zip(summaries, self._records, strict=True)]
         for summary, record in zip(whole, self._records, strict=True):
-            with record.writing():
-                write_whole(record.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+            record.write_summary(summary)
         return whole
 
     def _count_seconds(self) -> None:
@@ -294,7 +391,7 @@ class Recorder:
 
     def _saves_are_cheap(self) -> bool:
         share = self._schedule.checkpoint.share
-        spent = max(record.checkpoints.seconds for record in self._records)
+        spent = max(record.save_seconds for record in self._records)
         return not share or spent <= share * (time.perf_counter() - self._started)
 
     def _check_finite(self, step: int, history: History) -> None:
@@ -304,10 +401,10 @@ class Recorder:
         first = int(finite.all(0).argmin())
         worst = int(finite[:, first].argmin())
         for record in self._records:
-            record.checkpoints.wait()
+            record.wait()
             # Weights that give no finite loss are no good, though every one of them may be finite.
-            record.checkpoints.discard(step + first)
-        newest = self._records[worst].checkpoints.newest()
+            record.discard(step + first)
+        newest = newest_checkpoint(self._records[worst].workdir)
         raise UserError(
             f"step {step + first + 1}: loss {history['loss'][worst, first]}, gradient norm"
             f" {history['gradient_norm'][worst, first]}, expected finite numbers; stopped,"

@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "data.loader_processes",
     "checkpoint",
     "gpu",
+    "hosts",
 )
 
 
@@ -57,12 +58,14 @@ def save(
 ) -> None:
     """Makes `workdir` and writes every field and the names of the classes to its `config.json`, atomically.
 
-    It also holds the checksums of the `sources`, see `stored_sources`. Their table is in `images.tsv`.
+    The fields of the hosts are left out: the next start may have others. The file also holds the checksums of
+    the `sources`, see `stored_sources`. Their table is in `images.tsv`.
 
     Raises:
         UserError: `workdir` cannot be made or written.
     """
-    stored = {"config": config.to_dict(), "class_names": class_names, "data_digest": sources.images}
+    fields = {name: value for name, value in config.to_dict().items() if name != "hosts"}
+    stored = {"config": fields, "class_names": class_names, "data_digest": sources.images}
     if sources.weights:
         stored["init_digest"] = sources.weights
     if sources.table:
@@ -118,6 +121,13 @@ def _fill(config: ConfigDict, values: Mapping[str, Any], prefix: str = "") -> No
 def seed_workdirs(config: ConfigDict, workdir: Path) -> list[Path]:
     """Returns the folders of what `config` trains in `workdir`: one per seed, or `workdir` itself."""
     return [seed_workdir(workdir, seed) for seed in config.seeds] or [workdir]
+
+
+def without_hosts(config: ConfigDict) -> ConfigDict:
+    """Returns the settings of a run, which are the same on whichever hosts it is trained."""
+    same = config.copy_and_resolve_references()
+    same.hosts = default.get_config().hosts
+    return same
 
 
 def for_seed(config: ConfigDict, seed: int) -> ConfigDict:

@@ -13,6 +13,7 @@ from resnet.preprocessing import Preprocessing
 from tests.runs import config_with, small_config
 
 ROOT = Path(__file__).parent.parent.parent
+HOSTS = {"hosts.coordinator": "node1:8476", "hosts.number": 2, "hosts.index": 1}
 
 
 def refusal(config: ConfigDict) -> str:
@@ -208,11 +209,13 @@ def test_every_choice_and_bound_is_of_a_field_whose_default_meets_it() -> None:
         "data.test_fraction": of_folders,
         "data.rendered_size": {"data__rendered_share": 0.5},
         "model.groups": {"model__width": 2**16},
+        "hosts.number": {"hosts__coordinator": "node1:8476", "hosts__index": 0},
+        "hosts.index": {"hosts__coordinator": "node1:8476", "hosts__number": rules.MAX_HOSTS},
     }
     for name, (low, high) in rules.BOUNDS.items():
-        others = needs.get(name, {})
         for bound in (low, high):
             if bound is not None:
+                others = {} if bound == fields[name] else needs.get(name, {})
                 field = {name.replace(".", "__"): type(fields[name])(bound)}
                 rules.check(config_with(**others, **field))
 
@@ -296,3 +299,28 @@ def test_the_library_and_the_config_have_the_same_defaults() -> None:
     assert config.model.zero_init_last
     config.model.zero_init_last = False
     assert rules.architecture_of(config.model) == Architecture()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"hosts.coordinator": "node1:8476"}, "config.hosts.number: missing, while coordinator is set"),
+        ({"hosts.number": 2, "hosts.index": 0}, "config.hosts.coordinator: missing, while number, index is"),
+        ({"hosts.coordinator": "node1:8476", "hosts.number": 2}, "config.hosts.index: missing"),
+        (HOSTS | {"hosts.index": 2}, "config.hosts.index=2: out of range, expected 0 to 1"),
+        (HOSTS | {"hosts.coordinator": "node1"}, "expected HOST:PORT"),
+        (HOSTS | {"hosts.coordinator": "node1:0"}, "expected HOST:PORT"),
+        (HOSTS | {"hosts.coordinator": "node1:65536"}, "expected HOST:PORT"),
+        (HOSTS | {"hosts.coordinator": "http://node1:8476"}, "expected HOST:PORT"),
+        (HOSTS | {"hosts.coordinator": "::1:8476"}, "expected HOST:PORT"),
+        (HOSTS | {"hosts.timeout": 1}, "config.hosts.timeout=1: out of range"),
+        (HOSTS | {"hosts.number": -1}, "config.hosts.number=-1: out of range"),
+    ],
+)
+def test_hosts_that_do_not_fit_together(fields: dict[str, object], expected: str) -> None:
+    assert expected in refusal(small_config(**fields))
+
+
+@pytest.mark.parametrize("coordinator", ["node1:8476", "10.0.0.1:1", "[::1]:65535", "resnet-0.resnet:80"])
+def test_hosts_that_fit_together(coordinator: str) -> None:
+    rules.check(small_config(**HOSTS | {"hosts.coordinator": coordinator}))

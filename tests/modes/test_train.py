@@ -91,7 +91,7 @@ def test_step_of_seeds_together_is_not_looked_for(monkeypatch: pytest.MonkeyPatc
     config = default.get_config()
     config.seeds, config.seeds_together = (0, 1, 2), "yes"
     # As on three devices, of which each has a seed of its own, and no part of a batch.
-    monkeypatch.setattr("devices.mesh.make_mesh", lambda batch_size: 1 / 0)
+    monkeypatch.setattr("devices.mesh.make_mesh", lambda batch_size, **_: 1 / 0)
     prefetch_training_step(config)
     config.seeds = ()
     with pytest.raises(ZeroDivisionError):

@@ -11,7 +11,8 @@ import pytest
 
 from resnet.errors import UserError
 from tests.command_line import ROOT, SHORT_TRAINING, run_main
-from workdir.lock import LOCK_FILE, locked
+from workdir import lock
+from workdir.lock import LOCK_FILE, check_shared, locked
 
 HOLDER = """
 import sys, time
@@ -82,3 +83,14 @@ def test_where_the_lock_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/run: cannot be written"), locked(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_host_that_sees_another_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.3)
+    shared, other = tmp_path / "run", tmp_path / "other"
+    with locked(shared):
+        holder = (shared / LOCK_FILE).read_text().strip()
+        check_shared(shared, lambda value: value)  # the writer itself
+        check_shared(shared, lambda value: holder)
+        with pytest.raises(UserError, match=f"--workdir={other}: is not the folder in which {holder} trains"):
+            check_shared(other, lambda value: holder)

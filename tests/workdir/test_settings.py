@@ -199,7 +199,7 @@ def test_differing_fields_are_listed_with_both_values(tmp_path: Path) -> None:
 def test_every_other_field_must_stay(tmp_path: Path, name: str) -> None:
     free = ("seeds_together", "num_epochs", "steps_per_call", "test_time_flip", "temperature",
             "optimizer.learning_rate", "compilation_cache", "data.dir", "data.placement",
-            "data.loader_processes", "checkpoint.", "gpu.")  # fmt: skip
+            "data.loader_processes", "checkpoint.", "gpu.", "hosts.")  # fmt: skip
     other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.001, str: lambda v: v + "x",
              tuple: lambda v: (*v[:2], 0.9)}  # fmt: skip
     config = default.get_config()
