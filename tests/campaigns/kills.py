@@ -81,9 +81,9 @@ class Kills(Part):
 
     def arguments(self, name: str, workdir: Path) -> list[str]:
         """Returns the arguments of main.py that train a variant in `workdir`, without a report of its own."""
-        _pretend_report(workdir)
+        pretend_report(workdir)
         for seed in (4, 1) if name == "seeds" else ():
-            _pretend_report(workdir / f"seed_{seed}")
+            pretend_report(workdir / f"seed_{seed}")
         fields = FIELDS | {"data.dir": self.seeds / "signs"} | VARIANTS[name]
         return [CONFIG, f"--workdir={workdir}", *flags_of(fields)]
 
@@ -180,7 +180,7 @@ def moment(rng: Random, reference: Reference) -> Interruption:
     return Interruption(signum, rng.uniform(0, longest), "epoch")
 
 
-def _pretend_report(workdir: Path) -> None:
+def pretend_report(workdir: Path) -> None:
     """Makes an empty report that is newer than the run, so that training writes none."""
     page = workdir / "report" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
