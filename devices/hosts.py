@@ -55,6 +55,7 @@ CLUSTERS = (
 KEYS = "resnet"  # the folder of our keys in the store
 SIGNS = f"{KEYS}/signs"  # those of life, and why all hosts end
 SAME_COMMAND = "the same command goes on from the last checkpoint, on as many hosts as there are then"
+ABORTED = f"JAX has aborted host 0; TF_CPP_MIN_LOG_LEVEL=0 shows what it says about that; {SAME_COMMAND}"
 COORDINATOR_LOST = f"host 0 has died or cannot be reached any more; {SAME_COMMAND}"
 
 
@@ -206,7 +207,7 @@ class _Joined:
             self._open.enter_context(libraries_silenced())
         self._open.enter_context(self._ending_in_one_line())
         self._initialize(settings)
-        self._reason = COORDINATOR_LOST
+        self._reason = ABORTED if self.index == WRITER else COORDINATOR_LOST
         self._watch = _Watch(self, settings.timeout)
         signals.farewells.append(self._say_stopped)
 
@@ -214,7 +215,8 @@ class _Joined:
         import jax
         from jax._src import distributed
 
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        if "JAX_CPU_COLLECTIVES_IMPLEMENTATION" not in os.environ:
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
         chosen: dict[str, Any] = {}
         if settings.coordinator:
             chosen = {
@@ -322,9 +324,8 @@ class _Watch:
     def __init__(self, host: _Joined, timeout: float) -> None:
         self._host, self._timeout = host, timeout
         self._stopped = threading.Event()
-        self._heard = dict.fromkeys(
-            range(host.count), ("", time.monotonic())
-        )  # last sign, and when it changed
+        # The last sign of every host, and when it came.
+        self._heard = dict.fromkeys(range(host.count), ("", time.monotonic()))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

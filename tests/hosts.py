@@ -65,11 +65,11 @@ class Hosts:
     def _file(self, index: int, stream: str) -> Path:
         return self._folder / f"host_{index}.{stream}"
 
-    def wait_for(self, line: str) -> None:
-        """Waits until the first host has printed a line with this beginning."""
+    def wait_for(self, *lines: str) -> None:
+        """Waits until the first host has printed a line that begins with one of `lines`."""
         deadline = time.monotonic() + PATIENCE
-        while not any(text.startswith(line) for text in self._file(0, "out").read_text().splitlines()):
-            assert time.monotonic() < deadline, f"no {line!r}: {self._file(0, 'err').read_text()}"
+        while not any(text.startswith(lines) for text in self._file(0, "out").read_text().splitlines()):
+            assert time.monotonic() < deadline, f"no {lines}: {self._file(0, 'err').read_text()}"
             assert self._processes[0].poll() is None, self._file(0, "err").read_text()
             time.sleep(0.05)
 

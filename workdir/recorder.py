@@ -141,9 +141,12 @@ class SeedRecord:
         newest = newest_checkpoint(self.workdir)
         print(f"resuming from {newest}", flush=True)
         check_json(progress, PROGRESS_SCHEMA, f"{newest}: progress")
+        self._go_on_from(progress)
+        return state
+
+    def _go_on_from(self, progress: dict[str, Any]) -> None:
         self.progress = Progress(**progress)
         self.seconds_before = self.progress.seconds
-        return state
 
     def speed(self) -> Metrics:
         """Returns what the summary says about time."""
@@ -190,12 +193,13 @@ class SilentRecord(SeedRecord):
         """
         try:
             checkpoints = Checkpoints(self.workdir, read_only=True)
-            state, _ = checkpoints.restore(step, _abstract(initial, sharding))
+            state, progress = checkpoints.restore(step, _abstract(initial, sharding))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.workdir}: this host cannot read the checkpoint of step {step} ({error}); expected the"
                 " folder that all hosts share"
             ) from None
+        self._go_on_from(progress)
         return state
 
     def open_metrics(self, step: int) -> None:

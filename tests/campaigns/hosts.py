@@ -83,7 +83,7 @@ class Campaign:
         delay = self._rng.uniform(0.3, self._seconds) if anywhere else self._rng.uniform(0, LONGEST)
         with Hosts(arguments(workdir), count=HOSTS, devices=DEVICES, folder=workdir / "printed") as hosts:
             if not anywhere:
-                hosts.wait_for("epoch")
+                hosts.wait_for("epoch", "test accuracy")  # If all was saved, no step is left.
             time.sleep(delay)
             hosts.send(victim, signum)
             sent = time.monotonic()

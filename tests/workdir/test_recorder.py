@@ -15,9 +15,9 @@ from configs import default
 from devices.mesh import make_mesh, replicated
 from resnet.checkpoint import Checkpoints
 from resnet.errors import UserError
-from tests.runs import metrics_of, saved_steps, summary_of
+from tests.runs import metrics_of, modification_times, saved_steps, summary_of
 from workdir import recorder as recorder_module
-from workdir.recorder import CallTimes, Recorder, Schedule
+from workdir.recorder import CallTimes, Host, Recorder, Schedule
 
 
 class State(NamedTuple):
@@ -229,6 +229,41 @@ def test_seeds_at_different_steps_do_not_go_on_together(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"its seeds stand at steps 2, 0.*run the same command again"),
     ):
         recorder.restore([state_at(0)] * 2, replicated(make_mesh(8)))
+
+
+# Hosts that do not write
+
+
+def test_a_host_that_does_not_write_restores_what_the_writer_chose(tmp_path: Path) -> None:
+    sharding = replicated(make_mesh(8))
+    with recording([tmp_path]) as recorder:
+        recorder.record_steps(0, history_of([1.0, 1.0]), CallTimes(4.0))
+        for step in (2, 4):
+            recorder.save(step, [state_at(step)])
+    before = modification_times(tmp_path)
+    shared = iter([2, [{"epochs": 1}]])  # the step, and summaries
+    schedule = Schedule(12, 3, 8, default.get_config().checkpoint)
+    with Recorder([tmp_path], schedule, Host(writes=False, share=lambda _: next(shared))) as recorder:
+        ((state,), step) = recorder.restore([state_at(0)], sharding)
+        assert (step, int(state.step)) == (2, 2)
+        assert recorder.read_summaries() == [{"epochs": 1}]
+        recorder.open_metrics(step)
+        # No step is left to make, so that its speed is that of the steps before.
+        (summary,) = recorder.write_summaries([{"steps": 2}])
+        assert summary["images_per_second"] == 4.0
+        recorder.record_steps(2, history_of([1.0]), CallTimes(1.0))
+        recorder.save(3, [state_at(3)])
+        recorder.wait()
+    assert modification_times(tmp_path) == before
+
+
+def test_a_host_that_cannot_read_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    schedule = Schedule(12, 3, 8, default.get_config().checkpoint)
+    with (
+        Recorder([tmp_path], schedule, Host(writes=False, share=lambda _: 2)) as recorder,
+        pytest.raises(UserError, match=f"{tmp_path}.*no checkpoints"),
+    ):
+        recorder.restore([state_at(0)], replicated(make_mesh(8)))
 
 
 # A disk that is full
