@@ -37,6 +37,8 @@ PROJECT = Path(__file__).parent.parent
 PROGRAM = ("*.py", *(f"{room}/**/*.py" for room in ("datasets", "devices", "resnet", "training", "workdir")))
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
+ABORTS_FROM = (0, 10)  # of jaxlib; see `_aborts`
+
 WRITER = 0  # the index of the host that writes; JAX runs its coordinator there too
 BEAT = 1.0  # seconds between two signs of life
 FAREWELL = 5.0  # seconds, the most for which the coordinator waits until the others know why it ends
@@ -190,6 +192,11 @@ def _cluster_size() -> int:
         ) from None
 
 
+def _aborts() -> bool:
+    """Whether JAX aborts when the coordinator is lost, so that we can say why. An older one just exits."""
+    return tuple(map(int, version("jaxlib").split(".")[:2])) >= ABORTS_FROM
+
+
 class _Joined:
     """This host among the others."""
 
@@ -202,7 +209,7 @@ class _Joined:
             " time by config.hosts.timeout"
         )
         self._open = ExitStack()
-        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0" and _aborts():
             # JAX writes pages about a host that is lost; a line of ours says it.
             self._open.enter_context(libraries_silenced())
         self._open.enter_context(self._ending_in_one_line())
