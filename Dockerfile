@@ -1,6 +1,6 @@
 # Trains and uses networks: for CPUs, or with `--build-arg EXTRAS=train,cuda12` for NVIDIA GPUs.
 #   docker build -t resnet .
-#   docker run --rm -v $PWD/runs:/app/runs resnet --config=configs/rendered.py --workdir=runs/demo
+#   mkdir -p runs && docker run --rm --user $(id -u) -v $PWD/runs:/app/runs resnet --config=configs/rendered.py --workdir=runs/demo
 FROM python:3.12-slim
 
 ARG EXTRAS=train

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     # JAX reads the environment when it is imported, which only the mode does.
     environment.prepare(settings.gpu, compilation_cache=settings.compilation_cache, training=mode.trains)
     with hosts.together(settings.hosts) if mode.on_hosts else nullcontext():
-        environment.check()
+        environment.check(on_hosts=hosts.count() > 1)
         return mode.run(command)
 
 

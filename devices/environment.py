@@ -39,15 +39,17 @@ def prepare(gpu: ConfigDict, *, compilation_cache: bool, training: bool) -> None
         warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
-def check() -> None:
+def check(*, on_hosts: bool = False) -> None:
     """Checks that JAX can start with what the user has put into the environment.
+
+    JAX starts once all hosts start it. So if there are several, all do it here.
 
     Raises:
         UserError: there is no such platform, or `XLA_FLAGS` cannot be used.
     """
     if os.environ.get("XLA_FLAGS"):
         _check_xla_flags()
-    if os.environ.get("JAX_PLATFORMS") or os.environ.get("XLA_FLAGS"):
+    if on_hosts or os.environ.get("JAX_PLATFORMS") or os.environ.get("XLA_FLAGS"):
         _check_platforms()
 
 
@@ -71,7 +73,8 @@ def _check_platforms() -> None:
     # The plugin of CUDA asserts that there is a driver. Without one, there is no more to say.
     except (RuntimeError, AssertionError) as error:
         names = ("JAX_PLATFORMS", "XLA_FLAGS")
-        settings = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
+        given = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+        settings = " ".join(given) or "JAX_PLATFORMS="
         reason = re.split(r"\.? \((?:set JAX_PLATFORMS|you may need)", str(error))[0]
         raise UserError(
             f"{settings}: JAX cannot start on it{f' ({reason})' if reason else ''}; it found {_platforms()};"

@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -34,8 +35,16 @@ from resnet.streams import libraries_silenced
 
 PROJECT = Path(__file__).parent.parent
 # The files in which hosts may not differ.
-PROGRAM = ("*.py", *(f"{room}/**/*.py" for room in ("datasets", "devices", "resnet", "training", "workdir")))
+ROOMS = ("datasets", "devices", "evaluation", "modes", "resnet", "training", "workdir")
+PROGRAM = ("*.py", *(f"{room}/**/*.py" for room in ROOMS))
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+# Settings of JAX, also by its environment variables, that change what a step computes.
+OF_JAX = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_threefry_partitionable",
+)
 
 ABORTS_FROM = (0, 10)  # of jaxlib; see `_aborts`
 
@@ -59,6 +68,10 @@ SIGNS = f"{KEYS}/signs"  # those of life, and why all hosts end
 SAME_COMMAND = "the same command goes on from the last checkpoint, on as many hosts as there are then"
 ABORTED = f"JAX has aborted host 0; TF_CPP_MIN_LOG_LEVEL=0 shows what it says about that; {SAME_COMMAND}"
 COORDINATOR_LOST = f"host 0 has died or cannot be reached any more; {SAME_COMMAND}"
+ABORTED_BESIDE = (
+    "host 0 has died or cannot be reached any more, or JAX has aborted, which TF_CPP_MIN_LOG_LEVEL=0"
+    f" explains; {SAME_COMMAND}"
+)
 
 
 class Failure(NamedTuple):
@@ -127,8 +140,8 @@ def agree(kind: str, facts: Mapping[str, Any]) -> None:
     _joined.barrier()
 
 
-def describe_program() -> dict[str, str]:
-    """Returns what a host trains with: digests of the project's files, versions, and the platform."""
+def describe_program() -> dict[str, Any]:
+    """Returns what a host trains with: digests of the project's files, versions, JAX's settings, devices."""
     import jax
 
     files = sorted(file for pattern in PROGRAM for file in PROJECT.glob(pattern))
@@ -136,7 +149,9 @@ def describe_program() -> dict[str, str]:
         str(file.relative_to(PROJECT)): hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in files
     }
     program |= {package: version(package) for package in PACKAGES}
-    return program | {"python": platform.python_version(), "platform": jax.default_backend()}
+    program |= {name: getattr(jax.config, name) for name in OF_JAX}
+    program |= {"python": platform.python_version(), "platform": jax.default_backend()}
+    return program | {"number of devices": jax.local_device_count()}
 
 
 # Joining and ending
@@ -182,6 +197,11 @@ def _cluster_size() -> int:
         return 1
     from jax._src import clusters
 
+    if int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1 and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+        raise UserError(
+            "cluster: JAX cannot read what this version of Open MPI says; set config.hosts.coordinator,"
+            " number and index on every host"
+        )
     try:
         known = [cluster for cluster in clusters.ClusterEnv._cluster_types if not cluster.opt_in_only_method]
         return next((cluster.get_process_count() for cluster in known if cluster.is_env_present()), 1)
@@ -190,6 +210,23 @@ def _cluster_size() -> int:
             f"cluster: JAX cannot read its environment ({error}); set config.hosts.coordinator, number and"
             " index on every host"
         ) from None
+
+
+def _check_port(coordinator: str) -> None:
+    """Checks that no other program listens at the port of the `coordinator`: JAX would share it in silence.
+
+    Raises:
+        UserError: one does.
+    """
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # One that has ended does not count.
+        try:
+            listener.bind(("", int(coordinator.rpartition(":")[2])))
+        except OSError as error:
+            raise UserError(
+                f"config.hosts.coordinator={coordinator}: the port cannot be used ({error.strerror}); name"
+                " another one on every host"
+            ) from None
 
 
 def _aborts() -> bool:
@@ -214,7 +251,7 @@ class _Joined:
             self._open.enter_context(libraries_silenced())
         self._open.enter_context(self._ending_in_one_line())
         self._initialize(settings)
-        self._reason = ABORTED if self.index == WRITER else COORDINATOR_LOST
+        self._reason = ABORTED if self.index == WRITER else ABORTED_BESIDE
         self._watch = _Watch(self, settings.timeout)
         signals.farewells.append(self._say_stopped)
 
@@ -226,6 +263,8 @@ class _Joined:
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
         chosen: dict[str, Any] = {}
         if settings.coordinator:
+            if settings.index == WRITER:
+                _check_port(settings.coordinator)
             chosen = {
                 "coordinator_address": settings.coordinator,
                 "num_processes": settings.number,
@@ -258,9 +297,11 @@ class _Joined:
 
         handler, library = ctypes.CFUNCTYPE(None, ctypes.c_int)(at_abort), ctypes.CDLL(None)
         library.signal(int(signal.SIGABRT), handler)
-        yield
-        library.signal(int(signal.SIGABRT), None)
-        del handler  # It had to live until here.
+        try:
+            yield
+        finally:
+            library.signal(int(signal.SIGABRT), None)
+            del handler  # It had to live until here.
 
     def broadcast(self, value: Any) -> Any:
         """Returns the `value` of the writer."""

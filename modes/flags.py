@@ -389,7 +389,8 @@ def check(command: Command, modes: Mapping[str, Mode]) -> None:
         if command.is_given(flag.name):
             users = ", ".join(user for user, other in modes.items() if flag in other.flags)
             raise UserError(f"--{flag.name}: not for --mode={name}; it is for {users}{flag.hint}")
-    if not mode.on_hosts and any(field.startswith("hosts.") for field in _changed_fields(command.config)):
+    joins = {"hosts.coordinator", "hosts.number", "hosts.index"} & {*_changed_fields(command.config)}
+    if joins and not mode.on_hosts:
         raise UserError(f"config.hosts: --mode={name} runs on one host; leave out all of config.hosts")
     mode.check(command)
 

@@ -56,7 +56,7 @@ def _check_hosts(config: ConfigDict) -> None:
         )
     settings = {name: value for name, value in rules.flatten(config) if name not in OF_A_HOST}
     hosts.agree("settings", settings)
-    hosts.agree("code", hosts.describe_program())
+    hosts.agree("program", hosts.describe_program())
 
 
 def _train(config: ConfigDict, workdir: Path) -> int:

@@ -4,6 +4,7 @@
 import os
 import signal
 from _collections_abc import Callable
+from _thread import get_ident
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Those are to be removed when a signal comes.
@@ -11,6 +12,8 @@ temporary_files: set[os.PathLike[str]] = set()
 temporary_folders: set[str] = set()
 # Functions of the exit code that are called before a signal ends the process.
 farewells: list[Callable[[int], None]] = []
+# The threads that have begun to end the process, the one that does it first.
+_leaving: list[int] = []
 
 
 def exit_at_signals() -> None:
@@ -39,7 +42,17 @@ def exit_inside_calls() -> None:
 
 
 def exit_now(signum: int, frame: object) -> None:
-    """Removes what is temporary and ends the process, with the exit code that shells give it."""
+    """Removes what is temporary and ends the process, with the exit code that shells give it.
+
+    A signal calls this in the main thread and in the one of `exit_inside_calls`. The second call waits, and a
+    second signal changes nothing.
+    """
+    thread = get_ident()
+    _leaving.append(thread)
+    while _leaving[0] != thread:
+        signal.pause()
+    if _leaving.count(thread) > 1:
+        return
     for farewell in (*farewells,):
         farewell(128 + signum)
     remove_temporary()

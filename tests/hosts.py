@@ -33,22 +33,25 @@ class Hosts:
         arguments: Sequence[object],
         *,
         count: int,
-        devices: int,
+        devices: int | Sequence[int],
         folder: Path,
         own: Sequence[Sequence[object]] = (),
     ) -> None:
         """Starts `count` processes of `devices` each; `own` are the arguments of each beside the common ones.
+
+        `devices` may have a number for each.
 
         What they print goes to files in `folder`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._processes = folder, []
         port, own = free_port(), own or [[]] * count
+        devices = [devices] * count if isinstance(devices, int) else devices
         for index in range(count):
             flags = host_flags(port, count, index) if count > 1 else []
             command = [sys.executable, *map(str, [*arguments, *flags, *own[index]])]
             with self._file(index, "out").open("w") as out, self._file(index, "err").open("w") as err:
-                environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices)}
+                environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices[index])}
                 process = subprocess.Popen(
                     command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
                 )

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from devices import hosts
 from tests.command_line import ROOT, Result, Run, assert_refused, flags_of
-from tests.hosts import TIMEOUT, Hosts
+from tests.hosts import TIMEOUT, Hosts, host_flags
 from tests.runs import NO_RESAMPLING, SMALL, assert_close, metrics_of, saved_steps, summary_of
 
 CONFIG = f"--config={ROOT / 'configs' / 'default.py'}"
@@ -181,13 +182,14 @@ def test_an_error_of_the_program_keeps_its_traceback(tmp_path: Path) -> None:
     assert_one_line(first, "host 1 has ended (ValueError)")
 
 
-def test_a_signal_outside_of_the_training_stops_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_signal_outside_of_the_training_stops_all(tmp_path: Path, stopped: int) -> None:
     with Hosts(LOOP, count=2, devices=1, folder=tmp_path) as started:
         started.wait_for("together")
-        started.send(1, signal.SIGTERM)
-        first, second = started.results()
-    assert (first.code, second.code) == (143, 143)
-    assert "host 1 was stopped by SIGTERM" in first.err
+        started.send(stopped, signal.SIGTERM)
+        results = started.results()
+    assert [result.code for result in results] == [143, 143]
+    assert f"host {stopped} was stopped by SIGTERM" in results[1 - stopped].err
 
 
 def test_hosts_with_other_settings_refuse(tmp_path: Path, shared_signs_dir: Path) -> None:
@@ -199,6 +201,14 @@ def test_hosts_with_other_settings_refuse(tmp_path: Path, shared_signs_dir: Path
     assert not (tmp_path / "run").joinpath("config.json").exists()
 
 
+def test_hosts_with_other_numbers_of_devices_refuse(tmp_path: Path, shared_signs_dir: Path) -> None:
+    arguments = command(shared_signs_dir, tmp_path / "run")
+    with Hosts(arguments, count=2, devices=[1, 2], folder=tmp_path) as started:
+        first, second = started.results()
+    assert_one_line(second, "host 1: has other program than host 0: number of devices (there 1, here 2)")
+    assert_one_line(first, "host 1 has ended", "number of devices")
+
+
 def test_a_host_with_other_images_refuses(tmp_path: Path, shared_signs_dir: Path, signs_dir: Path) -> None:
     with h5py.File(signs_dir / "test_signs.h5", "r+") as file:
         file["test_set_x"][0] ^= 255
@@ -208,6 +218,16 @@ def test_a_host_with_other_images_refuses(tmp_path: Path, shared_signs_dir: Path
         first, second = started.results()
     assert_one_line(second, "host 1: has other data than host 0: test images")
     assert_one_line(first, "host 1 has ended", "test images")
+
+
+def test_a_port_that_another_program_uses_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        flags = host_flags(listener.getsockname()[1], number=2, index=0)
+        with Hosts([*LOOP, *flags], count=1, devices=1, folder=tmp_path) as started:
+            (result,) = started.results()
+    assert_one_line(result, "config.hosts.coordinator=127.0.0.1:", "the port cannot be used")
 
 
 def test_a_coordinator_that_does_not_answer_is_one_line(tmp_path: Path) -> None:

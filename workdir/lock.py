@@ -13,7 +13,7 @@ from resnet.errors import UserError
 from resnet.files import cannot_write, removed_at_exit
 
 LOCK_FILE = ".lock"
-PATIENCE = 10.0  # seconds until another host must see it
+PATIENCE = 70.0  # seconds; a network file system keeps what it has seen for up to 60
 
 
 @contextmanager
@@ -47,11 +47,13 @@ def locked(workdir: Path) -> Iterator[None]:
 def check_shared(workdir: Path, share: Callable[[Any], Any]) -> None:
     """Checks that this host sees the `workdir` whose lock the writer holds.
 
-    `share` returns the writer's value on every host. A network file system may show a new file late.
+    `share` returns the writer's value on every host. A network file system may show a new file late, and
+    later still if it was looked for before.
 
     Raises:
         UserError: this host sees another folder of that name, or none.
     """
+    share(None)  # The writer has the lock now.
     holder, deadline = share(_read_holder(workdir)), time.monotonic() + PATIENCE
     while _read_holder(workdir) != holder:
         if time.monotonic() > deadline:

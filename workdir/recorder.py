@@ -408,7 +408,8 @@ class Recorder:
             record.wait()
             # Weights that give no finite loss are no good, though every one of them may be finite.
             record.discard(step + first)
-        newest = newest_checkpoint(self._records[worst].workdir)
+        # The others wait until the writer has discarded it.
+        newest = self._host.share(str(newest_checkpoint(self._records[worst].workdir) or ""))
         raise UserError(
             f"step {step + first + 1}: loss {history['loss'][worst, first]}, gradient norm"
             f" {history['gradient_norm'][worst, first]}, expected finite numbers; stopped,"
