@@ -1,8 +1,9 @@
 """Several machines that train one run together: how they find each other, agree, and end together.
 
 A host is one process with its devices. `together` joins the hosts of a run by `jax.distributed`. Host 0 is
-the writer: it alone writes to the workdir. What hosts tell each other is small and goes through the key-value
-store of JAX's coordinator, which host 0 runs; gradients do not. On a single machine all of it does nothing.
+the writer: it alone writes to the workdir. Messages between hosts are small, and go through the key-value
+store of JAX's coordinator, which host 0 runs. Gradients take another way. On a single machine nothing here
+does anything.
 
 JAX is imported inside functions, because its environment must be prepared before.
 """
@@ -38,7 +39,7 @@ PROJECT = Path(__file__).parent.parent
 ROOMS = ("datasets", "devices", "evaluation", "modes", "resnet", "training", "workdir")
 PROGRAM = ("*.py", *(f"{room}/**/*.py" for room in ROOMS))
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
-# Settings of JAX, also by its environment variables, that change what a step computes.
+# Settings of JAX that change what a step computes. Its environment variables set them too.
 OF_JAX = (
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
@@ -56,8 +57,8 @@ GRACE = 30  # seconds after which JAX itself ends a silent run, had we not done 
 LOST = "Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|CoordinationService"
 # JAX asks for an end of every wait. Ours end when a host falls silent, see `_Watch`.
 FOREVER = 10**9  # milliseconds
-# Of each cluster that JAX knows: variables that are there if it has started this process. SLURM sets the last
-# of its own in steps of srun alone; the script of a job is one process, whatever the job has asked for.
+# The variables that clusters known to JAX set in the processes that they start. SLURM sets its last one only
+# in steps of srun: the script of a job is one process, whatever the job has asked for.
 CLUSTERS = (
     ("SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS"),
     ("OMPI_COMM_WORLD_SIZE",),
@@ -83,7 +84,7 @@ class Failure(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The line that hosts print which are not at fault."""
+        """The line that the other hosts print."""
         return f"error: host {self.host} {self.what}"
 
 
