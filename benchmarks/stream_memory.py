@@ -93,9 +93,11 @@ def _train(folder: Path, options: argparse.Namespace) -> list[tuple[float, int, 
     with open(folder / "messages", "w+") as messages:
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(folder / "cache")}
         process = subprocess.Popen(command, stdout=messages, stderr=subprocess.STDOUT, env=environment)
+        is_stopped = False
         while process.poll() is None:
-            if time.perf_counter() - started > options.seconds:
-                process.terminate()
+            if not is_stopped and time.perf_counter() - started > options.seconds:
+                process.terminate()  # Once: the training saves first, and a second signal would kill it.
+                is_stopped = True
             status = Path(f"/proc/{process.pid}/status").read_text()
             sizes = {name: int(value.split()[0]) * 1024 for name, value in _fields(status)}
             if "VmRSS" in sizes:
