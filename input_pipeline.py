@@ -467,7 +467,7 @@ class BatchSource:
     """The batches of a training in order, as Grain takes them: item `i` is that of step `first_step + i`.
 
     A batch is images uint8 [batch, H, W, C] and labels int32 [batch], or what is wrong with an image. With
-    `rows`, it is those of each batch alone.
+    `rows`, it has these rows of each batch alone.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _write_pictures(folder: Path, count: int) -> None:
-    """Writes bitmaps of `SIZE` x `SIZE` pixels. Each has noise of its own, so no two are alike."""
+    """Writes bitmaps of `SIZE` x `SIZE` pixels. No two have the same noise."""
     rng = np.random.default_rng(0)
     hands = [
         np.asarray(Image.fromarray(render(i % 6, i, 0, image_size=64)).resize((SIZE, SIZE)))

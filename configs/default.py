@@ -137,7 +137,7 @@ def get_config() -> ConfigDict:
     gpu.deterministic = False  # give the same bits on every run, which is slower
     gpu.matmul_precision = "default"  # default, high or highest
 
-    config.hosts = hosts = ConfigDict()  # several machines; all empty: one, or those of a cluster
+    config.hosts = hosts = ConfigDict()  # several machines; left empty: one, or the cluster that started it
     hosts.coordinator = ""  # HOST:PORT of the first one, where the others find each other
     hosts.number = 0  # how many there are
     hosts.index = -1  # which of them this one is, from 0

@@ -135,7 +135,7 @@ def list_images(path: str) -> Listing:
       relative to its folder, or absolute.
     - a .zip or .tar archive of any of these, which is not unpacked. A table counts if it is the only one at
       the top of the archive.
-    - a folder that `python -m datasets.records` has packed from any of these.
+    - a folder of records, which `python -m datasets.records` packs from any of the others.
 
     Images may lie anywhere below the folder of their class. A folder that holds nothing but one folder stands
     for that folder. Hidden files, and those without the extension of an image, are passed over and counted.

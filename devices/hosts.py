@@ -25,7 +25,6 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -34,11 +33,9 @@ from resnet import signals
 from resnet.errors import UserError
 from resnet.streams import libraries_silenced
 
-PROJECT = Path(__file__).parent.parent
 # The files in which hosts may not differ.
 ROOMS = ("datasets", "devices", "evaluation", "modes", "resnet", "training", "workdir")
 PROGRAM = ("*.py", *(f"{room}/**/*.py" for room in ROOMS))
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 # Settings of JAX that change what a step computes. Its environment variables set them too.
 OF_JAX = (
     "jax_default_matmul_precision",
@@ -65,7 +62,7 @@ CLUSTERS = (
     ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"),
 )
 KEYS = "resnet"  # the folder of our keys in the store
-SIGNS = f"{KEYS}/signs"  # those of life, and why all hosts end
+SIGNS = f"{KEYS}/signs"  # each host's sign of life, and the failure that ends all of them
 SAME_COMMAND = "the same command goes on from the last checkpoint, on as many hosts as there are then"
 ABORTED = f"JAX has aborted host 0; TF_CPP_MIN_LOG_LEVEL=0 shows what it says about that; {SAME_COMMAND}"
 COORDINATOR_LOST = f"host 0 has died or cannot be reached any more; {SAME_COMMAND}"
@@ -145,11 +142,13 @@ def describe_program() -> dict[str, Any]:
     """Returns what a host trains with: digests of the project's files, versions, JAX's settings, devices."""
     import jax
 
+    from devices.program_cache import PACKAGES, PROJECT
+
     files = sorted(file for pattern in PROGRAM for file in PROJECT.glob(pattern))
     program = {
         str(file.relative_to(PROJECT)): hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in files
     }
-    program |= {package: version(package) for package in PACKAGES}
+    program |= {package: version(package) for package in (*PACKAGES, "orbax-checkpoint")}
     program |= {name: getattr(jax.config, name) for name in OF_JAX}
     program |= {"python": platform.python_version(), "platform": jax.default_backend()}
     return program | {"number of devices": jax.local_device_count()}
@@ -318,7 +317,7 @@ class _Joined:
         self.client.wait_at_barrier(f"{KEYS}/barrier/{self._barriers}", FOREVER)
 
     def exchange_signs(self, beats: int) -> dict[str, str]:
-        """Gives a sign of life, and returns those of all hosts, and why they end if one has failed."""
+        """Gives a sign of life. Returns the signs of all hosts, and a failure if there is one."""
         self.client.key_value_set(f"{SIGNS}/alive/{self.index}", str(beats), allow_overwrite=True)
         return {key.rpartition(f"{SIGNS}/")[2]: value for key, value in self.client.key_value_dir_get(SIGNS)}
 
