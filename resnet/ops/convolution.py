@@ -9,7 +9,7 @@ Larger ones are left to `lax`. Without cuDNN, the whole training step is one CUD
 `matmul` is for CPUs. It turns a convolution into matrix products, which XLA's CPU backend runs many times
 faster than its convolution:
 
-- 3x3 with fewer than 64 input channels, on maps of 8x8 pixels and more, has products too thin to be fast. It
+- 3x3 with fewer than 32 input channels, on maps of 8x8 pixels and more, has products too thin to be fast. It
   uses XLA's convolution after all, with a kernel gradient of its own.
 - Other 3x3 with stride 1 use Winograd's F(2x2, 3x3), with 2.25 times fewer multiplications.
 - Inputs with few channels, such as the stem's, are cut into patches and multiplied once.

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from resnet.ops.pieces import map_pieces, piece_count, scan_pieces
 from resnet.ops.products import Product
+
+# The transforms of a piece take some ten times its size, and stay in the cache that all cores share.
+PIECE_BYTES = 4 * 2**20
 
 
 def suits_winograd(x: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int) -> bool:
@@ -29,9 +33,13 @@ def winograd_3x3(x: jax.Array, kernel: jax.Array, product: Product = jnp.matmul)
 
 def winograd_products(x: jax.Array, transformed: list[jax.Array], product: Product = jnp.matmul) -> jax.Array:
     """Computes `winograd_3x3` of `x` with a kernel that `transform_kernel` has transformed."""
-    _, h, w, _ = x.shape
-    products = [product(d, u) for d, u in zip(_transform_input(x), transformed, strict=True)]
-    return _transform_output(products, x.shape)[:, :h, :w]
+
+    def convolve(piece: jax.Array) -> jax.Array:
+        _, h, w, _ = piece.shape
+        products = [product(d, u) for d, u in zip(_transform_input(piece), transformed, strict=True)]
+        return _transform_output(products, piece.shape)[:, :h, :w]
+
+    return map_pieces(convolve, x, count=piece_count(x, PIECE_BYTES))
 
 
 def _winograd_forward(x: jax.Array, kernel: jax.Array, product: Product) -> tuple[jax.Array, tuple]:
@@ -42,14 +50,20 @@ def _winograd_backward(
     product: Product, residuals: tuple, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    products = _transform_output_transposed(gradient)
-    kernel_gradient = _transform_kernel_transposed(
-        [d.T @ p for d, p in zip(_transform_input(x), products, strict=True)]
-    )
-    input_gradient = _transform_input_transposed(
-        [product(p, u.T) for p, u in zip(products, transform_kernel(kernel), strict=True)], x.shape
-    )
-    return input_gradient, kernel_gradient
+    transformed = transform_kernel(kernel)
+
+    def gradients(
+        total: list[jax.Array], x: jax.Array, gradient: jax.Array
+    ) -> tuple[list[jax.Array], jax.Array]:
+        products = _transform_output_transposed(gradient)
+        inputs = _transform_input(x)
+        total = [t + d.T @ p for t, d, p in zip(total, inputs, products, strict=True)]
+        outputs = [product(p, u.T) for p, u in zip(products, transformed, strict=True)]
+        return total, _transform_input_transposed(outputs, x.shape)
+
+    zeros = [jnp.zeros_like(u) for u in transformed]
+    total, input_gradient = scan_pieces(gradients, zeros, x, gradient, count=piece_count(x, PIECE_BYTES))
+    return input_gradient, _transform_kernel_transposed(total)
 
 
 winograd_3x3.defvjp(_winograd_forward, _winograd_backward)

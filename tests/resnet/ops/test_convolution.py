@@ -1,6 +1,7 @@
 """All lowerings of the convolution against its definition in NumPy, in float64."""
 
 import itertools
+import os
 from functools import partial
 
 import jax
@@ -9,11 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from jax import lax
+from jax.lax import fori_loop
 
 import resnet.model
+import resnet.ops.narrow
+import resnet.ops.winograd
 from resnet.model import ResNet
 from resnet.ops.arranged import arrange_kernel, conv2d_arranged
 from resnet.ops.convolution import conv2d, strided_windows
+from tests.command_line import run_program
 from tests.quick_compilation import quick_jit
 
 LOWERINGS = ("lax", "matmul", "patches")
@@ -103,6 +109,29 @@ def test_any_shape(k: int, stride: int, h: int, w: int, n: int, c: int, o: int, 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (3, 3), (1, 5), (6, 3)])
 def test_3x3_around_the_smallest_maps(size: tuple[int, int]) -> None:
     check_in_float64((2, *size, 3), 4, k=3, stride=1, padding=1, lowering="matmul")
+
+
+# 8 and 40 channels: XLA's own convolution, and Winograd's.
+@pytest.mark.parametrize("shape", [(6, 9, 10, 8), (5, 8, 9, 8), (6, 9, 10, 40), (5, 7, 8, 40)])
+def test_large_batches_are_worked_on_in_pieces(
+    shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_bytes = 8 * np.prod(shape[1:])
+    monkeypatch.setattr(resnet.ops.narrow, "PIECE_BYTES", 2 * image_bytes)
+    monkeypatch.setattr(resnet.ops.winograd, "PIECE_BYTES", 2 * image_bytes)
+    counts = []
+    monkeypatch.setattr(lax, "fori_loop", lambda *loop: counts.append(loop[1]) or fori_loop(*loop))
+    check_in_float64(shape, 4, k=3, stride=1, padding=1, lowering="matmul")
+    assert set(counts) == {3 if shape[0] == 6 else 5}  # Pieces are equal: 5 images make 5 pieces.
+
+
+def test_pieces_leave_images_on_their_devices() -> None:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    result = run_program("-m", "tests.resnet.ops.pieces_on_devices", environment=environment)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(("k", "stride", "padding"), [(3, 1, 0), (3, 2, 0), (1, 1, 1), (5, 3, 2), (2, 2, 0)])
@@ -297,9 +326,9 @@ def test_few_channels_agree_with_lax_within_float32_rounding(c: int, o: int, str
 
 
 def test_only_few_channels_on_larger_maps_use_xlas_convolution_on_cpu() -> None:
-    assert "conv_general_dilated" in primitives((1, 8, 8, 32), (3, 3, 32, 64), 1)
-    assert "conv_general_dilated" not in primitives((1, 8, 8, 64), (3, 3, 64, 64), 1)
-    assert "conv_general_dilated" not in primitives((1, 7, 8, 32), (3, 3, 32, 32), 1)
+    assert "conv_general_dilated" in primitives((1, 8, 8, 16), (3, 3, 16, 32), 1)
+    assert "conv_general_dilated" not in primitives((1, 8, 8, 32), (3, 3, 32, 32), 1)
+    assert "conv_general_dilated" not in primitives((1, 7, 8, 16), (3, 3, 16, 16), 1)
 
 
 def test_gradients_of_several_networks_at_once_are_those_of_each() -> None:
