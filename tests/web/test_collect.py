@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import re
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -73,12 +74,15 @@ def count_in(page: Any, index: int) -> int:
 
 
 def take(page: Any, index: int, at_least: int = 2) -> None:
-    """Holds the button of a class until it has pictures."""
-    card(page, index).locator(".hold").hover()
-    page.mouse.down()
-    expect(card(page, index).locator(".thumbnails li").nth(at_least - 1)).to_be_visible(timeout=30_000)
-    page.mouse.up()
-    expect(page.locator("#taken")).to_have_text(re.compile(f"^{CLASSES[index]}: "))  # The last one arrived.
+    """Holds the button of a class, again if need be, until it has pictures."""
+    deadline = time.monotonic() + 60
+    while count_in(page, index) < at_least:
+        assert time.monotonic() < deadline, f"{count_in(page, index)} pictures after a minute"
+        # Unlike the steps of a mouse, a click makes sure that the button is still where it was.
+        card(page, index).locator(".hold").click(delay=500)
+        expect(page.locator("#taken")).to_have_text(
+            re.compile(f"^{CLASSES[index]}: ")
+        )  # The last one arrived.
 
 
 def download(page: Any) -> zipfile.ZipFile:
@@ -101,7 +105,7 @@ def test_the_zip_holds_what_was_taken(page: Any, hand: np.ndarray) -> None:
         shrunk = np.array(picture.convert("RGB").resize((32, 32))).astype(int)
     original = np.array(Image.fromarray(hand).resize((32, 32)))
     # The video's colours differ a little. The noise around the square would be 60 levels off.
-    assert np.abs(shrunk - original).mean() < 10
+    assert np.abs(shrunk - original).mean() < 20
 
 
 def test_pictures_can_be_taken_back(page: Any) -> None:
