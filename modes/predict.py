@@ -12,16 +12,21 @@ from modes.flags import (
     RAW,
     WEIGHTS,
     Command,
+    Flag,
     Mode,
     refuse_config,
     refuse_run_and_weights,
     refuse_weights_and_config,
 )
 from modes.tables import table
+from resnet.errors import UserError
 
 if TYPE_CHECKING:
-    from resnet.classifier import Guess, Prediction
+    from resnet.classifier import Classifier, Guess, Prediction
 
+NO_SIGN = Flag("no_sign", "Answer 'no sign' where the network sees nothing that it knows.", False)
+NO_SIGN_LABEL = "no sign"
+NAMES_SHOWN = 3
 CLASSES_IN_COLUMNS = 10  # If there are more classes, the table has rows for the likeliest ones.
 
 
@@ -44,10 +49,19 @@ def run(command: Command) -> int:
             file=sys.stderr,
         )
     classifier, _ = command.load_classifier()
+    threshold = _fit_threshold(command, classifier) if command["no_sign"] else _noted_threshold(classifier)
     unreadable = UnreadableFiles()
     files = picture_files(command.arguments, unreadable)
+    doubtful: list[str] = []
+
+    def answer(prediction: "Prediction") -> "Prediction":
+        if threshold is None or prediction.probability >= threshold:
+            return prediction
+        doubtful.append(prediction.path or "")
+        return prediction._replace(label=NO_SIGN_LABEL) if command["no_sign"] else prediction
+
     predictions = (
-        prediction
+        answer(prediction)
         for names, images in read_in_batches(files, classifier.prepare, unreadable)
         for prediction in classifier.predict_prepared(list(map(printable, names)), images)
     )
@@ -61,7 +75,43 @@ def run(command: Command) -> int:
             print(format_guesses(guesses))
     elif rows := list(predictions):
         print(format_predictions(rows, classifier.class_names))
+    if doubtful and not command["no_sign"]:
+        print(f"note: {_describe_doubt(doubtful, threshold)}; --no_sign labels them so", file=sys.stderr)
     return unreadable.exit_code
+
+
+def _noted_threshold(classifier: "Classifier") -> float | None:
+    """Returns the threshold for 'no sign' that an exported network brings with it, or None."""
+    noted = getattr(classifier, "notes", {}).get("no_sign")
+    return noted["threshold"] if noted else None
+
+
+def _fit_threshold(command: Command, classifier: "Classifier") -> float:
+    """Returns the threshold that comes with the network, or else fits one on the data of its run.
+
+    Raises:
+        UserError: there is neither, or the data of the run cannot be read.
+    """
+    from evaluation.no_sign import fit_on_run
+    from evaluation.trained_run import load_runs
+
+    noted = _noted_threshold(classifier)
+    if noted is not None:
+        return noted
+    if command.weights_file:
+        raise UserError(
+            f"--no_sign: {command.weights_file} says nothing of when no sign is seen; expected a run, or a"
+            " network.onnx of --mode=export --format=web"
+        )
+    no_sign, description = fit_on_run(load_runs(command.run_folder, command["checkpoint"], command["raw"])[0])
+    print(f"note: {description}", file=sys.stderr)
+    return no_sign.threshold
+
+
+def _describe_doubt(paths: Sequence[str], threshold: float | None) -> str:
+    more = f" and {len(paths) - NAMES_SHOWN} more" if len(paths) > NAMES_SHOWN else ""
+    names = ", ".join(paths[:NAMES_SHOWN])
+    return f"{names}{more}: perhaps no sign is seen, as no class reaches {threshold:.2f}"
 
 
 def format_predictions(predictions: Sequence["Prediction"], class_names: Sequence[str]) -> str:
@@ -91,8 +141,9 @@ MODE = Mode(
         "--mode=predict hand.jpg",
         "--mode=predict --workdir=runs/signs hand.jpg photos/",
         "--mode=predict --weights=resnet50.safetensors cat.jpg",
+        "--mode=predict --no_sign photos/",
     ),
-    flags=(WEIGHTS, CHECKPOINT, RAW, JSON),
+    flags=(WEIGHTS, NO_SIGN, CHECKPOINT, RAW, JSON),
     check=check,
     run=run,
     takes="pictures",

@@ -119,21 +119,11 @@ def _trained_on(run: "TrainedRun") -> str:
 
 
 def _fit_no_sign(run: "TrainedRun") -> dict[str, float]:
-    """Returns the threshold for 'no sign', fitted on validation images, and prints its error rates."""
-    import numpy as np
+    """Returns the threshold for 'no sign', and prints its error rates."""
+    from evaluation.no_sign import fit_on_run
 
-    from evaluation.no_sign import fit_no_sign, pictures_without_signs
-    from evaluation.scores import log_softmax
-
-    name = "val" if "val" in run.splits else "train"
-    others = pictures_without_signs(run.network.preprocessing.image_size)
-    no_sign = fit_no_sign(
-        *(np.exp(log_softmax(run.predict(images))) for images in (run.splits[name].images, others))
-    )
-    print(
-        f"'no sign' where no class reaches {no_sign.threshold:.3f}: {no_sign.signs_rejected:.1%} of the"
-        f" {name} images, and {1 - no_sign.others_accepted:.1%} of {len(others)} rendered rooms without hands"
-    )
+    no_sign, description = fit_on_run(run)
+    print(description)
     return no_sign._asdict()
 
 

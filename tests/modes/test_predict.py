@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.rendered.render import TEST, render
+from datasets.rendered.render import TEST, render, render_room
 from resnet import Classifier, imagenet, load_pretrained
 from tests.command_line import Run, assert_refused, assert_succeeded
 from tests.pictures import random_pictures, sort_into
@@ -37,6 +38,37 @@ def test_without_a_run_the_network_of_the_project_answers(run: Run, tmp_path: Pa
     assert result.code == 0
     assert result.err.startswith("note: hands.onnx answers, which knows the signs 0 to 5 of a hand; ")
     assert json.loads(result.out)["label"] == "3"
+
+
+def test_pictures_without_a_sign_are_named_and_on_request_labelled(run: Run, tmp_path: Path) -> None:
+    Image.fromarray(render(3, 1, 0, stream=TEST, variety=0.3, image_size=200)).save(tmp_path / "hand.png")
+    Image.fromarray(render_room(1, 0, image_size=128)).save(tmp_path / "room.png")
+    plain = run("--mode=predict", "--json", tmp_path)
+    assert re.search(r"room.png: perhaps no sign is seen, as no class reaches 0\.\d\d; --no_sign", plain.err)
+    assert "hand.png" not in plain.err
+    asked = run("--mode=predict", "--json", "--no_sign", tmp_path)
+    answers = [[json.loads(line) for line in result.out.splitlines()] for result in (plain, asked)]
+    assert [answer["label"] for answer in answers[1]] == ["3", "no sign"]
+    assert [a["probabilities"] for a in answers[0]] == [a["probabilities"] for a in answers[1]]
+
+
+def test_the_threshold_of_a_run_is_fitted_on_its_data(run: Run, workdir: Path, pictures: Path) -> None:
+    result = run("--mode=predict", "--json", "--no_sign", f"--workdir={workdir}", pictures)
+    noted = re.search(
+        r"'no sign' where no class reaches (0\.\d+): .* of the val images, and .* without", result.err
+    )
+    threshold = float(noted[1])
+    about = pytest.approx(threshold, abs=5e-4)  # It is printed rounded.
+    for line in map(json.loads, result.out.splitlines()):
+        assert (line["label"] == "no sign") == (line["probability"] < threshold) or line[
+            "probability"
+        ] == about
+
+
+def test_a_file_of_weights_has_no_threshold(run: Run, tmp_path: Path, pictures: Path) -> None:
+    save_in_torchvision(random_weights(18), tmp_path / "resnet18.safetensors")
+    result = run("--mode=predict", "--no_sign", f"--weights={tmp_path / 'resnet18.safetensors'}", pictures)
+    assert_refused(result, "resnet18.safetensors says nothing of when no sign is seen", "expected a run")
 
 
 def test_predict_json_gives_an_object_a_line(run: Run, workdir: Path, pictures: Path) -> None:
