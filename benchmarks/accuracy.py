@@ -51,8 +51,11 @@ MEASURES = (
     Measure("accuracy without twins", "test.without_twins.accuracy", higher=True, mean=0.996, each=0.991),
     Measure("cross-entropy without twins", "test.without_twins.loss", mean=0.03),
     Measure("calibration error without twins", "test.without_twins.ece", mean=0.02),
-    Measure("accuracy under corruptions", "corruptions.mean", higher=True, mean=0.95),
+    Measure("accuracy under corruptions", "corruptions.mean", higher=True, mean=0.97),
     Measure("accuracy on rendered hands", "rendered.accuracy", higher=True),
+    Measure("accuracy on photographs of other hands", "photographs.accuracy", higher=True, mean=0.97),
+    Measure("cross-entropy on these", "photographs.loss"),
+    Measure("calibration error on these", "photographs.calibration.ece", mean=0.03),
     Measure("seconds of training", "seconds", each=900, digits=0),
     Measure("seconds of steps to the accuracy", "time_to.seconds", digits=0),
     Measure("epochs to the accuracy", "time_to.epoch", digits=0),
@@ -74,6 +77,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--rendered", type=at_least(0), default=0, help="number of rendered hands to measure accuracy on"
     )
+    command_line.add_photographs(parser)
     parser.add_argument(
         "--time_to", type=float, nargs="?", const=0.98, help="also report when this test accuracy is reached"
     )
@@ -121,6 +125,8 @@ def _train(options: argparse.Namespace, settings: Sequence[str]) -> Run:
         measurements.append(Measurement("test", "standard"))
     if options.rendered:
         measurements.append(Measurement("test", rendered=options.rendered))
+    if options.photographs:
+        measurements.append(Measurement("train", photographs=options.photographs))
     # Seeds that were trained above are finished, and only measured here.
     run = Run(options.workdir, [*arguments, f"--config.seeds={tuple(seeds)!r}"], test, tuple(measurements))
     train_all([run], device=options.device)
@@ -154,6 +160,8 @@ def read_results(run: Run, time_to_accuracy: float | None) -> Results:
             scores = result["seeds"][seed]
             if measurement.corruptions:
                 seeds[seed]["corruptions"] = {"mean": scores["mean"]}
+            elif measurement.photographs:
+                seeds[seed]["photographs"] = _select_scores(scores)
             else:
                 seeds[seed]["rendered"] = {name: scores[name] for name in ("accuracy", "images")}
         if time_to_accuracy is not None:
@@ -167,7 +175,7 @@ def _select_scores(report: dict[str, Any]) -> dict[str, Any]:
     """Returns the scores of a `full_report` that the table shows."""
     calibration = {"ece": report["calibration"]["ece"]}
     names = ("accuracy", "loss", "images", "without_twins")
-    return {**{name: report[name] for name in names}, "calibration": calibration}
+    return {**{name: report[name] for name in names if name in report}, "calibration": calibration}
 
 
 def time_to(lines: Sequence[dict[str, Any]], batch_size: int, accuracy: float) -> dict[str, float] | None:

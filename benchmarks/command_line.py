@@ -42,6 +42,17 @@ def training_parser(description: str, report: Path | None) -> argparse.ArgumentP
     return result
 
 
+def add_photographs(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names photographs to measure on."""
+    parser.add_argument(
+        "--photographs",
+        type=lambda path: str(Path(path).absolute()),
+        default=None,
+        metavar="PATH",
+        help="folder or archive of images by class, none trained on, to measure accuracy on",
+    )
+
+
 def parse_with_settings(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
     """Parses the command line; returns the options, and as they are the arguments `--config.FIELD=VALUE`."""
     options, settings = parser.parse_known_args()

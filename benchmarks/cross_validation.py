@@ -6,8 +6,9 @@
 A variant is a name, a colon and the settings that it changes. A file of variants has one on each line, and
 `#` begins a comment. Each fold is held out once, from a training of its own whose last weights are used. They
 are measured on the fold as it is, on the fold under the four corruptions that ImageNet-C sets aside for
-choosing a recipe, and on rendered hands of full variety, which stand for hands that no photograph showed. The
-test split is never evaluated. Finished runs are not trained again: name more variants, and the table grows.
+choosing a recipe, and on rendered hands of full variety, which stand for hands that no photograph showed.
+`--photographs` adds real ones. The test split is never evaluated. Finished runs are not trained again: name
+more variants, and the table grows.
 """
 
 import argparse
@@ -36,6 +37,8 @@ COLUMNS = {  # of the table: the name in the results of a fold, and the number o
     "accuracy without twins": ("accuracy_without_twins", 4),
     "under extra corruptions": ("accuracy_extra_corruptions", 4),
     "of rendered hands": ("accuracy_rendered", 4),
+    "of photographs": ("accuracy_photographs", 4),
+    "ECE of photographs": ("ece_photographs", 4),
     "seconds": ("seconds", 0),
 }
 
@@ -60,6 +63,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--rendered", type=at_least(0), default=600, help="number of rendered hands to measure accuracy on"
     )
+    command_line.add_photographs(parser)
     parser.add_argument(
         "--variant", action="append", default=[], help="a variant, NAME: SETTINGS; may be repeated"
     )
@@ -100,6 +104,8 @@ def _fold_runs(variant: Variant, options: argparse.Namespace, settings: Sequence
     measurements = [Measurement("val"), Measurement("val", "extra")]
     if options.rendered:
         measurements.append(Measurement("test", rendered=options.rendered))
+    if options.photographs:
+        measurements.append(Measurement("train", photographs=options.photographs))
     shared = [f"--config={options.config}", *settings, *variant.settings]
     return [
         Run(
@@ -158,7 +164,11 @@ def _check_settings(owner: str, settings: Iterable[str]) -> None:
 
 def read_fold(run: Run) -> dict[str, Any]:
     """Reads the results of a finished run on the images that it held out, and its seconds of training."""
-    summary, validation, corrupted, *rendered = run.read()
+    summary, *evaluations = run.read()
+    validation, corrupted, *_ = evaluations
+    others = list(zip(run.measurements, evaluations, strict=True))
+    rendered = next((result for measurement, result in others if measurement.rendered), None)
+    photographs = next((result for measurement, result in others if measurement.photographs), None)
     without_twins = validation["without_twins"]
     return {
         "accuracy": validation["accuracy"],
@@ -168,7 +178,9 @@ def read_fold(run: Run) -> dict[str, Any]:
         "accuracy_without_twins": without_twins.get("accuracy"),
         "images_without_twins": without_twins["images"],
         "accuracy_extra_corruptions": corrupted["mean"],
-        "accuracy_rendered": rendered[0]["accuracy"] if rendered else None,
+        "accuracy_rendered": rendered and rendered["accuracy"],
+        "accuracy_photographs": photographs and photographs["accuracy"],
+        "ece_photographs": photographs and photographs["calibration"]["ece"],
         "seconds": summary["seconds"],
     }
 

@@ -35,29 +35,33 @@ class Measurement(NamedTuple):
     """An evaluation on a split, as `--mode=eval` does it, perhaps under a group of `corruptions`.
 
     `rendered` above 0 is the number of rendered hands of full variety that replace the data of the run. None
-    of them was trained on.
+    of them was trained on. `photographs`, a folder or an archive with images by class, replaces the data too.
     """
 
     split: str
     corruptions: str = ""
     rendered: int = 0
+    photographs: str = ""
 
     @property
     def file(self) -> str:
         """The file that `--mode=eval` writes."""
-        data = "rendered_" if self.rendered else ""
+        data = "rendered_" if self.rendered else f"{Path(self.photographs).name}_" if self.photographs else ""
         return f"eval_{data}{self.split}{self.corruptions and f'_{self.corruptions}_corruptions'}.json"
 
     def other_data(self, run_data: ConfigDict) -> ConfigDict | None:
-        """Returns the settings of the rendered hands, or None to use the data of the run.
+        """Returns the settings of the data that replace those of the run, or None to use its own.
 
         `run_data` is the `data` part of the config of the run.
         """
-        if not self.rendered:
+        if not self.rendered and not self.photographs:
             return None
         data = default.get_config().data
         data.update(settings.preparation(run_data))
-        data.update(name="rendered", train_size=1, test_size=self.rendered)
+        if self.rendered:
+            data.update(name="rendered", train_size=1, test_size=self.rendered)
+        else:
+            data.update(name="folder", dir=self.photographs)
         return data
 
 

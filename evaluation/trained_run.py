@@ -106,9 +106,11 @@ def load_runs(
     trained = load_trained(workdir, checkpoint, raw)
     data = config.data if other_data is None else other_data
     dataset = datasets.load(data)
-    _check_dataset(dataset, data, class_names)
+    _check_classes(dataset, data, class_names, any_of_them=other_data is not None)
     if other_data is None:
         _check_trained_on(dataset, data, workdir)
+    else:
+        dataset = _with_labels_of(class_names, dataset)
     splits = datasets.splits_by_name(dataset, data)
     stored_train, _ = datasets.train_val_split(dataset, data)
     # Without validation images the newest checkpoint is the best one.
@@ -162,12 +164,28 @@ def _check_image_size(config: ConfigDict, other_data: ConfigDict | None) -> None
         )
 
 
-def _check_dataset(dataset: Dataset, data: ConfigDict, class_names: tuple[str, ...]) -> None:
-    if dataset.class_names != class_names:
+def _check_classes(
+    dataset: Dataset, data: ConfigDict, class_names: tuple[str, ...], *, any_of_them: bool
+) -> None:
+    """Checks that `dataset` has the classes of the run, or with `any_of_them` none besides them."""
+    is_fit = (
+        set(dataset.class_names) <= set(class_names) if any_of_them else dataset.class_names == class_names
+    )
+    if not is_fit:
         raise UserError(
             f"data set {datasets.display_name(data)}: its classes are {_listed(dataset.class_names)}, but the"
             f" run was trained on {_listed(class_names)}; expected a data set of the same classes"
         )
+
+
+def _with_labels_of(class_names: tuple[str, ...], dataset: Dataset) -> Dataset:
+    """Returns `dataset` with the labels that its classes have among `class_names`."""
+    labels = np.array([class_names.index(name) for name in dataset.class_names], np.int32)
+    train, test, val = (
+        split and split._replace(labels=labels[split.labels])
+        for split in (dataset.train, dataset.test, dataset.val)
+    )
+    return dataset._replace(train=train, test=test, val=val, class_names=class_names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -108,6 +108,22 @@ def test_eval_on_a_data_set_that_the_run_was_not_trained_on(run: Run, workdir: P
     )
 
 
+def test_eval_on_a_folder_of_some_of_the_classes(run: Run, workdir: Path, tmp_path: Path) -> None:
+    hands = [render(label, 6 * i + label, seed=0, stream=TEST) for i in range(6) for label in (5, 2)]
+    folder = sort_into(tmp_path / "hands", hands, ["5", "2"] * 6)
+    fields = [f"data.dir={folder}", "data.image_size=64", "data.test_fraction=0", "data.val_fraction=0"]
+    flags = [f"--workdir={workdir}", "--config=configs/folder.py", *(f"--config.{field}" for field in fields)]
+    report = json.loads(run("--mode=eval", *flags, "--split=train", "--json").out)
+    answers = [answer.label for answer in Classifier.load(workdir).predict(hands)]
+    confusion = np.zeros((6, 6), int)
+    np.add.at(confusion, ([5, 2] * 6, [int(answer) for answer in answers]), 1)
+    assert report["confusion_matrix"] == confusion.tolist()
+    (folder / "2").rename(folder / "two")
+    refused = run("--mode=eval", *flags, "--split=train")
+    assert refused.code == 2
+    assert "its classes are 5, two, but the run was trained on 0, 1, 2" in refused.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_rendered_hands_that_a_run_may_have_seen_are_not_evaluated(
     run: Run, workdir: Path, copy: Path, split: str
