@@ -43,7 +43,7 @@ train: $(VENV)/installed-$(DEVICE)  ## train configs/signs.py into runs/signs
 
 demo: $(VENV)/installed-$(DEVICE)  ## train a small network on rendered hands and ask it about a picture
 	$(RUN) main.py --config=configs/rendered.py --workdir=runs/demo
-	$(PY) -m datasets.rendered --label=2 --index=1 --variety=0.3 runs/demo/hand.png
+	$(PY) -m datasets.rendered --label=2 --index=4 --variety=0.3 runs/demo/hand.png
 	$(RUN) main.py --mode=predict --workdir=runs/demo runs/demo/hand.png
 
 web: $(VENV)/installed-$(DEVICE) web/node_modules/installed  ## open a page that reads the fingers of your hand

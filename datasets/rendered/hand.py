@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.rendered.poses import EXTENDED, Pose, sample_pose
+from datasets.rendered.poses import THUMB, Pose, Sign, sample_pose
 from datasets.rendered.skeleton import Bones, sample_bones, unit
 
 SKIN, NAIL, SLEEVE, BAND = range(4)  # materials; a band is a watch strap, a bracelet or a ring
-ARM, PALM = -1, 0  # limbs; the digits are 1 (index) to 4 (little) and 5 (thumb)
-THUMB = 5
+ARM, PALM = -1, 0  # limbs besides the digits
 
 
 class RoundCones(NamedTuple):
@@ -167,19 +166,13 @@ def _add_ring(flesh: _Flesh, bones: Bones, pose: Pose, rng: np.random.Generator)
     flesh.add(start, end, radius, radius, palmar=pose.palmar[i, 0], blend=0.03, material=BAND, limb=i + 1)
 
 
-def stretched_digits(label: int) -> tuple[int, ...]:
-    """Returns the digits that a sign stretches, 1 (index) to 4 (little) and 5 (thumb)."""
-    fingers = tuple(i + 1 for i in range(4) if EXTENDED[label][i])
-    return (*fingers, THUMB) if label in (3, 5) else fingers
-
-
-def sample_hand(label: int, strength: float, rng: np.random.Generator) -> RoundCones:
-    """Returns a random person's right hand that shows the sign `label`, 0 to 5. The forearm leaves at -y.
+def sample_hand(sign: Sign, strength: float, rng: np.random.Generator) -> RoundCones:
+    """Returns a random person's right hand that shows `sign`. The forearm leaves at -y.
 
     The higher `strength`, 0 to 1, the odder the pose may be.
     """
     bones = sample_bones(rng)
-    pose = sample_pose(label, bones, strength, rng)
+    pose = sample_pose(sign, bones, strength, rng)
     fingers, thumb = pose.fingers, pose.thumb
     flesh = _Flesh()
     _add_arm(flesh, bones, rng)

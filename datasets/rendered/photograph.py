@@ -11,8 +11,9 @@ import numpy as np
 
 from datasets.rendered.background import Background, sample_background
 from datasets.rendered.camera import expose
-from datasets.rendered.hand import ARM, PALM, SKIN, RoundCones, stretched_digits
+from datasets.rendered.hand import ARM, PALM, SKIN, RoundCones
 from datasets.rendered.pixels import OVERSAMPLING, clip, grid, reduce, shift, soften
+from datasets.rendered.poses import THUMB, Sign
 from datasets.rendered.round_cones import draw
 from datasets.rendered.shading import Light, Picture, lit_hand, sample_light, sample_skin
 
@@ -56,20 +57,22 @@ def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     return about_z @ about_x @ about_y
 
 
+THUMB_UP = 55  # degrees of roll that turn a stretched thumb upwards
 # Degrees of yaw up to which a viewer can still read a sign.
 MAX_YAW = {1: 75, 2: 42, 3: 34, 4: 42, 5: 48}
+MAX_YAW_OF_THUMB = 40  # alone
 
 
-def _sample_yaw(label: int, strength: float, rng: np.random.Generator) -> float:
+def _sample_yaw(sign: Sign, strength: float, rng: np.random.Generator) -> float:
     """Returns random degrees by which the hand is turned about its long axis."""
-    if label == 0:  # The ring is seen from the thumb's side. From the front it looks like a loose fist.
+    if sign.label == 0:  # The ring is seen from the thumb's side. From the front it looks like a loose fist.
         if rng.random() > strength:
             return -rng.uniform(45, 108)
         kind = rng.random()
         if kind < 0.6:
             return -rng.uniform(12, 55)
         return rng.normal(0, 14) if kind < 0.9 else rng.uniform(20, 100)
-    limit = MAX_YAW[label]
+    limit = MAX_YAW_OF_THUMB if sign.digits == (THUMB,) else MAX_YAW[sign.label]
     yaw = (0.2 + 0.5 * strength) * limit * rng.normal()
     yaw = min(max(yaw, -limit), limit)
     return yaw + 180 if rng.random() < 0.6 * strength else yaw
@@ -89,7 +92,7 @@ def _shows(hand: RoundCones, view: np.ndarray, digits: Sequence[int]) -> bool:
     return not (covered & others & (beyond[..., 2] < 0)).any()
 
 
-def sample_view(label: int, hand: RoundCones, strength: float, rng: np.random.Generator) -> np.ndarray:
+def sample_view(sign: Sign, hand: RoundCones, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Returns the rotation `[3, 3]` from the hand's frame to the frame of a viewer who can read its sign.
 
     At `strength` 0 the hand is upright and seen from the front. Up to 1 there are steep views, views of the
@@ -100,10 +103,10 @@ def sample_view(label: int, hand: RoundCones, strength: float, rng: np.random.Ge
         if kind < 0.4 * oddness:
             roll = rng.uniform(-95, 95) if kind > 0.06 * oddness else rng.uniform(-180, 180)
         else:
-            roll = (10 + 20 * oddness) * rng.normal()
+            roll = (10 + 20 * oddness) * rng.normal() + (THUMB_UP if sign.digits == (THUMB,) else 0)
         pitch = (6 + 8 * oddness) * rng.normal()
-        view = _rotation(_sample_yaw(label, oddness, rng), min(max(pitch, -28), 28), roll)
-        if _shows(hand, view, stretched_digits(label)):
+        view = _rotation(_sample_yaw(sign, oddness, rng), min(max(pitch, -28), 28), roll)
+        if _shows(hand, view, sign.digits):
             break
     return view
 

@@ -1,7 +1,7 @@
 """Poses of a hand that shows a sign, in the many ways that people have.
 
-0 is a ring of thumb and fingers, or a fist. 1, 2 and 4 stretch as many fingers, beginning with the index
-finger. 3 stretches two and the thumb, 5 four and the thumb.
+0 is a ring of thumb and fingers, or a fist. The others stretch as many digits as they say; which ones is a
+matter of where people learned to count.
 """
 
 from typing import NamedTuple
@@ -10,14 +10,43 @@ import numpy as np
 
 from datasets.rendered.skeleton import Bones, finger_joints, reach, thumb_joints, unit
 
-EXTENDED = {  # fingers that a sign stretches, index to little
-    0: (False, False, False, False),
-    1: (True, False, False, False),
-    2: (True, True, False, False),
-    3: (True, True, False, False),
-    4: (True, True, True, True),
-    5: (True, True, True, True),
+INDEX, MIDDLE, RING, LITTLE, THUMB = 1, 2, 3, 4, 5  # digits
+
+# The digits that each sign stretches, and how often in the pictures. The first are those of SIGNS. The others
+# cost accuracy there: at a quarter of the 3s, (INDEX, MIDDLE, RING) is what many a 2 is taken for.
+WAYS = {
+    0: {(): 1.0},
+    1: {(INDEX,): 0.96, (THUMB,): 0.04},
+    2: {(INDEX, MIDDLE): 0.92, (INDEX, THUMB): 0.08},
+    3: {(INDEX, MIDDLE, THUMB): 0.88, (INDEX, MIDDLE, RING): 0.12},
+    4: {(INDEX, MIDDLE, RING, LITTLE): 0.78, (INDEX, MIDDLE, RING, THUMB): 0.22},
+    5: {(INDEX, MIDDLE, RING, LITTLE, THUMB): 1.0},
 }
+
+
+class Sign(NamedTuple):
+    """A number from 0 to 5, and the `digits` that are stretched to show it, in ascending order."""
+
+    label: int
+    digits: tuple[int, ...]
+
+    @property
+    def fingers(self) -> int:
+        """How many fingers are stretched, beginning with the index finger, the thumb not counted."""
+        return len(self.digits) - self.thumb
+
+    @property
+    def thumb(self) -> bool:
+        """Whether the thumb is stretched."""
+        return THUMB in self.digits
+
+
+def sample_sign(label: int, rng: np.random.Generator) -> Sign:
+    """Returns a random one of the ways to show `label`, 0 to 5."""
+    ways = list(WAYS[label])
+    return Sign(label, ways[rng.choice(len(ways), p=list(WAYS[label].values()))])
+
+
 # Degrees of flexion at the three joints of a folded finger, in three kinds of fist.
 TIGHT, LOOSE, HOOKED = np.array([[86.0, 105, 60], [64, 92, 42], [38, 106, 62]])
 # The same for fingers that meet the thumb in a wide ring, in a narrow one and in a beak.
@@ -48,10 +77,10 @@ class Pose(NamedTuple):
     thumb: np.ndarray
 
 
-def _stretched(label: int, rng: np.random.Generator) -> np.ndarray:
+def _stretched(sign: Sign, rng: np.random.Generator) -> np.ndarray:
     """Returns the degrees of flexion `[4, 3]` of stretched fingers."""
     straight = np.array([5.0, 6.0, 4.0]) + rng.normal(0, [8, 4, 3]) + rng.normal(0, [4.5, 5, 3], (4, 3))
-    if label in (4, 5):  # A half-open hand is common. The little finger bends first.
+    if sign.fingers > 2:  # A half-open hand is common. The little finger bends first.
         relaxed = rng.uniform(0, 1) ** 2 * 16
         straight += relaxed * np.array([1.0, 1.5, 0.8]) * np.array([[0.6], [0.8], [1], [1.2]])
     else:
@@ -59,45 +88,48 @@ def _stretched(label: int, rng: np.random.Generator) -> np.ndarray:
     return np.maximum(straight, [-14, -3, -5])
 
 
-def _folded(label: int, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _folded(sign: Sign, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Returns the degrees of flexion `[4, 3]` of folded fingers."""
-    fold = TIGHT + (LOOSE - TIGHT) * rng.uniform(-0.1, 1)
-    if rng.random() < 0.2 * strength:
+    tight = sign.thumb and sign.fingers < 2  # Beside the thumb, half-open fingers would count.
+    fold = TIGHT + (LOOSE - TIGHT) * rng.uniform(-0.1, 0.3 if tight else 1)
+    if rng.random() < 0.2 * strength and not tight:
         fold = fold + (HOOKED - fold) * rng.uniform(0.3, 1)
     fold = fold + rng.normal(0, [4, 4, 8]) + rng.normal(0, [5, 5, 6], (4, 3))
-    if label in (1, 2, 3):  # A stretched finger pulls its neighbour along.
-        fold[label if label < 3 else 2] -= rng.uniform(0, 1) ** 2 * np.array([20, 8, 4])
+    if 0 < sign.fingers < 4:  # A stretched finger pulls its neighbour along.
+        fold[sign.fingers] -= rng.uniform(0, 1) ** 2 * np.array([20, 8, 4])
     return np.minimum(fold, [94, 112, 72])
 
 
-def _meeting(label: int, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _meeting(sign: Sign, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Returns the degrees of flexion `[4, 3]` of fingers that meet the thumb tip to tip."""
-    if label == 0:
+    if sign.label == 0:
         ring = WIDE + (NARROW - WIDE) * rng.uniform(-0.1, 1)
     else:  # well away from the stretched fingers
         ring = NARROW + (LOOSE - NARROW) * rng.uniform(0, 1)
-    if label == 0 and rng.random() < 0.2 * strength:
+    if sign.label == 0 and rng.random() < 0.2 * strength:
         ring = ring + (BEAK - ring) * rng.uniform(0.2, 0.8)
     fan = rng.normal(1, 4) * np.arange(4)[:, None] * np.array([1, 1, 0.5])
     return ring + fan + rng.normal(0, [3, 4, 5]) + rng.normal(0, [2.5, 3, 3], (4, 3))
 
 
-def _abduction(label: int, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _abduction(sign: Sign, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Returns the degrees `[4]` by which stretched fingers turn towards the thumb.
 
     The fingers are close together up to widely spread.
     """
-    if label in (4, 5):
+    if sign.fingers > 2:
         openness = rng.uniform(0.1 - 0.4 * strength, 1.35) + rng.normal(0, 0.2, 3)
         if rng.random() < 0.1:  # two pairs of fingers with a gap between them
             openness[1] += 0.8
             openness[[0, 2]] = -0.2
+        if rng.random() < 0.3:  # A little finger may stand as far out as a thumb.
+            openness[2] *= rng.uniform(1.2, 2.6)
         gaps = np.maximum(openness, -0.35) * np.array([10, 10, 12.5])
         middle = rng.normal(1, 2.5)
         return middle + np.array([gaps[0], 0, -gaps[1], -gaps[1] - gaps[2]])
     # The V is between the two stretched fingers.
     opening = rng.uniform(-4, 8) if rng.random() < 0.4 * strength else rng.uniform(8, 38)
-    heading = rng.normal(2, 4) if label > 1 else rng.normal(4, 5)
+    heading = rng.normal(2, 4) if sign.fingers > 1 else rng.normal(4, 5)
     return heading + np.array([0.55, -0.45, 0, 0]) * opening
 
 
@@ -123,7 +155,7 @@ def _thumb(
 
     `first` is the first folded finger, 0 to 3; `fingers` and `palmar` are those of a `Pose`.
     """
-    if hold in ("out", "close", "beside", "ajar"):
+    if hold in ("wide", "out", "close", "beside", "ajar"):
         return thumb_joints(bones, _free_thumb(hold, rng))
     if hold in ("tucked", "folded"):
         along, target = _thumb_in_palm(hold, bones, rng)
@@ -136,6 +168,9 @@ def _thumb(
 
 def _free_thumb(hold: str, rng: np.random.Generator) -> np.ndarray:
     """Returns the directions `[3, 3]` of the bones of a thumb that touches nothing."""
+    if hold == "wide":  # so that nobody takes it for one that rests
+        angle = rng.uniform(48, 76) + np.array([0, rng.uniform(-6, 8), rng.uniform(-10, 12)])
+        return _in_plane(angle, rng.uniform(-0.05, 0.35) * np.array([1.0, 0.7, 0.3]))
     if hold == "out":
         angle = rng.uniform(28, 68) + np.array([0, rng.uniform(-8, 10), rng.uniform(-20, 16)])
         return _in_plane(angle, rng.uniform(-0.05, 0.45) * np.array([1.0, 0.7, 0.3]))
@@ -157,7 +192,7 @@ def _thumb_in_palm(hold: str, bones: Bones, rng: np.random.Generator) -> tuple[n
         target[2] = 1.75 * bones.thickness
     else:  # into the palm of a 4
         along = unit(np.array([[0.0, 0.85, 0.5], [-0.75, 0.55, -0.1], [-0.85, 0.35, -0.3]]))
-        target = np.array([rng.uniform(-3.2, 0.9), rng.uniform(5.2, 8.4), 0]) * bones.width
+        target = np.array([rng.uniform(-3.2, 1.8), rng.uniform(5.2, 8.6), 0]) * bones.width
         target[2] = rng.uniform(1.7, 2.3) * bones.thickness
     return along, target
 
@@ -188,26 +223,29 @@ def _thumb_on_fingers(
     return along, target
 
 
-def sample_pose(label: int, bones: Bones, strength: float, rng: np.random.Generator) -> Pose:
-    """Returns a random pose in which a person with these bones shows the sign `label`, 0 to 5.
+def sample_pose(sign: Sign, bones: Bones, strength: float, rng: np.random.Generator) -> Pose:
+    """Returns a random pose in which a person with these bones shows `sign`.
 
     The higher `strength`, 0 to 1, the likelier is a pose that few people choose.
     """
-    extended = np.array(EXTENDED[label])
-    if label in (3, 5):
-        hold = "close" if label == 5 and rng.random() < 0.25 * strength else "out"
-    elif label == 4:
+    extended = np.arange(4) < sign.fingers
+    if sign.thumb and sign.fingers < 2:
+        hold = "wide"
+    elif sign.thumb:
+        hold = "close" if sign.label == 5 and rng.random() < 0.25 * strength else "out"
+    elif sign.fingers == 4:
         hold = "folded"
-    elif label == 0:
+    elif sign.fingers == 0:
         hold = "across" if rng.random() < 0.2 * strength else "meeting"
+    elif sign.fingers == 3:  # The thumb keeps the little finger down.
+        hold = "across" if rng.random() < 0.3 else "meeting"
     else:
         hold = rng.choice(list(AT_REST), p=list(AT_REST.values()))
     meets = hold == "meeting"
-    folded = _meeting(label, strength, rng) if meets else _folded(label, strength, rng)
-    flexion = np.where(extended[:, None], _stretched(label, rng), folded)
+    folded = _meeting(sign, strength, rng) if meets else _folded(sign, strength, rng)
+    flexion = np.where(extended[:, None], _stretched(sign, rng), folded)
     fist = FIST_ABDUCTION * (0.4 if meets else 1) + rng.normal(0, 1.5, 4)
-    abduction = np.where(extended, _abduction(label, strength, rng), fist)
+    abduction = np.where(extended, _abduction(sign, strength, rng), fist)
     fingers, palmar = finger_joints(bones, np.radians(flexion), np.radians(abduction))
-    first = int(extended.sum()) % 4
-    thumb = _thumb(hold, first, bones=bones, fingers=fingers, palmar=palmar, rng=rng)
+    thumb = _thumb(hold, sign.fingers % 4, bones=bones, fingers=fingers, palmar=palmar, rng=rng)
     return Pose(fingers, palmar, thumb)

@@ -9,6 +9,7 @@ import numpy as np
 
 from datasets.rendered.hand import sample_hand
 from datasets.rendered.photograph import photograph, photograph_room, sample_strength, sample_view
+from datasets.rendered.poses import sample_sign
 from resnet.errors import UserError
 
 CLASS_NAMES = ("0", "1", "2", "3", "4", "5")
@@ -53,8 +54,9 @@ def render_with_matte(
     check_share("variety", variety)
     rng = np.random.default_rng([seed, stream, index])
     strength = sample_strength(variety, rng)
-    hand = sample_hand(label, strength.sign, rng)
-    view = sample_view(label, hand, strength.sign, rng)
+    sign = sample_sign(label, rng)
+    hand = sample_hand(sign, strength.sign, rng)
+    view = sample_view(sign, hand, strength.sign, rng)
     return photograph(hand, view, image_size, strength=strength, rng=rng)
 
 

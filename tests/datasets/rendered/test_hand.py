@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from datasets.rendered.hand import sample_hand
+from datasets.rendered.poses import WAYS, Sign, sample_sign
 from datasets.rendered.round_cones import FAR, draw
 
 
-def silhouette(label: int, seed: int, yaw: float) -> np.ndarray:
+def silhouette(sign: Sign, seed: int, yaw: float) -> np.ndarray:
     """Draws a random hand, bool `[256, 256]`, 30 cm wide, its palm to the viewer but for `yaw` degrees."""
-    hand = sample_hand(label, 0.5, np.random.default_rng(seed))
+    hand = sample_hand(sign, 0.5, np.random.default_rng(seed))
     c, s = np.cos(np.radians(yaw)), np.sin(np.radians(yaw))
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     scale = 256 / 30
@@ -44,18 +45,30 @@ def has_hole(mask: np.ndarray) -> bool:
         outside = grown
 
 
-@pytest.mark.parametrize("label", [1, 2, 3, 4, 5])
-def test_a_sign_stretches_as_many_digits_as_it_says(label):
-    counts = [count_digits(silhouette(label, seed, yaw=0)) for seed in range(24)]
+def ways(label: int) -> list[Sign]:
+    return [Sign(label, digits) for digits in WAYS[label]]
+
+
+@pytest.mark.parametrize("sign", [sign for label in range(1, 6) for sign in ways(label)], ids=str)
+def test_a_sign_stretches_as_many_digits_as_it_says(sign: Sign):
+    assert len(sign.digits) == sign.label
+    counts = [count_digits(silhouette(sign, seed, yaw=0)) for seed in range(24)]
     # Not all of them, as some people keep their fingers together.
-    assert np.mean([count == label for count in counts]) > 0.55
+    assert np.mean([count == sign.label for count in counts]) > 0.55
+
+
+def test_every_way_to_show_a_sign_is_drawn_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    drawn = [sample_sign(4, rng).digits for _ in range(400)]
+    assert set(drawn) == {(1, 2, 3, 4), (1, 2, 3, 5)}
+    assert drawn.count((1, 2, 3, 5)) / len(drawn) == pytest.approx(WAYS[4][1, 2, 3, 5], abs=0.06)
 
 
 def test_a_zero_is_closed_to_a_ring():
-    rings = [has_hole(silhouette(0, seed, yaw=-80)) for seed in range(12)]
+    rings = [has_hole(silhouette(Sign(0, ()), seed, yaw=-80)) for seed in range(12)]
     assert np.mean(rings) >= 0.8
 
 
-@pytest.mark.parametrize("label", [1, 3])
-def test_a_zero_alone_is_a_ring(label):
-    assert not any(has_hole(silhouette(label, seed, yaw=0)) for seed in range(4))
+@pytest.mark.parametrize("sign", [Sign(1, (1,)), Sign(3, (1, 2, 5))], ids=str)
+def test_a_zero_alone_is_a_ring(sign: Sign):
+    assert not any(has_hole(silhouette(sign, seed, yaw=0)) for seed in range(4))

@@ -4,6 +4,7 @@ import numpy as np
 
 from datasets.rendered import photograph
 from datasets.rendered.hand import ARM, sample_hand
+from datasets.rendered.poses import Sign, sample_sign
 
 
 def boxes(strength: float) -> np.ndarray:
@@ -11,8 +12,9 @@ def boxes(strength: float) -> np.ndarray:
     result = []
     for seed in range(120):
         rng = np.random.default_rng(seed)
-        hand = sample_hand(seed % 6, strength, rng)
-        view = photograph.sample_view(seed % 6, hand, strength, rng)
+        sign = sample_sign(seed % 6, rng)
+        hand = sample_hand(sign, strength, rng)
+        view = photograph.sample_view(sign, hand, strength, rng)
         picture = photograph.frame_hand(hand, view, 128, strength=strength, rng=rng)
         joints = np.concatenate([points[hand.limb != ARM] for points in (picture.start, picture.end)])
         flesh = 0.8 * picture.scale  # of fingers, which reach furthest
@@ -50,8 +52,9 @@ def test_no_picture_is_hard_in_every_way():
 
 
 def test_a_viewer_from_whom_fingers_hide_each_other_moves_on(monkeypatch):
-    hand = sample_hand(4, 0.5, np.random.default_rng(0))
+    sign = Sign(4, (1, 2, 3, 4))
+    hand = sample_hand(sign, 0.5, np.random.default_rng(0))
     yaws = iter([90, -90, 0])
-    monkeypatch.setattr(photograph, "_sample_yaw", lambda label, strength, rng: next(yaws))
-    view = photograph.sample_view(4, hand, 0.5, np.random.default_rng(0))
+    monkeypatch.setattr(photograph, "_sample_yaw", lambda sign, strength, rng: next(yaws))
+    view = photograph.sample_view(sign, hand, 0.5, np.random.default_rng(0))
     assert view[2, 2] > 0.8  # the palm's normal points at the viewer
