@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from modes.flags import (
@@ -65,19 +65,33 @@ def run(command: Command) -> int:
         for names, images in read_in_batches(files, classifier.prepare, unreadable)
         for prediction in classifier.predict_prepared(list(map(printable, names)), images)
     )
-    many = len(classifier.class_names) > CLASSES_IN_COLUMNS
-    if command["json"]:
+    _print_predictions(predictions, classifier.class_names, as_json=command["json"])
+    if doubtful and not command["no_sign"]:
+        print(f"note: {_describe_doubt(doubtful, threshold)}; --no_sign labels them so", file=sys.stderr)
+    return unreadable.exit_code
+
+
+def _print_predictions(
+    predictions: Iterable["Prediction"], class_names: Sequence[str], *, as_json: bool
+) -> None:
+    many = len(class_names) > CLASSES_IN_COLUMNS
+    if as_json:
         for prediction in predictions:
             top = {"top": [guess._asdict() for guess in prediction.top()]} if many else {}
             print(json.dumps(prediction._asdict() | top), flush=True)
     elif many:
-        if guesses := [(prediction.path or "", prediction.top()) for prediction in predictions]:
+        if guesses := [(prediction.path or "", _guesses(prediction)) for prediction in predictions]:
             print(format_guesses(guesses))
     elif rows := list(predictions):
-        print(format_predictions(rows, classifier.class_names))
-    if doubtful and not command["no_sign"]:
-        print(f"note: {_describe_doubt(doubtful, threshold)}; --no_sign labels them so", file=sys.stderr)
-    return unreadable.exit_code
+        print(format_predictions(rows, class_names))
+
+
+def _guesses(prediction: "Prediction") -> "list[Guess]":
+    """Returns the most probable classes, or that no sign is seen with the probability of the best of them."""
+    best = prediction.top()
+    if prediction.label == NO_SIGN_LABEL:
+        return [best[0]._replace(synset=None, label=NO_SIGN_LABEL)]
+    return best
 
 
 def _noted_threshold(classifier: "Classifier") -> float | None:

@@ -52,6 +52,17 @@ def test_pictures_without_a_sign_are_named_and_on_request_labelled(run: Run, tmp
     assert [a["probabilities"] for a in answers[0]] == [a["probabilities"] for a in answers[1]]
 
 
+def test_of_many_classes_no_sign_is_the_only_guess(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modes.predict.CLASSES_IN_COLUMNS", 3)
+    Image.fromarray(render_room(1, 0, image_size=128)).save(tmp_path / "room.png")
+    assert len(run("--mode=predict", tmp_path).out.splitlines()) == 2 + 5
+    *_, row = rows = run("--mode=predict", "--no_sign", tmp_path).out.splitlines()
+    assert len(rows) == 2 + 1
+    assert re.fullmatch(r"\S+room.png +no sign +0\.\d+", row)
+
+
 def test_the_threshold_of_a_run_is_fitted_on_its_data(run: Run, workdir: Path, pictures: Path) -> None:
     result = run("--mode=predict", "--json", "--no_sign", f"--workdir={workdir}", pictures)
     noted = re.search(
