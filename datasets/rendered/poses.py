@@ -12,8 +12,8 @@ from datasets.rendered.skeleton import Bones, finger_joints, reach, thumb_joints
 
 INDEX, MIDDLE, RING, LITTLE, THUMB = 1, 2, 3, 4, 5  # digits
 
-# The digits that each sign stretches, and how often in the pictures. The first are those of SIGNS. The others
-# cost accuracy there: at a quarter of the 3s, (INDEX, MIDDLE, RING) is what many a 2 is taken for.
+# The digits that a sign stretches, and how often it is drawn with them. The first are those of SIGNS. More of
+# the others cost accuracy there: where a quarter of the 3s are without the thumb, many a 2 is taken for one.
 WAYS = {
     0: {(): 1.0},
     1: {(INDEX,): 0.96, (THUMB,): 0.04},
