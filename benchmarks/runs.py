@@ -50,7 +50,7 @@ class Measurement(NamedTuple):
         return f"eval_{data}{self.split}{self.corruptions and f'_{self.corruptions}_corruptions'}.json"
 
     def other_data(self, run_data: ConfigDict) -> ConfigDict | None:
-        """Returns the settings of the data that replace those of the run, or None to use its own.
+        """Returns the settings of the data to measure on, or None for the run's own data.
 
         `run_data` is the `data` part of the config of the run.
         """

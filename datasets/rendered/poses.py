@@ -12,8 +12,9 @@ from datasets.rendered.skeleton import Bones, finger_joints, reach, thumb_joints
 
 INDEX, MIDDLE, RING, LITTLE, THUMB = 1, 2, 3, 4, 5  # digits
 
-# The digits that a sign stretches, and how often it is drawn with them. The first are those of SIGNS. More of
-# the others cost accuracy there: where a quarter of the 3s are without the thumb, many a 2 is taken for one.
+# Which digits people stretch for a sign, and how often each way is drawn. SIGNS has only the first ways.
+# Drawing the others more often costs accuracy there: with a quarter of the 3s drawn without the thumb, a
+# network takes many a 2 for a 3.
 WAYS = {
     0: {(): 1.0},
     1: {(INDEX,): 0.96, (THUMB,): 0.04},

@@ -71,9 +71,8 @@ def test_the_threshold_of_a_run_is_fitted_on_its_data(run: Run, workdir: Path, p
     threshold = float(noted[1])
     about = pytest.approx(threshold, abs=5e-4)  # It is printed rounded.
     for line in map(json.loads, result.out.splitlines()):
-        assert (line["label"] == "no sign") == (line["probability"] < threshold) or line[
-            "probability"
-        ] == about
+        label, probability = line["label"], line["probability"]
+        assert (label == "no sign") == (probability < threshold) or probability == about
 
 
 def test_a_file_of_weights_has_no_threshold(run: Run, tmp_path: Path, pictures: Path) -> None:

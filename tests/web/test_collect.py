@@ -80,9 +80,8 @@ def take(page: Any, index: int, at_least: int = 2) -> None:
         assert time.monotonic() < deadline, f"{count_in(page, index)} pictures after a minute"
         # Unlike the steps of a mouse, a click makes sure that the button is still where it was.
         card(page, index).locator(".hold").click(delay=500)
-        expect(page.locator("#taken")).to_have_text(
-            re.compile(f"^{CLASSES[index]}: ")
-        )  # The last one arrived.
+        # Once it is announced, the last picture has arrived.
+        expect(page.locator("#taken")).to_have_text(re.compile(f"^{CLASSES[index]}: "))
 
 
 def download(page: Any) -> zipfile.ZipFile:
