@@ -16,6 +16,7 @@ from datasets.record_folder import INDEX_FILE, RecordFolder, is_record_folder
 from resnet.errors import UserError
 from resnet.files import printable
 from resnet.images import image_extensions, unreadable_kind
+from resnet.wording import first_of
 
 SplitName = Literal["train", "val", "test", ""]  # "" for images that are yet to be split
 
@@ -605,7 +606,4 @@ def _files_in(names: Iterable[str]) -> int:
 
 
 def _some(names: Iterable[str]) -> str:
-    """Returns the first five names in words."""
-    names = [printable(name) for name in names]
-    more = len(names) - 5
-    return ", ".join(names[:5]) + (f" and {more:,} more" if more > 0 else "")
+    return first_of([printable(name) for name in names], 5)

@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 from resnet import signals
 from resnet.errors import UserError
 from resnet.streams import libraries_silenced
+from resnet.wording import first_of
 
 # The files in which hosts may not differ.
 ROOMS = ("datasets", "devices", "evaluation", "modes", "resnet", "training", "workdir")
@@ -129,11 +130,10 @@ def agree(kind: str, facts: Mapping[str, Any]) -> None:
     expected, found = broadcast(dict(facts)), json.loads(json.dumps(dict(facts)))
     differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     if differing:
-        first = differing[:3]
-        shown = "; ".join(f"{n} (there {expected.get(n)!r}, here {found.get(n)!r})" for n in first)
-        more = f" and {len(differing) - len(first)} more" if len(differing) > len(first) else ""
+        different = [f"{n} (there {expected.get(n)!r}, here {found.get(n)!r})" for n in differing]
         raise UserError(
-            f"host {index()}: has other {kind} than host {WRITER}: {shown}{more}; start all with the same"
+            f"host {index()}: has other {kind} than host {WRITER}: {first_of(different, 3, '; ')};"
+            " start all with the same"
         )
     _joined.barrier()
 

@@ -13,6 +13,7 @@ from resnet.classifier import Classifier
 from resnet.errors import UserError
 from resnet.files import printable
 from resnet.images import find_images, image_extensions
+from resnet.wording import first_of
 
 TOP = (1, 5)
 NAMES_SHOWN = 3
@@ -44,10 +45,9 @@ def labelled_images(
     if not folders:
         raise UserError(f"{printable(folder)}: has no folders in it; {expected}, with its images")
     if unknown := [printable(path.name) for path in folders if _composed(path.name) not in labels]:
-        more = f" and {len(unknown) - NAMES_SHOWN} more" if len(unknown) > NAMES_SHOWN else ""
         raise UserError(
             f"{printable(folder)}: has folders that are no class of these weights:"
-            f" {', '.join(unknown[:NAMES_SHOWN])}{more}; {expected}"
+            f" {first_of(unknown, NAMES_SHOWN)}; {expected}"
         )
     if loose := [
         path.name for path in entries if path.suffix.lower() in image_extensions() and path.is_file()

@@ -3,16 +3,15 @@
 The largest probability as a score is the baseline of Hendrycks & Gimpel 2017 (arXiv:1610.02136).
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from datasets.rendered.render import render_room
-from evaluation.scores import log_softmax
-
-if TYPE_CHECKING:
-    from evaluation.trained_run import TrainedRun
+from datasets.types import Split
+from resnet.classifier import Classifier
 
 REJECTED = 0.05  # share of the pictures with signs that may be taken for pictures without
 PICTURES = 600  # without a sign
@@ -44,15 +43,14 @@ def fit_no_sign(signs: np.ndarray, others: np.ndarray) -> NoSign:
     )
 
 
-def fit_on_run(run: "TrainedRun") -> tuple[NoSign, str]:
-    """Fits the threshold of a run on its validation images, or else on its training images.
+def fit_on_splits(classifier: Classifier, splits: Mapping[str, Split]) -> tuple[NoSign, str]:
+    """Fits the threshold of `classifier` on the validation images of its run, or else on its training images.
 
-    Returns it, and a sentence with its error rates.
+    `splits` are those of the run by name. Returns the threshold, and a sentence with its error rates.
     """
-    name = "val" if "val" in run.splits else "train"
-    others = pictures_without_signs(run.network.preprocessing.image_size)
-    signs = run.splits[name].images
-    no_sign = fit_no_sign(*(np.exp(log_softmax(run.predict(images))) for images in (signs, others)))
+    name = "val" if "val" in splits else "train"
+    others = pictures_without_signs(classifier.image_size)
+    no_sign = fit_no_sign(*(classifier.probabilities(images) for images in (splits[name].images, others)))
     return no_sign, (
         f"'no sign' where no class reaches {no_sign.threshold:.3f}: {no_sign.signs_rejected:.1%} of the"
         f" {name} images, and {1 - no_sign.others_accepted:.1%} of {len(others)} rendered rooms without hands"

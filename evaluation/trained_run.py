@@ -20,6 +20,7 @@ from resnet.checkpoint import Which
 from resnet.classifier import Trained, load_trained
 from resnet.errors import UserError
 from resnet.network import Network, Weights
+from resnet.wording import first_of
 from workdir import settings
 from workdir.images_file import describe_changes
 from workdir.statistics import by_seed
@@ -104,12 +105,13 @@ def load_runs(
     config, class_names = settings.load(workdir)
     _check_image_size(config, other_data)
     trained = load_trained(workdir, checkpoint, raw)
-    data = config.data if other_data is None else other_data
-    dataset = datasets.load(data)
-    _check_classes(dataset, data, class_names, any_of_them=other_data is not None)
     if other_data is None:
-        _check_trained_on(dataset, data, workdir)
+        data = config.data
+        dataset = _load_own_data(data, class_names, workdir)
     else:
+        data = other_data
+        dataset = datasets.load(data)
+        _check_classes(dataset, data, class_names, any_of_them=True)
         dataset = _with_labels_of(class_names, dataset)
     splits = datasets.splits_by_name(dataset, data)
     stored_train, _ = datasets.train_val_split(dataset, data)
@@ -119,6 +121,23 @@ def load_runs(
     return _with_data(
         trained, config, class_names, splits, stored_train, on_other_data=other_data is not None
     )
+
+
+def load_splits(workdir: Path) -> dict[str, Split]:
+    """Returns the splits by name that the run in `workdir` was trained on, as in `TrainedRun`.
+
+    Raises:
+        UserError: there is no trained run, or its data cannot be read or have changed.
+    """
+    config, class_names = settings.load(workdir)
+    return datasets.splits_by_name(_load_own_data(config.data, class_names, workdir), config.data)
+
+
+def _load_own_data(data: ConfigDict, class_names: tuple[str, ...], workdir: Path) -> Dataset:
+    dataset = datasets.load(data)
+    _check_classes(dataset, data, class_names, any_of_them=False)
+    _check_trained_on(dataset, data, workdir)
+    return dataset
 
 
 def _with_data(
@@ -173,8 +192,9 @@ def _check_classes(
     )
     if not is_fit:
         raise UserError(
-            f"data set {datasets.display_name(data)}: its classes are {_listed(dataset.class_names)}, but the"
-            f" run was trained on {_listed(class_names)}; expected a data set of the same classes"
+            f"data set {datasets.display_name(data)}: its classes are"
+            f" {first_of(dataset.class_names, NAMES_SHOWN)}, but the run was trained on"
+            f" {first_of(class_names, NAMES_SHOWN)}; expected a data set of the same classes"
         )
 
 
@@ -186,11 +206,6 @@ def _with_labels_of(class_names: tuple[str, ...], dataset: Dataset) -> Dataset:
         for split in (dataset.train, dataset.test, dataset.val)
     )
     return dataset._replace(train=train, test=test, val=val, class_names=class_names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return f"{', '.join(names[:NAMES_SHOWN])}{more}"
 
 
 def _check_trained_on(dataset: Dataset, data: ConfigDict, workdir: Path) -> None:

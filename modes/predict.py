@@ -20,6 +20,7 @@ from modes.flags import (
 )
 from modes.tables import table
 from resnet.errors import UserError
+from resnet.wording import first_of
 
 if TYPE_CHECKING:
     from resnet.classifier import Classifier, Guess, Prediction
@@ -106,8 +107,8 @@ def _fit_threshold(command: Command, classifier: "Classifier") -> float:
     Raises:
         UserError: there is neither, or the data of the run cannot be read.
     """
-    from evaluation.no_sign import fit_on_run
-    from evaluation.trained_run import load_runs
+    from evaluation.no_sign import fit_on_splits
+    from evaluation.trained_run import load_splits
 
     noted = _noted_threshold(classifier)
     if noted is not None:
@@ -117,15 +118,13 @@ def _fit_threshold(command: Command, classifier: "Classifier") -> float:
             f"--no_sign: {command.weights_file} says nothing of when no sign is seen; expected a run, or a"
             " network.onnx of --mode=export --format=web"
         )
-    no_sign, description = fit_on_run(load_runs(command.run_folder, command["checkpoint"], command["raw"])[0])
+    no_sign, description = fit_on_splits(classifier, load_splits(command.run_folder))
     print(f"note: {description}", file=sys.stderr)
     return no_sign.threshold
 
 
 def _describe_doubt(paths: Sequence[str], threshold: float | None) -> str:
-    more = f" and {len(paths) - NAMES_SHOWN} more" if len(paths) > NAMES_SHOWN else ""
-    names = ", ".join(paths[:NAMES_SHOWN])
-    return f"{names}{more}: perhaps no sign is seen, as no class reaches {threshold:.2f}"
+    return f"{first_of(paths, NAMES_SHOWN)}: perhaps no sign is seen, as no class reaches {threshold:.2f}"
 
 
 def format_predictions(predictions: Sequence["Prediction"], class_names: Sequence[str]) -> str:

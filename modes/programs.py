@@ -53,7 +53,7 @@ def write_page(command: Command, classifier: "Classifier", folder: Path) -> Path
             model = classifier
         else:
             run = _load_run(command)
-            notes = {} if run is None else {"no_sign": _fit_no_sign(run)}
+            notes = {} if run is None else {"no_sign": _fit_no_sign(classifier, run)}
             model = OnnxClassifier(classifier.export(temporary, "onnx", _onnx_options(command, run, **notes)))
         name = Path(command.weights_file or command.run_folder.resolve()).stem
         return write_site(folder, model, name)
@@ -118,11 +118,11 @@ def _trained_on(run: "TrainedRun") -> str:
     )
 
 
-def _fit_no_sign(run: "TrainedRun") -> dict[str, float]:
+def _fit_no_sign(classifier: "Classifier", run: "TrainedRun") -> dict[str, float]:
     """Returns the threshold for 'no sign', and prints its error rates."""
-    from evaluation.no_sign import fit_on_run
+    from evaluation.no_sign import fit_on_splits
 
-    no_sign, description = fit_on_run(run)
+    no_sign, description = fit_on_splits(classifier, run.splits)
     print(description)
     return no_sign._asdict()
 

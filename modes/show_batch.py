@@ -9,12 +9,13 @@ IMAGES_SHOWN = 32
 def run(command: Command) -> int:
     """Draws a batch, augmented as at the end of training, into `show_batch.png` of the workdir."""
     import datasets
+    from configs.rules import architecture_of
     from evaluation.report.pictures import draw_grid, write_picture
     from input_pipeline import first_training_batch
     from resnet.network import check_image_size
 
     config = command.settings()
-    check_image_size(config.data.image_size)
+    check_image_size(config.data.image_size, architecture_of(config.model))
     dataset = datasets.load(config.data)
     train_split, _ = datasets.train_val_split(dataset, config.data)
     images, labels = first_training_batch(train_split, config)

@@ -134,6 +134,11 @@ class Architecture:
         """Whether norm and ReLU come before each convolution of a block rather than after it."""
         return self.variant == "v2"
 
+    @property
+    def halvings(self) -> int:
+        """How often the network halves the side of an image: in the stem, after it, and between stages."""
+        return (self.stem != "3x3") + (self.max_pool != "none") + len(self.blocks) - 1
+
     def least_parameters(self) -> int:
         """Returns how many parameters the convolutions inside of the blocks have, without shortcuts."""
         total, channels = 0, self.stem_width or self.width

@@ -372,7 +372,7 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[
 
 def network_of(run: StoredRun) -> Network:
     """Returns the network that the settings of `run` describe."""
-    check_image_size(run.preprocessing.image_size)
+    check_image_size(run.preprocessing.image_size, run.architecture)
     return Network(
         run.architecture,
         run.preprocessing,

@@ -16,7 +16,6 @@ from resnet.ops.convolution import Lowering, resolve
 from resnet.preprocessing import Preprocessing
 
 LEAST_DEVIATION = 1.0  # of the 255 levels of a pixel: with a smaller one, an image shows nothing
-LEAST_IMAGE_SIZE = 32  # pixels: the network halves an image up to five times
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Tree = dict[str, Any]  # names to arrays or to trees
@@ -228,14 +227,15 @@ def compute_dtype_here(name: ComputeDtype) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def check_image_size(image_size: int) -> None:
-    """Checks that an image is large enough for the strides of a ResNet.
+def check_image_size(image_size: int, architecture: Architecture) -> None:
+    """Checks that an image is large enough for the strides of a network.
 
     Raises:
-        UserError: its side has fewer than 32 pixels.
+        UserError: its side has fewer pixels than the product of the strides.
     """
-    if image_size < LEAST_IMAGE_SIZE:
+    least = 2**architecture.halvings
+    if image_size < least:
         raise UserError(
-            f"config.data.image_size={image_size}: the network halves an image five times; expected at"
-            f" least {LEAST_IMAGE_SIZE} pixels a side"
+            f"config.data.image_size={image_size}: the network halves an image {architecture.halvings} times;"
+            f" expected at least {least} pixels a side"
         )

@@ -237,7 +237,7 @@ def load_pretrained(
         return OnnxClassifier(path)
     pretrained = read_pretrained(path)
     preprocessing = replace(pretrained.preprocessing, **changes)
-    check_image_size(preprocessing.image_size)
+    check_image_size(preprocessing.image_size, pretrained.architecture)
     network = Network(
         pretrained.architecture,
         preprocessing,

@@ -28,9 +28,10 @@ def make_network(config: ConfigDict, num_classes: int) -> Network:
     Raises:
         UserError: the network cannot be built, or its images are too small for it.
     """
-    check_image_size(config.data.image_size)
+    architecture = architecture_of(config.model)
+    check_image_size(config.data.image_size, architecture)
     return Network(
-        architecture_of(config.model),
+        architecture,
         preprocessing_of(config),
         num_classes,
         compute_dtype=config.compute_dtype,

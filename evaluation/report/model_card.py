@@ -17,6 +17,7 @@ from resnet.files import printable
 from resnet.formats import hub
 from resnet.formats.huggingface import has_preprocessor
 from resnet.run import CONFIG_FILE, seed_workdir
+from resnet.wording import first_of
 from workdir import settings
 from workdir.statistics import format_spread, mean_and_std
 from workdir.summary import read_summary
@@ -71,7 +72,6 @@ def model_card(
     """
     architecture, preprocessing = classifier.network.architecture, classifier.network.preprocessing
     names = classifier.class_names
-    more = f" and {len(names) - CLASSES_SHOWN:,} more" if len(names) > CLASSES_SHOWN else ""
     return _render(
         title=repository.rpartition("/")[2] or f"ResNet-{architecture.depth}",
         path=f"{hub.PREFIX}{repository}" if repository else "path/to/this/folder",
@@ -81,7 +81,7 @@ def model_card(
         architecture=architecture,
         preprocessing=preprocessing,
         class_count=len(names),
-        class_names=", ".join(names[:CLASSES_SHOWN]) + more,
+        class_names=first_of(names, CLASSES_SHOWN),
         has_processor=has_preprocessor(preprocessing),
         **(_facts_of_run(source) if isinstance(source, ExportedRun) else _facts_of_file(source)),
     )

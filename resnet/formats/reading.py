@@ -15,6 +15,7 @@ from resnet.formats.containers import Container
 from resnet.formats.names import SAME, Arrays, Format
 from resnet.network import Network
 from resnet.preprocessing import Preprocessing
+from resnet.wording import first_of
 
 # The names of this project; the description in the file says which network it is.
 OWN = Format("safetensors", (), model={}, data={})
@@ -263,9 +264,8 @@ def _listed(names: list[str]) -> str:
     for name, kind in zip(names, kinds, strict=True):
         order.append(((seen[kind], counts[kind]), name))
         seen[kind] += 1
-    shown = [name for _, name in sorted(order, key=lambda pair: pair[0])[:NAMES_SHOWN]]
-    more = len(names) - len(shown)
-    return ", ".join(map(_shortened, shown)) + (f" and {more} more" if more > 0 else "")
+    ordered = [_shortened(name) for _, name in sorted(order, key=lambda pair: pair[0])]
+    return first_of(ordered, NAMES_SHOWN)
 
 
 def _shortened(name: str) -> str:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from resnet.architecture import STAGES, Architecture
 from resnet.errors import UserError
+from resnet.layer_table import list_layers
 from resnet.model import BatchNorm, Block, ResNet
 from resnet.network import Network, Tree, Weights, check_image_size, compute_dtype_here
 from resnet.preprocessing import Preprocessing
@@ -505,7 +506,18 @@ def test_auto_computes_in_float32_on_cpu_and_bfloat16_elsewhere(monkeypatch: pyt
         assert compute_dtype_here("float32") == jnp.float32
 
 
-def test_smallest_image() -> None:
-    check_image_size(32)
-    with pytest.raises(UserError, match=r"^config\.data\.image_size=31: .*at least 32 pixels a side$"):
-        check_image_size(31)
+@pytest.mark.parametrize(
+    ("architecture", "least"),
+    [
+        (Architecture(depth=50), 32),
+        (Architecture(depth=50, variant="v2", stride_in="last_block"), 32),
+        (Architecture(depth=18, stem="3x3", max_pool="none"), 8),
+        (Architecture(depth=20, stem="3x3", max_pool="none"), 4),
+    ],
+)
+def test_smallest_image(architecture: Architecture, least: int) -> None:
+    check_image_size(least, architecture)
+    with pytest.raises(UserError, match=rf"^config\.data\.image_size={least - 1}: .*at least {least} pixels"):
+        check_image_size(least - 1, architecture)
+    layers = list_layers(Network(architecture, Preprocessing(image_size=least), 3))
+    assert [layer.output_shape[:2] for layer in layers if "conv" in layer.name][-1] == (1, 1)
