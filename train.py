@@ -49,6 +49,7 @@ from resnet.network import Network, Tree, Weights
 from resnet.run import seed_workdir
 from training.augment import augment
 from training.draws import Draw
+from training.early_size import at_early_size
 from training.loss import class_weights, classification_loss
 from training.mixing import mix
 from training.network import Start, find_start, initial_weights, make_network
@@ -159,7 +160,7 @@ def make_train_step(
     `progress` is the share of the training that is done; its default is 1. `class_weights` are those of
     `training.loss.class_weights`, or None. The weights in the state are as `packing` packs them.
     """
-    loss_of = make_loss(network, config)
+    loss_and_gradients = jax.value_and_grad(make_loss(network, config), has_aux=True)
     size = config.data.image_size if config.data.store_size else None
 
     def train_step(
@@ -175,9 +176,12 @@ def make_train_step(
         images = augment(key, images, config.augment, progress, size=size)
         images, targets = mix(key, images, targets, config.augment)
         depth_key = jax.random.fold_in(key, Draw.STOCHASTIC_DEPTH)
-        params, batch_stats = packing.unpack(state.weights)
-        (loss, (batch_stats, hits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            params, batch_stats, images, targets, class_weights, depth_key
+        weights = packing.unpack(state.weights)
+        (loss, (batch_stats, hits)), gradients = at_early_size(
+            lambda images: loss_and_gradients(*weights, images, targets, class_weights, depth_key),
+            images,
+            config.augment,
+            progress,
         )
         gradients, batch_stats = packing.pack((gradients, batch_stats))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -275,7 +279,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
         return Training(start).train([config.seed], [workdir], test)[0]
     make_training = lru_cache(maxsize=1)(partial(Training, start))
     summaries: dict[int, dict[str, Any]] = {}
-    for seeds in group_seeds(config.seeds, config.seeds_together, workdir):
+    for seeds in group_seeds(config, workdir):
         training = make_training(len(seeds))
         training.record_settings([workdir])
         if hosts.is_writer():

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
 from tabulate import tabulate
 
 from benchmarks import command_line
@@ -152,7 +153,7 @@ class Results(NamedTuple):
 def read_results(run: Run, time_to_accuracy: float | None) -> Results:
     """Reads the results of a finished run of several seeds from its workdir."""
     summary, test, *others = run.read()
-    batch_size = run.config().batch_size
+    config = run.config()
     seeds = {}
     for seed, report in test["seeds"].items():
         seeds[seed] = {"test": _select_scores(report), "seconds": summary["seeds"][seed]["seconds"]}
@@ -166,7 +167,7 @@ def read_results(run: Run, time_to_accuracy: float | None) -> Results:
                 seeds[seed]["rendered"] = {name: scores[name] for name in ("accuracy", "images")}
         if time_to_accuracy is not None:
             lines = read_metrics(seed_workdir(Path(run.workdir), int(seed)))
-            if reached := time_to(lines, batch_size, time_to_accuracy):
+            if reached := time_to(lines, config, time_to_accuracy):
                 seeds[seed]["time_to"] = reached
     return Results(seeds, _select_scores(test["ensemble"]))
 
@@ -178,18 +179,39 @@ def _select_scores(report: dict[str, Any]) -> dict[str, Any]:
     return {**{name: report[name] for name in names if name in report}, "calibration": calibration}
 
 
-def time_to(lines: Sequence[dict[str, Any]], batch_size: int, accuracy: float) -> dict[str, float] | None:
+def time_to(lines: Sequence[dict[str, Any]], config: ConfigDict, accuracy: float) -> dict[str, float] | None:
     """Returns the `epoch` after which the test accuracy first reaches `accuracy`, and the `seconds`.
 
-    `lines` are the lines of `metrics.jsonl`. The seconds are the time that the training steps up to then take
-    at the median speed of the run. Other work on the machine for a while does not change that. The result is
-    None if the accuracy was never reached, or the test split never evaluated.
+    `lines` are the lines of the `metrics.jsonl` of a run of `config`. The seconds are those of the training
+    steps up to then, as `steady_seconds` counts them. The result is None if the accuracy was never reached,
+    or the test split never evaluated.
     """
     reached = next((line for line in lines if line["split"] == "test" and line["accuracy"] >= accuracy), None)
     if reached is None:
         return None
-    speed = median(line["images_per_second"] for line in lines if line["split"] == "train")
-    return {"epoch": float(reached["epoch"]), "seconds": reached["step"] * batch_size / speed}
+    epoch = float(reached["epoch"])
+    images = reached["step"] * config.batch_size / epoch
+    steps = [line for line in lines if line["split"] == "train"]
+    costs = [(line["epoch"], images / line["images_per_second"]) for line in steps]
+    return {"epoch": epoch, "seconds": steady_seconds(costs, epoch, early_epochs(config))}
+
+
+def early_epochs(config: ConfigDict) -> float:
+    """Returns how many epochs of `config` have smaller images."""
+    return float(config.augment.early_share * config.num_epochs)
+
+
+def steady_seconds(costs: Sequence[tuple[float, float]], epochs: float, early: float = 0.0) -> float:
+    """Returns the seconds that the first `epochs` of a run take at its median speed.
+
+    Other work on the machine for a while does not change that. `costs` are (epoch, seconds of an epoch at the
+    speed of then) from all over the run. The first `early` epochs have smaller images, and a median of their
+    own.
+    """
+    spent = min(epochs, early) * median(s for epoch, s in costs if epoch <= early) if early else 0.0
+    if epochs > early:
+        spent += (epochs - early) * median(s for epoch, s in costs if epoch > early)
+    return spent
 
 
 def format_table(seeds: dict[str, dict[str, Any]]) -> str:

@@ -4,7 +4,8 @@ Trains the network of `--config` and the same network in PyTorch on the same ima
 each seed. Both start from fresh weights of the same distribution, and see the same recipe: batches, learning
 rates, weight decay, crops, flips, label smoothing, moving average. The test split is measured after every
 epoch, for this report alone. Only training steps count, without compiling. A run is timed at its median
-speed, which is taken over its lines of metrics here, and over its epochs in PyTorch.
+speed, which is taken over its lines of metrics here, and over its epochs in PyTorch; smaller images early in
+training have a median of their own.
 
 What is finished is not trained again: a finished run of this project lies in --workdir, the lines of PyTorch
 beside it. `--peer_dtypes=float32,bfloat16` adds PyTorch's automatic mixed precision, whose products use AMX
@@ -18,7 +19,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from tabulate import tabulate
 
 import datasets
 from benchmarks import command_line
-from benchmarks.accuracy import time_to
+from benchmarks.accuracy import early_epochs, steady_seconds, time_to
 from benchmarks.command_line import at_least, exit_code, names
 from benchmarks.machine import stamp
 from benchmarks.rounds import Failed
@@ -43,7 +43,8 @@ from workdir.metrics import read_metrics
 # Fields that PyTorch's side takes over. All others must be as in configs/cifar10.py.
 KNOWN = (
     *("num_epochs", "batch_size", "label_smoothing", "test_time_flip", "ema_decay"),
-    *("data.dir", "data.image_size", "data.mean", "data.std", "augment.flip", "augment.pad"),
+    *("data.dir", "data.image_size", "data.mean", "data.std"),
+    *("augment.flip", "augment.pad", "augment.early_size", "augment.early_share"),
     *("model.depth", "model.width", "model.zero_init_last"),
     *("optimizer.learning_rate", "optimizer.schedule", "optimizer.warmup_epochs", "optimizer.milestones"),
     *("optimizer.decay_factor", "optimizer.momentum", "optimizer.nesterov", "optimizer.weight_decay"),
@@ -95,7 +96,8 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         if seed < options.peer_seeds:
             for dtype in options.peer_dtypes:
                 lines = _train_peer(config, options.workdir, dtype)
-                report["runs"].append(peer_result(f"PyTorch, {dtype}", seed, lines, options.target))
+                early = early_epochs(config)
+                report["runs"].append(peer_result(f"PyTorch, {dtype}", seed, lines, options.target, early))
         write_json(options.json, report)
     print(format_report(report))
     print(f"\nwritten: {options.json}")
@@ -126,7 +128,7 @@ def make_recipe(config: ConfigDict, *, classes: int, train_size: int, dtype: str
     return {
         **{name: config[name] for name in shared},
         **{name: config.optimizer[name] for name in ("momentum", "nesterov", "weight_decay")},
-        **{name: config.augment[name] for name in ("flip", "pad")},
+        **{name: config.augment[name] for name in ("flip", "pad", "early_size", "early_share")},
         "mean": config.data.mean,
         "std": config.data.std,
         "depth": config.model.depth,
@@ -172,25 +174,28 @@ def _train_peer(config: ConfigDict, workdir: Path, dtype: str) -> list[dict[str,
 
 def _our_result(run: Run, config: ConfigDict, seed: int, target: float) -> dict[str, Any]:
     lines = read_metrics(Path(run.workdir))
-    reached = time_to(lines, config.batch_size, target) or {"epoch": None, "seconds": None}
+    reached = time_to(lines, config, target) or {"epoch": None, "seconds": None}
     final = [line for line in lines if line["split"] == "test"][-1]
     return {"name": "this project", "seed": seed, "accuracy": final["accuracy"], **reached}
 
 
-def peer_result(name: str, seed: int, lines: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
+def peer_result(
+    name: str, seed: int, lines: Sequence[dict[str, Any]], target: float, early: float = 0.0
+) -> dict[str, Any]:
     """Returns the final accuracy of a run of PyTorch, and the epoch and the seconds to `target`.
 
-    `lines` has one entry for each epoch, with the `seconds` since the start of the run. Epoch and seconds are
-    None if the run never reached `target`.
+    `lines` has one entry for each epoch, with the `seconds` since the start of the run; the first `early`
+    ones had smaller images. Epoch and seconds are None if the run never reached `target`.
     """
     reached = next((line["epoch"] for line in lines if line["accuracy"] >= target), None)
-    seconds = median(np.diff([line["seconds"] for line in lines], prepend=0.0))
+    seconds = np.diff([line["seconds"] for line in lines], prepend=0.0)
+    costs = [(line["epoch"], cost) for line, cost in zip(lines, seconds, strict=True)]
     return {
         "name": name,
         "seed": seed,
         "accuracy": lines[-1]["accuracy"],
         "epoch": reached,
-        "seconds": reached and reached * seconds,
+        "seconds": reached and steady_seconds(costs, reached, early),
     }
 
 

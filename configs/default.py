@@ -66,6 +66,8 @@ def get_config() -> ConfigDict:
     augment.cutout = 0.0  # side of a grey square as a share of the side of the image
     augment.pad = 0  # pixels of zeros around the image, of which a random crop then is taken
     augment.resized_crop = 0.0  # smallest share of the area that a random resized crop keeps (ImageNet: 0.08)
+    augment.early_size = 0  # pixels along a side of smaller images that training starts with, at less cost
+    augment.early_share = 0.0  # share of the training that sees them
     augment.policy = "none"  # trivial (TrivialAugment), rand (RandAugment) or none
     augment.policy_operations = 2  # operations in a row, for rand
     augment.policy_magnitude = 9.0  # their magnitude, 0 to 30, for rand

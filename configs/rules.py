@@ -75,6 +75,8 @@ BOUNDS: dict[str, Bounds] = {
     "augment.cutout": (0, 1),
     "augment.pad": (0, 64),
     "augment.resized_crop": (0, 1),
+    "augment.early_size": (0, 2048),
+    "augment.early_share": (0, 1),
     "augment.policy_operations": (1, 16),
     "augment.policy_magnitude": (0, 30),
     "augment.erasing": (0, 1),
@@ -288,6 +290,7 @@ def check(config: ConfigDict) -> None:
     _check_rendered_hands(config)
     _check_milestones(config.optimizer.milestones)
     _check_folder(config)
+    _check_early_size(config)
     _check_placement(config)
     _check_balance(config)
     _check_hosts(config.hosts)
@@ -366,6 +369,26 @@ def _check_folder(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.unreadable={data.unreadable!r}: is for data.name=folder, but it is {data.name};"
             " expected 'skip'"
+        )
+
+
+def _check_early_size(config: ConfigDict) -> None:
+    """Checks that images which are smaller early in training are smaller, and for how long they are."""
+    augment, image_size = config.augment, config.data.image_size
+    if augment.early_size >= image_size:
+        raise UserError(
+            f"config.augment.early_size={augment.early_size}: does not make images smaller, as"
+            f" data.image_size={image_size}; expected less, or 0"
+        )
+    if bool(augment.early_size) != bool(augment.early_share):
+        raise UserError(
+            f"config.augment.early_size={augment.early_size}: for a share augment.early_share="
+            f"{augment.early_share} of the training; expected both above 0, or both 0"
+        )
+    if augment.early_size and config.seeds and config.seeds_together == "yes":
+        raise UserError(
+            f"config.augment.early_size={augment.early_size}: saves nothing where seeds train as one program,"
+            " which computes both sizes; set seeds_together to no, and they are trained one after the other"
         )
 
 

@@ -91,7 +91,7 @@ def prefetch_training_step(config: ConfigDict) -> None:
     if config.seeds:
         from training.seeds import trains_at_once
 
-        if trains_at_once(config.seeds_together):
+        if trains_at_once(config):
             return  # Their step is another program, on another mesh.
     all_devices = mesh.make_mesh(config.batch_size, all_hosts=True)
     program_cache.prefetch(config.to_dict(), mesh.replicated(all_devices))

@@ -227,8 +227,10 @@ def compute_dtype_here(name: ComputeDtype) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def check_image_size(image_size: int, architecture: Architecture) -> None:
-    """Checks that an image is large enough for the strides of a network.
+def check_image_size(
+    image_size: int, architecture: Architecture, field: str = "config.data.image_size"
+) -> None:
+    """Checks that an image is large enough for the strides of a network. `field` is what sets its size.
 
     Raises:
         UserError: its side has fewer pixels than the product of the strides.
@@ -236,6 +238,6 @@ def check_image_size(image_size: int, architecture: Architecture) -> None:
     least = 2**architecture.halvings
     if image_size < least:
         raise UserError(
-            f"config.data.image_size={image_size}: the network halves an image {architecture.halvings} times;"
+            f"{field}={image_size}: the network halves an image {architecture.halvings} times;"
             f" expected at least {least} pixels a side"
         )

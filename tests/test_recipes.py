@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from datasets.types import Split
 from devices.mesh import make_mesh
@@ -26,7 +27,7 @@ RATE = 0.1
 
 
 class Linear:
-    """Stands in for a `Network`, which takes longer to compile: a linear map of 8x8 blocks."""
+    """Stands in for a `Network`, which takes longer to compile: a linear map of the means of 4x4 blocks."""
 
     num_classes = CLASSES
     architecture = Architecture()
@@ -41,7 +42,8 @@ class Linear:
     ) -> tuple[Any, dict, dict]:
         """Returns logits, no features, and as statistics the mean colour of the batch."""
         assert train
-        blocks = images.astype(jnp.float32).reshape(len(images), 4, 8, 4, 8, 3).mean((2, 4)) / 255
+        n, side = len(images), images.shape[1] // 4
+        blocks = images.astype(jnp.float32).reshape(n, 4, side, 4, side, 3).mean((2, 4)) / 255
         logits = blocks.reshape(len(images), -1) @ weights.params["head"]["kernel"]
         return logits, {}, {"mean": images.mean((0, 1, 2))}
 
@@ -122,3 +124,22 @@ def test_accumulated_batches_move_nothing_but_the_statistics_until_the_update() 
     expected = jax.tree.map(lambda old, value: old + 0.9 * (value - old), state.ema, new)
     for average, value in zip(jax.tree.leaves(second.ema), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-6)
+
+
+def test_images_are_smaller_early_in_training() -> None:
+    """Against Pillow, whose bilinear filter also covers every pixel where it shrinks."""
+    config = config_of(augment__early_size=12, augment__early_share=0.5)
+    optimizer, state = initial_state(config)
+    step = jax.jit(make_train_step(Linear(), optimizer, config))
+    plain_step = jax.jit(make_train_step(Linear(), optimizer, config_of()))
+    images, labels, key = IMAGES[:8], LABELS[:8], jax.random.key(0)
+    channels = [Image.fromarray(plane) for plane in np.moveaxis(images, -1, 1).reshape(-1, 32, 32) * 1.0]
+    shrunk = np.stack([channel.resize((12, 12), Image.Resampling.BILINEAR) for channel in channels])
+    smaller = np.moveaxis(shrunk.reshape(8, 3, 12, 12), 1, -1)
+    for progress, expected in ((0.0, smaller), (0.49, smaller), (0.5, images), (1.0, images)):
+        found, _ = step(state, images, labels, key, progress=progress)
+        wanted, _ = plain_step(state, expected, labels, key)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    small, large = (step(state, images, labels, key, progress=p)[1]["loss"] for p in (0.0, 1.0))
+    assert abs(small - large) > 1e-4

@@ -30,6 +30,8 @@ def make_network(config: ConfigDict, num_classes: int) -> Network:
     """
     architecture = architecture_of(config.model)
     check_image_size(config.data.image_size, architecture)
+    if early_size := config.augment.early_size:
+        check_image_size(early_size, architecture, "config.augment.early_size")
     return Network(
         architecture,
         preprocessing_of(config),

@@ -1,33 +1,34 @@
 """Several seeds in one run: which of them are trained at once."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from devices import hosts
 from resnet.checkpoint import newest_step
 from resnet.run import seed_workdir
 
 
-def trains_at_once(choice: str) -> bool:
-    """Returns whether seeds are trained at once for this choice of `config.seeds_together`.
+def trains_at_once(config: ConfigDict) -> bool:
+    """Returns whether seeds are trained at once, as `config.seeds_together` chooses.
 
-    `auto` says no on a CPU, where one seed after the other is faster, see `benchmarks/replicas.py`, and on
-    several hosts.
+    `auto` says no on a CPU, where one seed after the other is faster, see `benchmarks/replicas.py`, on
+    several hosts, and for images that are smaller early in training, as one program computes both sizes.
     """
-    return choice == "yes" or (choice == "auto" and hosts.count() == 1 and jax.default_backend() != "cpu")
+    if config.seeds_together != "auto":
+        return bool(config.seeds_together == "yes")
+    return hosts.count() == 1 and jax.default_backend() != "cpu" and not config.augment.early_size
 
 
-def group_seeds(seeds: Sequence[int], choice: str, workdir: Path) -> list[list[int]]:
-    """Returns `seeds` in groups, to be trained one group after the other, each as one program.
+def group_seeds(config: ConfigDict, workdir: Path) -> list[list[int]]:
+    """Returns `config.seeds` in groups, to be trained one group after the other, each as one program.
 
     Seeds that are trained at once must stand at the same step. Otherwise every seed is a group of its own.
-    `choice` is `config.seeds_together`.
     """
-    if not trains_at_once(choice):
-        return [[seed] for seed in seeds]
+    if not trains_at_once(config):
+        return [[seed] for seed in config.seeds]
     groups: dict[int | None, list[int]] = {}
-    for seed in seeds:
+    for seed in config.seeds:
         groups.setdefault(newest_step(seed_workdir(workdir, seed)), []).append(seed)
     return list(groups.values())

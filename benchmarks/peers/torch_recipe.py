@@ -112,6 +112,11 @@ def make_optimizer(network: nn.Module, recipe: dict[str, Any]) -> torch.optim.SG
     return torch.optim.SGD(groups, lr=0.0, momentum=recipe["momentum"], nesterov=recipe["nesterov"])
 
 
+def resized(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Returns `images` [N, C, S, S] with `size` pixels a side; each is a weighted mean of what it covers."""
+    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
     """Moves `average` towards the weights and the statistics of `network`."""
@@ -144,6 +149,7 @@ def train(recipe: dict[str, Any], train_images: Images, test_images: Images) -> 
     average = deepcopy(network) if recipe["ema_decay"] else network
     optimizer = make_optimizer(network, recipe)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe["dtype"] == "bfloat16")
+    early_steps = recipe["early_share"] * len(recipe["learning_rates"])
     step, seconds = 0, 0.0
     for epoch in range(1, recipe["epochs"] + 1):
         network.train()
@@ -151,6 +157,8 @@ def train(recipe: dict[str, Any], train_images: Images, test_images: Images) -> 
         for images, labels in train_images.batches():
             for group in optimizer.param_groups:
                 group["lr"] = recipe["learning_rates"][step]
+            if step < early_steps:
+                images = resized(images, recipe["early_size"])
             optimizer.zero_grad(set_to_none=True)
             with autocast:
                 logits = network(images)

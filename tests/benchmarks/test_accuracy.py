@@ -10,6 +10,7 @@ from benchmarks import accuracy
 from benchmarks.runs import Measurement, Run, train_all
 from resnet.errors import UserError
 from tests.benchmarks.small_runs import SMALL
+from tests.runs import small_config
 from workdir import settings
 from workdir.metrics import read_metrics
 
@@ -160,8 +161,9 @@ def test_time_to_an_accuracy_counts_steps_until_the_first_epoch_that_had_it() ->
         {"step": 12, "epoch": 3, "split": "test", "accuracy": 1.0},
     ]
     # Eight steps of 5 images. Two of them were slow, which the median passes over.
-    assert accuracy.time_to(lines, 5, 0.98) == {"epoch": 2.0, "seconds": pytest.approx(8 * 5 / 20)}
-    assert accuracy.time_to(lines[:4], 5, 0.98) is None
+    config = small_config(batch_size=5)
+    assert accuracy.time_to(lines, config, 0.98) == {"epoch": 2.0, "seconds": pytest.approx(8 * 5 / 20)}
+    assert accuracy.time_to(lines[:4], config, 0.98) is None
 
 
 def test_the_table_shows_spread_worst_seed_and_targets() -> None:

@@ -27,6 +27,9 @@ def test_the_recipe_is_that_of_the_config() -> None:
     for name in ("seed", "batch_size", "label_smoothing", "ema_decay", "test_time_flip"):
         assert recipe[name] == config[name]
     assert (recipe["depth"], recipe["width"], recipe["pad"]) == (20, 16, config.augment.pad)
+    early = config_with(augment__early_size=24, augment__early_share=0.5)
+    recipe = make_recipe(early, classes=10, train_size=1050, dtype="float32")
+    assert (recipe["early_size"], recipe["early_share"]) == (24, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,10 @@ def test_an_epoch_beside_other_work_does_not_count() -> None:
     ]
     assert peer_result("PyTorch", 0, lines, 0.88)["seconds"] == 30.0
     assert peer_result("PyTorch", 0, lines, 0.95)["seconds"] is None
+
+
+def test_epochs_of_smaller_images_have_a_speed_of_their_own() -> None:
+    seconds = [4.0, 8.0, 100.0, 110.0, 120.0, 130.0]  # the third epoch beside other work
+    lines = [{"epoch": epoch, "seconds": s, "accuracy": epoch / 10} for epoch, s in enumerate(seconds, 1)]
+    assert peer_result("PyTorch", 0, lines, 0.2, early=3.0)["seconds"] == 8.0
+    assert peer_result("PyTorch", 0, lines, 0.5, early=3.0)["seconds"] == 3 * 4.0 + 2 * 10.0

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,10 +18,11 @@ from tests.runs import (
     modification_times,
     names_of_changed_files,
     seeds_config,
+    small_config,
     summary_of,
 )
 from train import train_and_evaluate
-from training.seeds import group_seeds
+from training.seeds import group_seeds, trains_at_once
 from workdir import settings
 
 
@@ -85,7 +87,7 @@ def test_more_seeds_join_and_finished_ones_stay_as_they_are(
     before = modification_times(workdir / "seed_4")
     # As one program where they stand at the same step: the new one alone.
     config = seeds_config(shared_signs_dir, seeds=(4, 1, 0), seeds_together="yes")
-    assert group_seeds((4, 1, 0), "yes", workdir) == [[4, 1], [0]]
+    assert group_seeds(config, workdir) == [[4, 1], [0]]
     summary = train_and_evaluate(config, workdir)
     assert list(summary["seeds"]) == ["4", "1", "0"]
     changed = names_of_changed_files(before, modification_times(workdir / "seed_4"))
@@ -143,3 +145,12 @@ def test_looks_at_the_test_split_change_nothing_but_the_metrics(
     assert "test" not in never
     assert "test" not in never["ema"]
     assert never["ema"]["val"] == every["ema"]["val"]
+
+
+def test_which_seeds_train_as_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config()
+    for backend, at_once in {"cpu": False, "gpu": True}.items():
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert trains_at_once(config) == at_once
+    config.augment.update(early_size=32, early_share=0.5)
+    assert not trains_at_once(config)

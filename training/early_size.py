@@ -1,0 +1,29 @@
+"""Smaller images early in training, whose steps cost less."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from ml_collections import ConfigDict
+
+
+def at_early_size(
+    function: Callable[[jax.Array], Any], images: jax.Array, config: ConfigDict, progress: float | jax.Array
+) -> Any:
+    """Returns `function` of `images` float32 [N, S, S, C], which early in training are made smaller first.
+
+    Until a share `early_share` of the training is done, their side is `early_size` pixels; `config` is
+    `config.augment`, `progress` the share that is done. What a network learns from small images serves it on
+    larger ones: progressive resizing (Howard 2018, https://www.fast.ai/posts/2018-04-30-dawnbench-fastai.html;
+    Tan & Le 2021, arXiv:2104.00298, section 4). `function` is compiled for both sizes.
+    """
+    size = config.early_size
+    if not size:
+        return function(images)
+    n, _, _, channels = images.shape
+    return lax.cond(
+        progress < config.early_share,
+        lambda: function(jax.image.resize(images, (n, size, size, channels), "linear")),
+        lambda: function(images),
+    )
