@@ -40,6 +40,8 @@ from resnet.files import write_json
 from training.optimizer import learning_rate_schedule
 from workdir.metrics import read_metrics
 
+OPTIMIZERS = ("sgd", "muon")
+OPTIMIZER_FIELDS = ("momentum", "nesterov", "b1", "b2", "epsilon", "weight_decay")
 # Fields that PyTorch's side takes over. All others must be as in configs/cifar10.py.
 KNOWN = (
     *("num_epochs", "batch_size", "label_smoothing", "test_time_flip", "ema_decay"),
@@ -47,7 +49,8 @@ KNOWN = (
     *("augment.flip", "augment.pad", "augment.early_size", "augment.early_share"),
     *("model.depth", "model.width", "model.zero_init_last"),
     *("optimizer.learning_rate", "optimizer.schedule", "optimizer.warmup_epochs", "optimizer.milestones"),
-    *("optimizer.decay_factor", "optimizer.momentum", "optimizer.nesterov", "optimizer.weight_decay"),
+    "optimizer.decay_factor",
+    *(f"optimizer.{name}" for name in OPTIMIZER_FIELDS),
 )
 # Fields that change nothing of what is compared.
 FREE = ("seed", "steps_per_call", "checkpoint.", "gpu.", "compilation_cache")
@@ -109,7 +112,12 @@ def check_is_known(config: ConfigDict) -> None:
     Raises:
         UserError: it does not.
     """
-    expected = dict(rules.flatten(cifar10.get_config()))
+    if config.optimizer.name not in OPTIMIZERS:
+        raise UserError(
+            f"config.optimizer.name={config.optimizer.name}: not known to PyTorch's side of this comparison;"
+            f" expected {' or '.join(OPTIMIZERS)}"
+        )
+    expected = dict(rules.flatten(cifar10.get_config())) | {"optimizer.name": config.optimizer.name}
     for name, value in rules.flatten(config):
         if name not in KNOWN and not name.startswith(FREE) and value != expected[name]:
             raise UserError(
@@ -127,7 +135,8 @@ def make_recipe(config: ConfigDict, *, classes: int, train_size: int, dtype: str
     shared = ("seed", "batch_size", "label_smoothing", "test_time_flip", "ema_decay")
     return {
         **{name: config[name] for name in shared},
-        **{name: config.optimizer[name] for name in ("momentum", "nesterov", "weight_decay")},
+        "optimizer": config.optimizer.name,
+        **{name: config.optimizer[name] for name in OPTIMIZER_FIELDS},
         **{name: config.augment[name] for name in ("flip", "pad", "early_size", "early_share")},
         "mean": config.data.mean,
         "std": config.data.std,

@@ -22,14 +22,32 @@ from torch.nn import functional
 EVALUATION_BATCH = 500
 
 
+class Convolution(nn.Module):
+    """A 3x3 convolution without bias, whose kernel is stored as a matrix: PyTorch's Muon takes nothing else.
+
+    Its rows are outputs, its columns the pixels of the window and in them the inputs, so that the kernel is
+    channels last.
+    """
+
+    def __init__(self, inplanes: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(planes, 9 * inplanes))
+        nn.init.normal_(self.weight, std=(2 / (9 * planes)) ** 0.5)  # He-normal by fan-out
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel = self.weight.view(len(self.weight), 3, 3, -1).permute(0, 3, 1, 2)
+        return functional.conv2d(x, kernel, stride=self.stride, padding=1)
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions around which the input is added, with zeros for new channels (option A)."""
 
     def __init__(self, inplanes: int, planes: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, padding=1, bias=False)
+        self.conv1 = Convolution(inplanes, planes, stride)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.conv2 = Convolution(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
         self.stride, self.more = stride, planes - inplanes
 
@@ -42,12 +60,12 @@ class Block(nn.Module):
 
 
 def make_network(depth: int, width: int, classes: int, *, zero_init_last: bool) -> nn.Sequential:
-    """Returns the network of `depth` 6n + 2, its kernels drawn as He-normal by fan-out.
+    """Returns the network of `depth` 6n + 2.
 
     With `zero_init_last` the last scale of every block starts at zero.
     """
     layers: list[nn.Module] = [
-        nn.Conv2d(3, width, 3, padding=1, bias=False),
+        Convolution(3, width),
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     ]
@@ -59,9 +77,7 @@ def make_network(depth: int, width: int, classes: int, *, zero_init_last: bool) 
             planes = features
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(planes, classes))
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
         elif isinstance(module, Block) and zero_init_last:
@@ -101,15 +117,28 @@ class Images:
             yield self.normalized(crops), self.labels[chosen]
 
 
-def make_optimizer(network: nn.Module, recipe: dict[str, Any]) -> torch.optim.SGD:
-    """Returns SGD with momentum, whose weight decay is for kernels alone."""
+def make_optimizers(network: nn.Module, recipe: dict[str, Any]) -> list[torch.optim.Optimizer]:
+    """Returns SGD with momentum, or Muon for the convolutions and AdamW for the rest.
+
+    Weight decay is for kernels alone.
+    """
     kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": kernels, "weight_decay": recipe["weight_decay"]},
-        {"params": others, "weight_decay": 0.0},
+    *convolutions, head = kernels
+    decay = {"weight_decay": recipe["weight_decay"]}
+    momentum = {name: recipe[name] for name in ("momentum", "nesterov")}
+    if recipe["optimizer"] == "sgd":
+        return [torch.optim.SGD([{"params": kernels, **decay}, {"params": others}], lr=0.0, **momentum)]
+    betas = (recipe["b1"], recipe["b2"])
+    return [
+        torch.optim.Muon(convolutions, lr=0.0, adjust_lr_fn="match_rms_adamw", **decay, **momentum),
+        torch.optim.AdamW(
+            [{"params": [head], **decay}, {"params": others, "weight_decay": 0.0}],
+            lr=0.0,
+            betas=betas,
+            eps=recipe["epsilon"],
+        ),
     ]
-    return torch.optim.SGD(groups, lr=0.0, momentum=recipe["momentum"], nesterov=recipe["nesterov"])
 
 
 def resized(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -147,7 +176,7 @@ def train(recipe: dict[str, Any], train_images: Images, test_images: Images) -> 
         recipe["depth"], recipe["width"], recipe["classes"], zero_init_last=recipe["zero_init_last"]
     )
     average = deepcopy(network) if recipe["ema_decay"] else network
-    optimizer = make_optimizer(network, recipe)
+    optimizers = make_optimizers(network, recipe)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe["dtype"] == "bfloat16")
     early_steps = recipe["early_share"] * len(recipe["learning_rates"])
     step, seconds = 0, 0.0
@@ -155,16 +184,17 @@ def train(recipe: dict[str, Any], train_images: Images, test_images: Images) -> 
         network.train()
         started = time.perf_counter()
         for images, labels in train_images.batches():
-            for group in optimizer.param_groups:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = recipe["learning_rates"][step]
             if step < early_steps:
                 images = resized(images, recipe["early_size"])
-            optimizer.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
             with autocast:
                 logits = network(images)
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe["label_smoothing"])
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             step += 1
             if average is not network:
                 update_average(average, network, step, recipe["ema_decay"])

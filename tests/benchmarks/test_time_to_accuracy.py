@@ -34,7 +34,7 @@ def test_the_recipe_is_that_of_the_config() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"augment__mixup": 0.2}, {"model__shortcut": "projection"}, {"optimizer__name": "adam"},
+    [{"augment__mixup": 0.2}, {"model__shortcut": "projection"}, {"optimizer__name": "adamw"},
      {"optimizer__accumulate": 2}, {"loss__name": "sigmoid"}, {"augment__rotation": 5.0}],
 )  # fmt: skip
 def test_what_pytorch_does_not_know_is_refused(fields: dict[str, Any]) -> None:

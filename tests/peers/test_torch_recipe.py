@@ -1,17 +1,22 @@
 """The network and the batches with which PyTorch takes part in `benchmarks.time_to_accuracy`."""
 
+import jax
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from benchmarks.peers.torch_recipe import Block, Images, make_network
+from benchmarks.peers.torch_recipe import Block, Convolution, Images, make_network, make_optimizers
 from configs import cifar10
+from resnet.architecture import Architecture
 from resnet.network import Weights
 from training.network import make_network as make_our_network
+from training.optimizer import make_optimizer
 
 
-def copy_convolution(module: nn.Conv2d, weights: dict) -> None:
-    module.weight.data = torch.from_numpy(np.array(weights["kernel"].transpose(3, 2, 0, 1)))
+def copy_convolution(module: Convolution, weights: dict) -> None:
+    kernel = weights["kernel"]
+    module.weight.data = torch.from_numpy(kernel.transpose(3, 0, 1, 2).reshape(kernel.shape[-1], -1).copy())
 
 
 def copy_norm(module: nn.BatchNorm2d, params: dict, batch_stats: dict) -> None:
@@ -62,3 +67,49 @@ def test_batches_are_shifted_and_flipped_by_chance() -> None:
     padded = np.pad(image[0], ((1, 1), (1, 1), (0, 0)))
     crops = [padded[i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
     assert seen == {np.ascontiguousarray(c).tobytes() for crop in crops for c in (crop, crop[:, ::-1])}
+
+
+def in_their_order(tree: dict) -> list[np.ndarray]:
+    """Returns the leaves of a convolution, a norm and a head, as PyTorch has them."""
+    matrix = np.array(tree["conv"]["kernel"]).transpose(3, 0, 1, 2).reshape(4, -1)
+    head = np.array(tree["head"]["kernel"]).T
+    others = (tree["norm"]["scale"], tree["norm"]["bias"], head, tree["head"]["bias"])
+    return [matrix, *(np.array(leaf) for leaf in others)]
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("sgd", 1e-4), ("muon", 0.05)])
+def test_the_updates_are_ours(name: str, tolerance: float) -> None:
+    """PyTorch's Muon makes its products in bfloat16, and does not correct the average for its zero start."""
+    recipe = {"optimizer": name, "momentum": 0.9, "nesterov": True, "b1": 0.9, "b2": 0.99, "epsilon": 1e-8,
+              "weight_decay": 0.1}  # fmt: skip
+    config = cifar10.get_config()
+    config.optimizer.update(name=name, **{key: recipe[key] for key in recipe if key != "optimizer"})
+    rate = 0.01
+    ours = make_optimizer(config.optimizer, config.finetune, Architecture(depth=20), lambda step: rate)
+    theirs = nn.Sequential(Convolution(3, 4), nn.BatchNorm2d(4), nn.Linear(4, 5))
+    optimizers = make_optimizers(theirs, recipe)
+    rng = np.random.default_rng(0)
+    kernel, norm, bias, head, head_bias = (np.array(p.detach()) for p in theirs.parameters())
+    params = {
+        "conv": {"kernel": kernel.reshape(4, 3, 3, 3).transpose(1, 2, 3, 0)},
+        "norm": {"scale": norm, "bias": bias},
+        "head": {"kernel": head.T, "bias": head_bias},
+    }
+    state, moved = ours.init(params), jax.tree.map(np.copy, params)
+    drift = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), params)
+    update = jax.jit(ours.update)
+    for _ in range(60):
+        gradients = jax.tree.map(
+            lambda mean: mean + rng.standard_normal(mean.shape).astype(np.float32), drift
+        )
+        updates, state = update(gradients, state, moved)
+        moved = jax.tree.map(np.add, moved, updates)
+        for parameter, gradient in zip(theirs.parameters(), in_their_order(gradients), strict=True):
+            parameter.grad = torch.from_numpy(gradient)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+    found = [np.array(parameter.detach()) for parameter in theirs.parameters()]
+    for a, b, start in zip(found, in_their_order(moved), in_their_order(params), strict=True):
+        assert np.linalg.norm(a - b) < tolerance * np.linalg.norm(b - start)
