@@ -32,7 +32,7 @@ from workdir.statistics import format_spread, mean_and_std
 
 STARTS = {"scratch": "from scratch", "pretrained": "from other classes"}
 EPOCHS = {25: 80, 100: 40, 1000: 12}  # by the number of images a class
-RATES = {"scratch": 0.1, "pretrained": 0.02}  # peaks of the learning rate
+RATES = {"scratch": 4e-3, "pretrained": 1e-3}  # peaks of the learning rate
 BATCH = 32  # images; with larger batches, 25 images a class would give too few steps
 
 
