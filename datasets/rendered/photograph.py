@@ -212,9 +212,7 @@ def photograph(
     background = sample_background(size, skin[0], strength.background, rng)
     behind = _lit_background(coverage, background, picture.scale / OVERSAMPLING, light)
     scene = lit + behind * (1 - coverage)
-    if rng.random() < 0.3 * strength.light:
-        scene = scene * _shade(size, rng)
-    return expose(scene, coverage, strength.camera, rng)
+    return _taken(scene, coverage, strength, rng)
 
 
 def photograph_room(size: int, *, strength: Strength, rng: np.random.Generator) -> np.ndarray:
@@ -225,6 +223,13 @@ def photograph_room(size: int, *, strength: Strength, rng: np.random.Generator) 
     light, skin = sample_light(strength.light, rng), sample_skin(rng)
     nothing = np.zeros((size, size), np.float32)
     scene = _lit_background(nothing, sample_background(size, skin[0], strength.background, rng), 1.0, light)
+    return _taken(scene, nothing, strength, rng)[0]
+
+
+def _taken(
+    scene: np.ndarray, coverage: np.ndarray, strength: Strength, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Casts a shadow on some scenes, and returns the picture that the camera takes, and its matte."""
     if rng.random() < 0.3 * strength.light:
-        scene = scene * _shade(size, rng)
-    return expose(scene, nothing, strength.camera, rng)[0]
+        scene = scene * _shade(len(scene), rng)
+    return expose(scene, coverage, strength.camera, rng)
