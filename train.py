@@ -472,13 +472,11 @@ class Training:
 
     def _summarize(self, state: TrainState, splits: Collection[str]) -> list[dict[str, Any]]:
         """Evaluates the final weights on all of `splits`."""
-        scores: dict[str, dict[str, list[dict[str, float]]]] = {}
-        for kind, weights in {"raw": state.weights, "ema": state.ema}.items():
-            if weights is None:
-                continue
-            scores[kind] = {}
-            for name in splits:
-                split = datasets.at_image_size(self._splits[name], self.config.data)
+        kinds = {"raw": state.weights} | ({"ema": state.ema} if state.ema else {})
+        scores: dict[str, dict[str, list[dict[str, float]]]] = {kind: {} for kind in kinds}
+        for name in splits:
+            split = datasets.at_image_size(self._splits[name], self.config.data)
+            for kind, weights in kinds.items():
                 scores[kind][name] = self._evaluate(weights, split)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self._replicas
         return make_summaries(

@@ -208,10 +208,10 @@ def steady_seconds(costs: Sequence[tuple[float, float]], epochs: float, early: f
     speed of then) from all over the run. The first `early` epochs have smaller images, and a median of their
     own.
     """
-    spent = min(epochs, early) * median(s for epoch, s in costs if epoch <= early) if early else 0.0
-    if epochs > early:
-        spent += (epochs - early) * median(s for epoch, s in costs if epoch > early)
-    return spent
+    of_early = [seconds for epoch, seconds in costs if epoch <= early]
+    of_late = [seconds for epoch, seconds in costs if epoch > early]
+    spent = min(epochs, early) * median(of_early or of_late)
+    return spent + max(epochs - early, 0.0) * median(of_late or of_early)
 
 
 def format_table(seeds: dict[str, dict[str, Any]]) -> str:

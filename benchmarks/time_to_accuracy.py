@@ -155,17 +155,18 @@ def _train_peer(config: ConfigDict, workdir: Path, dtype: str) -> list[dict[str,
 
     Raises:
         Failed: PyTorch is not there, or breaks down.
+        UserError: it was done by another recipe, or there are no test images.
     """
-    results = workdir / f"torch_{dtype}_seed_{config.seed}.jsonl"
-    if results.exists():
-        return [json.loads(line) for line in results.read_text().splitlines()]
     dataset = datasets.load(config.data)
     if dataset.test is None:
         raise UserError(f"{config.data.dir}: has no test images; expected some, to measure accuracy on")
     recipe = make_recipe(
         config, classes=len(dataset.class_names), train_size=len(dataset.train.labels), dtype=dtype
-    )
-    recipe_file, images_file = workdir / "recipe.json", workdir / "images.npz"
+    ) | {"images": dataset.train.digest()}
+    results = workdir / f"torch_{dtype}_seed_{config.seed}.jsonl"
+    recipe_file, images_file = results.with_suffix(".json"), workdir / "images.npz"
+    if results.exists():
+        return read_peer(results, recipe_file, recipe)
     write_json(recipe_file, recipe)
     splits = {"train": dataset.train, "test": dataset.test}
     np.savez(images_file, **{f"{name}_images": split.images for name, split in splits.items()},
@@ -178,7 +179,21 @@ def _train_peer(config: ConfigDict, workdir: Path, dtype: str) -> list[dict[str,
     if process.returncode:
         raise Failed(f"PyTorch ended with exit code {process.returncode}; its last words are above")
     unfinished.rename(results)
-    return _train_peer(config, workdir, dtype)
+    return read_peer(results, recipe_file, recipe)
+
+
+def read_peer(results: Path, recipe_file: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns PyTorch's line of every epoch.
+
+    Raises:
+        UserError: it was trained by another `recipe` than this one, as `recipe_file` says.
+    """
+    if not recipe_file.exists() or json.loads(recipe_file.read_text()) != json.loads(json.dumps(recipe)):
+        raise UserError(
+            f"{results}: was trained by another recipe or on other images; remove it, or name another"
+            " --workdir"
+        )
+    return [json.loads(line) for line in results.read_text().splitlines()]
 
 
 def _our_result(run: Run, config: ConfigDict, seed: int, target: float) -> dict[str, Any]:

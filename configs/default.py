@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
 
     config.seed = 0  # draws the initial weights, the order of the data and the augmentation
     config.seeds = ()  # several seeds in one run, such as (0, 1, 2); empty: config.seed alone
-    config.seeds_together = "auto"  # train them as one program: yes, no or auto (not on a CPU)
+    config.seeds_together = "auto"  # train them as one program: yes, no or auto (yes on accelerators)
     config.num_epochs = 40  # passes over the training images; may grow when a run is resumed
     config.batch_size = 32  # images in a step, over all devices
     config.steps_per_call = 11  # steps in a jitted call; a run can log, save and stop between calls
@@ -105,9 +105,9 @@ def get_config() -> ConfigDict:
     optimizer.warmup_epochs = 2.0  # epochs in which the learning rate grows from zero
     optimizer.momentum = 0.9  # for sgd and muon
     optimizer.nesterov = True  # Nesterov's momentum, for sgd and muon
-    optimizer.b1 = 0.9  # for adam, adamw, lamb and lion
-    optimizer.b2 = 0.999  # for adam, adamw, lamb and lion
-    optimizer.epsilon = 1e-8  # for adam, adamw and lamb
+    optimizer.b1 = 0.9  # for adam, adamw, lamb, lion and what muon leaves to adam
+    optimizer.b2 = 0.999  # for the same
+    optimizer.epsilon = 1e-8  # for the same but lion
     optimizer.weight_decay = 0.05  # for kernels only; part of the gradient in sgd and adam, else decoupled
     optimizer.clip_norm = 0.0  # largest norm of the whole gradient; 0: no clipping
     optimizer.l2_stem_and_head = 0.0  # factor of a loss term: the squares of the stem's and head's kernels

@@ -75,7 +75,7 @@ BOUNDS: dict[str, Bounds] = {
     "augment.cutout": (0, 1),
     "augment.pad": (0, 64),
     "augment.resized_crop": (0, 1),
-    "augment.early_size": (0, 2048),
+    "augment.early_size": (0, 2047),
     "augment.early_share": (0, 1),
     "augment.policy_operations": (1, 16),
     "augment.policy_magnitude": (0, 30),
@@ -380,12 +380,13 @@ def _check_early_size(config: ConfigDict) -> None:
             f"config.augment.early_size={augment.early_size}: does not make images smaller, as"
             f" data.image_size={image_size}; expected less, or 0"
         )
-    if bool(augment.early_size) != bool(augment.early_share):
-        raise UserError(
-            f"config.augment.early_size={augment.early_size}: for a share augment.early_share="
-            f"{augment.early_share} of the training; expected both above 0, or both 0"
-        )
-    if augment.early_size and config.seeds and config.seeds_together == "yes":
+    for name, other in (("early_size", "early_share"), ("early_share", "early_size")):
+        if augment[name] and not augment[other]:
+            raise UserError(
+                f"config.augment.{name}={augment[name]}: has no effect without augment.{other}, which is 0;"
+                " set both, or neither"
+            )
+    if augment.early_size and len(config.seeds) > 1 and config.seeds_together == "yes":
         raise UserError(
             f"config.augment.early_size={augment.early_size}: saves nothing where seeds train as one program,"
             " which computes both sizes; set seeds_together to no, and they are trained one after the other"
@@ -527,8 +528,8 @@ def _useless_fields(config: ConfigDict) -> dict[str, tuple[bool, str]]:
             "optimizer.milestones optimizer.decay_factor",
         ),
         f"optimizer.name is {name}": (name not in ("sgd", "muon"), "optimizer.momentum optimizer.nesterov"),
-        f"{name} has no such decay": (name in ("sgd", "muon"), "optimizer.b1 optimizer.b2"),
-        f"{name} does not divide by it": (name in ("sgd", "muon", "lion"), "optimizer.epsilon"),
+        f"{name} has no such decay": (name == "sgd", "optimizer.b1 optimizer.b2"),
+        f"{name} does not divide by it": (name in ("sgd", "lion"), "optimizer.epsilon"),
         "config.seeds name the seeds": (bool(config.seeds), "seed"),
         "config.seeds is empty": (not config.seeds, "seeds_together"),
         "config.init_from is empty": (not config.init_from, "init_head"),

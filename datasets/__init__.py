@@ -88,7 +88,7 @@ def class_names(config: "ConfigDict") -> tuple[str, ...]:
 
 def display_name(config: "ConfigDict") -> str:
     """Returns the name to show for the data set: the name of its folder, or else `config.name`."""
-    return Path(config.dir).name if config.name == "folder" else config.name
+    return Path(config.dir).expanduser().absolute().name if config.name == "folder" else config.name
 
 
 def load_splits(config: "ConfigDict") -> tuple[dict[str, Split], tuple[str, ...]]:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from resnet.errors import UserError
 from resnet.files import open_file, printable
@@ -29,7 +29,7 @@ _HIDDEN = re.compile(
 )
 _OUTSIDE = re.compile(r"^/|^[A-Za-z]:/|(^|/)\.\.(/|$)")
 _EMPTY_PART = re.compile(r"(?:(?<=/)|^)\.?(?:/|$)")
-_MAX_TAR_HEADER = 2**20  # bytes; long names and extended attributes are a thousandth of it
+_MAX_TAR_HEADER = 2**14  # bytes; long names and extended attributes are a tenth of it
 _ZIP_NAME_IS_UTF8 = 0x800
 _ZIP_IS_ENCRYPTED = 0x1
 
@@ -357,6 +357,12 @@ class _TarHeader(tarfile.TarInfo):
         if header.size < 0 or (is_extended_header and header.size > _MAX_TAR_HEADER):
             raise tarfile.ReadError(f"a header of {header.size} bytes")
         return header
+
+    def _refuse_sparse(self, *_: object) -> NoReturn:
+        """Refuses files with holes, whose maps of the holes have no bound. No picture has any."""
+        raise tarfile.ReadError("a sparse file")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
 def _spellings(path: str) -> Iterator[str]:

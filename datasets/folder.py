@@ -161,8 +161,9 @@ def _check_classes(pool: _Pictures, splits: np.ndarray, listing: Listing, path: 
     """Raises UserError for a class none of whose training images can be read."""
     training = pool.places[splits[pool.places] != "val"]
     training = training[splits[training] != "test"]
+    labels = set(_labels(training, listing).tolist())
     for label in range(len(listing.class_names)):
-        if label not in set(_labels(training, listing).tolist()):
+        if label not in labels:
             errors = [error for i, error in pool.unreadable.items() if listing.files[i].label == label]
             reason = f", such as: {errors[0]}" if errors else ""
             raise UserError(

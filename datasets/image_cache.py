@@ -32,7 +32,7 @@ from datasets.listing import Source
 from datasets.pixel_file import PixelFile
 from resnet.errors import UserError
 from resnet.files import cache_folder, printable, removed_at_exit, write_whole
-from resnet.memory import machine_memory
+from resnet.memory import gigabytes, machine_memory
 
 LIMIT = 50 * 10**9  # bytes that all entries may take together, and never more than half of the free disk
 LENGTH = 8  # bytes at the end of an entry that say how long its JSON is
@@ -107,7 +107,7 @@ def _decode_in_memory(names: Sequence[str], source: Source, square: Square) -> D
     if math.prod(shape) > memory:
         raise UserError(
             f"config.data.image_size: {len(names):,} images of {square.size}x{square.size} pixels take"
-            f" {_gigabytes(math.prod(shape))}, and the memory is {_gigabytes(memory)}; choose a smaller"
+            f" {gigabytes(math.prod(shape))}, and the memory is {gigabytes(memory)}; choose a smaller"
             " image_size or store_size, or make room for them on the disk of the cache folder"
         )
     images = np.empty(shape, np.uint8)
@@ -131,8 +131,12 @@ def _decode_and_keep(
             _say_not_kept(error.strerror)
             return None, None if lazy else _decode_in_memory(names, source, square)
         pixels = PixelFile(draft, count, square.size)
-        decoding = decode(names, source, square, pixels)
-        digests = _without_gaps(pixels, decoding, count)
+        try:
+            decoding = decode(names, source, square, pixels)
+            digests = _without_gaps(pixels, decoding, count)
+        except OSError as error:  # Not every file system keeps the room that it has promised.
+            _say_not_kept(error.strerror)
+            return None, None if lazy else _decode_in_memory(names, source, square)
         decoded = Decoded(pixels.images(len(digests), lazy=lazy), digests, decoding.unreadable)
         if decoding.content is None:
             _say_not_kept("some of the files could not be opened")
@@ -264,7 +268,7 @@ def _make_room(folder: Path, size: int) -> None:
     used = sum(sizes)
     limit = min(LIMIT, (shutil.disk_usage(folder).free + used) // 2)
     if size > limit:
-        raise OSError(errno.ENOSPC, f"{_gigabytes(size)}, of at most {_gigabytes(limit)} in the cache folder")
+        raise OSError(errno.ENOSPC, f"{gigabytes(size)}, of at most {gigabytes(limit)} in the cache folder")
     for file, file_size in zip(entries, sizes, strict=True):
         if used + size <= limit:
             break
@@ -350,7 +354,3 @@ def _version() -> str:
 
 def _say_not_kept(reason: str | None) -> None:
     print(f"note: the decoded images are not kept for the next start ({reason})", file=sys.stderr, flush=True)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2g} GB"

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from absl import flags
 
+from datasets.threads import cores
+
 MAX_THREADS = 16  # more would wait for the interpreter
 
 
@@ -30,7 +32,7 @@ def read_ahead(source: Items, processes: int = 0) -> Any:
     import grain  # It takes a second, which training from the devices does without.
 
     if not processes:
-        threads = min(os.cpu_count() or 1, MAX_THREADS)
+        threads = min(cores(), MAX_THREADS)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         return iter(grain.MapDataset.source(source).to_iter_dataset(options))
     flags.FLAGS.mark_as_parsed()  # Grain asks for its own flags, which our command line does not have.

@@ -32,7 +32,7 @@ from datasets.record_folder import (
 from datasets.threads import map_in_threads
 from resnet.errors import UserError, exit_code
 from resnet.files import cannot_write, printable, write_whole
-from resnet.json_files import Schema, read_optional_json
+from resnet.json_files import Schema, read_json, read_optional_json
 from resnet.preprocessing import CHOICES
 
 SHARD_BYTES = 2**28  # of the contents in a shard; the last file may go beyond it
@@ -90,12 +90,21 @@ def check(out: Path) -> int:
     """Reads all of a packed folder, and returns its number of shards.
 
     Raises:
-      UserError: it is incomplete, or a shard is not what was packed.
+      UserError: it is no packed folder, incomplete, or a shard is not what was packed.
     """
-    folder = RecordFolder(str(out))
+    try:
+        folder = RecordFolder(str(out))
+    except FileNotFoundError:
+        raise UserError(
+            f"{out}: holds no {SETTINGS_FILE}; expected a folder that was packed to the end"
+        ) from None
     for shard in tqdm(folder.shards, unit="shard", disable=None, leave=False):
         file = out / shard["file"]
-        if _checksum(file) != shard["sha256"]:
+        try:
+            is_whole = _checksum(file) == shard["sha256"]
+        except OSError as error:
+            raise damaged_shard(str(file), str(error.strerror)) from None
+        if not is_whole:
             raise damaged_shard(str(file), "its checksum is another")
     return len(folder.shards)
 
@@ -112,7 +121,7 @@ def _begin(listing: Listing, out: Path, square: Square | None) -> list[Packed]:
             raise UserError(f"{out}: holds other files, expected a new or an empty folder; choose another")
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / PACKING_FILE, json.dumps(packing))
-    elif read_optional_json(out / PACKING_FILE, _PACKING, "it is packed anew") != packing:
+    elif read_json(out / PACKING_FILE, _PACKING) != packing:
         raise UserError(
             f"{out}: holds a part of other images, or of the same with other settings; choose another folder,"
             " or delete it first"

@@ -64,7 +64,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     """
     function, strengths = (STANDARD | EXTRA)[name]
     strength = strengths[SEVERITIES.index(severity)]
-    result = np.empty_like(images)
+    result = np.empty(images.shape, np.uint8)
     for i, image in enumerate(images):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), severity, i])
         changed = function(image / 255, strength, rng)
@@ -143,7 +143,7 @@ def _frost(image: np.ndarray, strength: tuple[float, float], rng: Rng) -> np.nda
         seeds = np.where(rng.random(needles.shape) < 0.02, rng.random(needles.shape), 0)
         trail = _trail(side / 20, angle)
         needles = np.maximum(needles, _filter(seeds[..., None], trail)[..., 0])
-    needles /= needles.max()
+    needles /= max(needles.max(), 1e-9)  # A tiny image may have none.
     ice = 0.9 * needles + 0.6 * _clouds(image.shape[:2], 2.0, rng)
     return kept * image + added * ice[..., None] * np.array([0.88, 0.96, 1.0])
 

@@ -109,7 +109,9 @@ def load_runs(
         data = config.data
         dataset = _load_own_data(data, class_names, workdir)
     else:
-        data = other_data
+        data = other_data.copy_and_resolve_references()
+        # As predict prepares them: nothing is cropped at random from larger ones.
+        data.update(settings.preparation(config.data), store_size=0)
         dataset = datasets.load(data)
         _check_classes(dataset, data, class_names, any_of_them=True)
         dataset = _with_labels_of(class_names, dataset)
@@ -123,7 +125,7 @@ def load_runs(
     )
 
 
-def load_splits(workdir: Path) -> dict[str, Split]:
+def load_own_splits(workdir: Path) -> dict[str, Split]:
     """Returns the splits by name that the run in `workdir` was trained on, as in `TrainedRun`.
 
     Raises:

@@ -58,7 +58,7 @@ def find_learning_rate(config: ConfigDict, steps: int = STEPS) -> dict[str, Any]
     from tqdm import tqdm
 
     schedule = optax.exponential_decay(LOWEST, steps - 1, HIGHEST / LOWEST)
-    training = _Training(config, schedule)
+    training = _Training(config, schedule, steps)
     rates: list[float] = []
     losses: list[float] = []
     with tqdm(total=steps, unit="step", disable=None, leave=False) as bar:
@@ -75,7 +75,8 @@ def find_learning_rate(config: ConfigDict, steps: int = STEPS) -> dict[str, Any]
 class _Training:
     """A training that records nothing, for its learning rates and losses alone."""
 
-    def __init__(self, config: ConfigDict, schedule: Any) -> None:
+    def __init__(self, config: ConfigDict, schedule: Any, steps: int) -> None:
+        """Prepares to make `steps`; a shorter training than that becomes as long."""
         import jax
 
         import datasets
@@ -101,6 +102,7 @@ class _Training:
         config.ema_decay = 0.0
         self._config, self._seed = config, np.uint32(config.seed)
         self._per_epoch = steps_per_epoch(train, config.batch_size)
+        config.num_epochs = max(config.num_epochs, -(-steps // self._per_epoch))
         self._run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
         self._permute = jax.jit(
             make_epoch_order(train.labels, config.data.sampling), out_shardings=replicated(mesh)

@@ -108,7 +108,7 @@ def _fit_threshold(command: Command, classifier: "Classifier") -> float:
         UserError: there is neither, or the data of the run cannot be read.
     """
     from evaluation.no_sign import fit_on_splits
-    from evaluation.trained_run import load_splits
+    from evaluation.trained_run import load_own_splits
 
     noted = _noted_threshold(classifier)
     if noted is not None:
@@ -118,7 +118,7 @@ def _fit_threshold(command: Command, classifier: "Classifier") -> float:
             f"--no_sign: {command.weights_file} says nothing of when no sign is seen; expected a run, or a"
             " network.onnx of --mode=export --format=web"
         )
-    no_sign, description = fit_on_splits(classifier, load_splits(command.run_folder))
+    no_sign, description = fit_on_splits(classifier, load_own_splits(command.run_folder))
     print(f"note: {description}", file=sys.stderr)
     return no_sign.threshold
 

@@ -108,14 +108,14 @@ def _onnx_options(command: Command, run: "TrainedRun | None", **notes: Any) -> "
 def _trained_on(run: "TrainedRun") -> str:
     """Returns a sentence that says what the network of `run` is and what it saw."""
     import datasets
+    from input_pipeline import steps_per_epoch
 
     config, images = run.config, len(run.splits["train"].labels)
+    epochs = run.step / steps_per_epoch(run.splits["train"], config.batch_size)
     rendered = config.data.name == "rendered"
     what = "rendered hands" if rendered else f"images of {datasets.display_name(config.data)}"
     more = f" and {config.data.rendered_size:,} rendered hands" if config.data.rendered_size else ""
-    return (
-        f"A ResNet-{config.model.depth}, trained for {config.num_epochs} epochs on {images:,} {what}{more}."
-    )
+    return f"A ResNet-{config.model.depth}, trained for {epochs:.3g} epochs on {images:,} {what}{more}."
 
 
 def _fit_no_sign(classifier: "Classifier", run: "TrainedRun") -> dict[str, float]:

@@ -15,7 +15,8 @@ def run(command: Command) -> int:
     from resnet.network import check_image_size
 
     config = command.settings()
-    check_image_size(config.data.image_size, architecture_of(config.model))
+    if not config.init_from:  # which sets the model
+        check_image_size(config.data.image_size, architecture_of(config.model))
     dataset = datasets.load(config.data)
     train_split, _ = datasets.train_val_split(dataset, config.data)
     images, labels = first_training_batch(train_split, config)

@@ -135,6 +135,11 @@ class Architecture:
         return self.variant == "v2"
 
     @property
+    def features(self) -> int:
+        """The channels of the last map."""
+        return self.width * 2 ** (len(self.blocks) - 1) * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
+
+    @property
     def halvings(self) -> int:
         """How often the network halves the side of an image: in the stem, after it, and between stages."""
         return (self.stem != "3x3") + (self.max_pool != "none") + len(self.blocks) - 1

@@ -273,10 +273,12 @@ class Classifier:
     def checked_images(self, images: np.ndarray) -> np.ndarray:
         """Returns `images` as an array, once it is uint8 [N, S, S, 3].
 
+        What has a dtype and a shape stays as it is, such as images that are loaded when they are sliced.
+
         Raises:
             UserError: the array has another shape or dtype.
         """
-        images = np.asarray(images)
+        images = images if hasattr(images, "dtype") else np.asarray(images)
         side = self.image_size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
             raise UserError(

@@ -27,8 +27,9 @@ LARGE_PIXELS = 25_000_000  # larger images are decoded one at a time, as each ta
 PADDING = 128  # the grey level beside a padded picture
 
 # EPS starts Ghostscript, IPTC opens whatever is embedded in it (even EPS), and WMF calls a renderer of the
-# system. Pillow recognises the others but cannot decode them.
-_EXCLUDED_FORMATS = {"EPS", "IPTC", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+# system. FITS unpacks files without a limit before Pillow 12.2 (CVE-2026-40192). Pillow recognises the others
+# but cannot decode them.
+_EXCLUDED_FORMATS = {"EPS", "IPTC", "WMF", "FITS", "BUFR", "GRIB", "HDF5", "MPEG"}
 _GREY_MODES = {"L", "LA", "La"}
 _DEEP_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 
@@ -51,6 +52,7 @@ _UNREADABLE_KINDS = {
     ".xcf": "documents of GIMP",
     ".djvu": "DjVu",
     ".dcm": "DICOM",
+    **dict.fromkeys((".fits", ".fit"), "FITS"),
 }
 # By how a file begins, for files that no format claims.
 _UNREADABLE_BEGINNINGS = {

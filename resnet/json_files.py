@@ -2,9 +2,10 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from resnet.errors import UserError
 from resnet.files import read_file
@@ -52,7 +53,7 @@ def parse_json(text: str | bytes, schema: Schema, source: str) -> Any:
         UserError: it is something else. The message begins with `source`.
     """
     try:
-        content = json.loads(text if isinstance(text, str) else text.decode())
+        content = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_refuse)
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: is not UTF-8 (byte {error.start:,}), expected JSON") from None
     except RecursionError:
@@ -61,6 +62,11 @@ def parse_json(text: str | bytes, schema: Schema, source: str) -> Any:
         raise UserError(f"{source}: is not JSON ({error}); mend it, or restore it from a copy") from None
     check_json(content, schema, source)
     return content
+
+
+def _refuse(constant: str) -> NoReturn:
+    """Refuses NaN and Infinity, which Python takes for numbers and JSON does not."""
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def check_json(content: Any, schema: Schema, source: str) -> None:
@@ -72,12 +78,25 @@ def check_json(content: Any, schema: Schema, source: str) -> None:
     import jsonschema  # A tenth of a second of every start that reads none.
 
     try:
-        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(content))
+        error = jsonschema.exceptions.best_match(_validator()(schema).iter_errors(content))
     except RecursionError:
         raise _too_deep(source) from None
     if error is not None:
         place = error.json_path.removeprefix("$").removeprefix(".")
         raise UserError(f"{source}: {place and f'{_shortened(place)}: '}{_shortened(error.message)}")
+
+
+@cache
+def _validator() -> Any:
+    """Returns jsonschema's validator with a `uniqueItems` of its own: theirs may compare every two items."""
+    import jsonschema
+
+    def unique(_: Any, is_set: bool, items: Any, __: Schema) -> Iterator[Exception]:
+        simple = [item for item in items if isinstance(item, str | int)] if isinstance(items, list) else []
+        if is_set and len(set(simple)) < len(simple):
+            yield jsonschema.ValidationError(f"{items!r} has non-unique elements")
+
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"uniqueItems": unique})
 
 
 def _too_deep(source: str) -> UserError:

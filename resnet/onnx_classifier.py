@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 SUFFIX = ".onnx"
 MAX_BYTES = 2**31  # what the format allows
 _BATCH_SIZE = 32
+_NOTES: Schema = {
+    "type": "object",
+    "properties": {
+        "precision": {"type": "string"},
+        "trained_on": {"type": "string"},
+        "no_sign": {
+            "type": "object",
+            "properties": {
+                name: {"type": "number"} for name in ("threshold", "signs_rejected", "others_accepted")
+            },
+            "required": ["threshold"],
+        },
+    },
+}
 _CLASS_NAMES: Schema = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
 
 
@@ -49,7 +63,7 @@ class OnnxClassifier(Classifier):
             )
         description = self._parsed(metadata, DESCRIPTION, DESCRIPTION_SCHEMA)
         self.class_names = tuple(self._parsed(metadata, CLASS_NAMES, _CLASS_NAMES))
-        self.notes: Mapping[str, Any] = self._parsed(metadata, NOTES, {"type": "object"})
+        self.notes: Mapping[str, Any] = self._parsed(metadata, NOTES, _NOTES)
         self.preprocessing = described(Preprocessing, description.get("data", {}), self.path)
         self.image_size = self.preprocessing.image_size
         self.crop, self.fit = self.preprocessing.crop, self.preprocessing.fit

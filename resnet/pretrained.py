@@ -16,7 +16,7 @@ from resnet.formats.containers import DESCRIPTION
 from resnet.formats.description import DESCRIPTION_SCHEMA, described
 from resnet.formats.keras_model import keras_graph
 from resnet.formats.names import Format
-from resnet.formats.reading import OWN, Translation, infer_model, recognise, unwrapped
+from resnet.formats.reading import OWN, Translation, check_names, infer_model, recognise, unwrapped
 from resnet.formats.weights_file import INDEX_SUFFIX, WEIGHTS_FILES, read_container, read_shards
 from resnet.imagenet import class_names_of
 from resnet.json_files import check_json, parse_json, read_json
@@ -62,6 +62,7 @@ def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrain
         container = read_shards(path)
     else:
         container = read_container(path, with_head=with_head)
+    check_names(container.arrays, path)
     inside = {} if container.description is None else container.description
     check_json(inside, DESCRIPTION_SCHEMA, f"{path}: its {DESCRIPTION}")
     if inside.get("format") != OWN.name:

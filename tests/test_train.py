@@ -42,6 +42,9 @@ FIELDS = SMALL | {
     "steps_per_call": 2,
     "optimizer.warmup_epochs": 0.5,
     "checkpoint.every_epochs": 1.0,
+    # Images grow in the middle of an epoch.
+    "augment.early_size": 48,
+    "augment.early_share": 0.5,
 }
 
 

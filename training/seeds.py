@@ -14,11 +14,13 @@ def trains_at_once(config: ConfigDict) -> bool:
     """Returns whether seeds are trained at once, as `config.seeds_together` chooses.
 
     `auto` says no on a CPU, where one seed after the other is faster, see `benchmarks/replicas.py`, on
-    several hosts, and for images that are smaller early in training, as one program computes both sizes.
+    several hosts, for streamed images, of which each seed needs its own, and for images that are smaller
+    early in training, as one program computes both sizes.
     """
     if config.seeds_together != "auto":
         return bool(config.seeds_together == "yes")
-    return hosts.count() == 1 and jax.default_backend() != "cpu" and not config.augment.early_size
+    pays = config.data.placement != "stream" and not config.augment.early_size
+    return pays and hosts.count() == 1 and jax.default_backend() != "cpu"
 
 
 def group_seeds(config: ConfigDict, workdir: Path) -> list[list[int]]:

@@ -2,10 +2,11 @@
 
 import http.server
 import re
+import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from resnet.errors import UserError
 
@@ -42,6 +43,13 @@ def _content_security_policy(page: Path) -> str:
     return ""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Passes over browsers that went away in the middle of a file, as when a page is loaded anew."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
     """Returns a server of `folder` on the loopback address; with port 0 the system chooses one.
 
@@ -49,7 +57,7 @@ def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
         UserError: the port is taken or not allowed.
     """
     try:
-        return http.server.ThreadingHTTPServer((LOOPBACK, port), partial(_Handler, directory=str(folder)))
+        return _Server((LOOPBACK, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise UserError(
             f"--port={port}: cannot be used ({error.strerror}); expected a free one, such as --port=0, where"

@@ -15,7 +15,8 @@ from resnet.preprocessing import PREPARATION
 from resnet.run import CONFIG_FILE, read_config_file, seed_workdir
 from workdir.images_file import IMAGES_FILE, describe_changes, read_images_file, table_digest
 
-# Fields that may change when a run is resumed: neither the model nor the steps so far depend on them.
+# Fields that may change when a run is resumed: the model does not depend on them, nor what it has learned.
+# What depends on the share of the training that is done goes by the new `num_epochs`.
 MAY_CHANGE = (
     "seeds",
     "seeds_together",

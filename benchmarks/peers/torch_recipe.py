@@ -82,7 +82,7 @@ def make_network(depth: int, width: int, classes: int, *, zero_init_last: bool) 
             nn.init.zeros_(module.bias)
         elif isinstance(module, Block) and zero_init_last:
             nn.init.zeros_(module.bn2.weight)
-    return network.to(memory_format=torch.channels_last)
+    return network
 
 
 class Images:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from resnet.files import cache_folder, write_whole
 
@@ -70,8 +71,8 @@ def _keep(file: Path, pixels: bytes) -> None:
 
 @functools.cache
 def _source_digest() -> str:
-    """Names the version of the renderer by a checksum of its sources and of NumPy's version."""
-    content = hashlib.sha256(np.__version__.encode())
+    """Names the version of the renderer by a checksum of its sources and of the libraries' versions."""
+    content = hashlib.sha256(f"{np.__version__} {PIL.__version__}".encode())
     for name in SOURCES:
         content.update((Path(__file__).parent / name).read_bytes())
     return content.hexdigest()[:16]

@@ -19,6 +19,7 @@ from datasets.rendered.render import (
     check_whole_number,
     render_range,
 )
+from datasets.threads import cores
 from datasets.types import Dataset, Split
 
 IMAGES_WORTH_A_PROCESS = 50  # starting a process takes about as long as rendering 30 images
@@ -57,7 +58,7 @@ def load(
     check_whole_number("config.data.image_size", image_size, *IMAGE_SIZES)
     check_share("config.data.variety", variety)
     if workers is None:
-        workers = min(os.cpu_count() or 1, MAX_WORKERS)
+        workers = min(cores(), MAX_WORKERS)
     renderer = _Renderer(seed, image_size, float(variety), workers)
     return Dataset(renderer.split(TRAIN, train_size), renderer.split(TEST, test_size), CLASS_NAMES)
 

@@ -231,5 +231,5 @@ def _taken(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Casts a shadow on some scenes, and returns the picture that the camera takes, and its matte."""
     if rng.random() < 0.3 * strength.light:
-        scene = scene * _shade(len(scene), rng)
+        scene = scene * _shade(scene.shape[-1], rng)
     return expose(scene, coverage, strength.camera, rng)

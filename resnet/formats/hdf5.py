@@ -27,6 +27,7 @@ MAX_BYTES = 2**30  # Twice ResNet-101 of double width.
 _REMEDY = "fetch or save it again"
 # The names of a layer's weights by their number, in the order in which Keras stores them.
 _LEAVES = {len(names): names for names in (("kernel",), *WEIGHTS.values())}
+_FILE_NAME = r"^(?!\.{1,2}$)[^/\\]+$"  # in the folder itself
 _SHARDS: Schema = {
     "type": "object",
     "required": ["weight_map"],
@@ -35,8 +36,8 @@ _SHARDS: Schema = {
             "type": "object",
             "additionalProperties": {
                 "type": ["string", "array"],
-                "pattern": r"^[^/\\]+$",
-                "items": {"type": "string", "pattern": r"^[^/\\]+$"},
+                "pattern": _FILE_NAME,
+                "items": {"type": "string", "pattern": _FILE_NAME},
             },
         }
     },

@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet.architecture import Architecture
 from resnet.errors import UserError
+from resnet.formats import PRECISIONS
 from resnet.formats.containers import DESCRIPTION
 from resnet.formats.names import Arrays
 from resnet.formats.onnx_precision import quantized, with_float16_weights
@@ -188,8 +189,11 @@ def _in_precision(model: "onnx.ModelProto", options: OnnxOptions) -> "onnx.Model
     if options.precision == "float16":
         return with_float16_weights(model)
     if options.precision == "int8":
-        assert options.calibration is not None
+        if options.calibration is None:
+            raise UserError("precision int8: needs pictures to calibrate it by; give some as calibration")
         return quantized(model, options.calibration)
+    if options.precision not in PRECISIONS:
+        raise UserError(f"precision {options.precision}: expected one of {', '.join(PRECISIONS)}")
     return model
 
 

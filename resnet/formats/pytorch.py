@@ -137,7 +137,7 @@ def _state_dict(loaded: Any, array_type: Any, path: Path) -> dict[str, Any]:
     """
     if isinstance(loaded, array_type):
         raise UserError(f"{path}: holds a single array without a name; {_SAVE}")
-    found = dict(_state_dicts(loaded, array_type, (), _DEPTH))
+    found = dict(_state_dicts(loaded, array_type, (), _DEPTH, {}))
     if not found:
         raise UserError(f"{path}: holds no arrays by name ({_summary(loaded)}); {_SAVE}")
     if len(found) > 1:
@@ -150,9 +150,15 @@ def _state_dict(loaded: Any, array_type: Any, path: Path) -> dict[str, Any]:
 
 
 def _state_dicts(
-    content: Any, array_type: Any, place: tuple[Any, ...], depth: int
+    content: Any, array_type: Any, place: tuple[Any, ...], depth: int, seen: dict[int, int]
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Yields the dictionaries of arrays in `content`, with their places. None lies inside of another."""
+    """Yields the dictionaries of arrays in `content`, with their places. None lies inside of another.
+
+    `seen` has the depth at which an object was looked into: a small file may refer to one a million times.
+    """
+    if seen.get(id(content), -1) >= depth:
+        return
+    seen[id(content)] = depth
     entries: list[tuple[Any, Any]] = []
     if isinstance(content, list | tuple):
         entries = list(enumerate(content))
@@ -160,7 +166,7 @@ def _state_dicts(
         entries = list(content.items())
         wrapped = [(name, content[name]) for name in _WRAPPERS if isinstance(content.get(name), dict)]
         for name, value in wrapped if depth else ():
-            if inside := list(_state_dicts(value, array_type, (*place, name), depth - 1)):
+            if inside := list(_state_dicts(value, array_type, (*place, name), depth - 1, seen)):
                 yield from inside
                 return
         if any(isinstance(k, str) and isinstance(v, array_type) and v.ndim for k, v in entries):
@@ -168,7 +174,7 @@ def _state_dicts(
             return
     for key, value in entries if depth else ():
         if key not in _NO_WEIGHTS:
-            yield from _state_dicts(value, array_type, (*place, key), depth - 1)
+            yield from _state_dicts(value, array_type, (*place, key), depth - 1, seen)
 
 
 def _summary(loaded: Any) -> str:

@@ -22,6 +22,8 @@ OWN = Format("safetensors", (), model={}, data={})
 FORMATS = (torchvision.FORMAT, huggingface.FORMAT, huggingface.MODEL, keras.V1, keras.V2, keras.OLD)
 NAMES_SHOWN = 8
 NAME_LENGTH = 80  # characters of a name that are shown
+LONGEST_NAME = 300  # characters; those of Keras with nested models are a third of it
+MOST_WRAPPERS = 8  # prefixes of a name
 MOST = 0.9  # share of the names that begin with the prefix of a wrapper
 # A network may have this many times the weights of its file, or this many, before they are compared.
 MAX_MISSING = 4
@@ -120,7 +122,7 @@ class Translation:
             UserError: the names or a description in the file tell of a larger one.
         """
         there = sum(array.size for array in self.named.values())
-        needed = _kernel_elements(architecture, self.classes)
+        needed = architecture.least_parameters() + architecture.features * self.classes
         if needed > max(MAX_MISSING * there, LEAST_LIMIT):
             raise UserError(
                 f"{path}: names a network of {needed:,} weights, but holds {there:,}; expected the whole of"
@@ -135,7 +137,9 @@ def unwrapped(arrays: Arrays) -> Arrays:
     contrast (MoCo), the encoder of queries is taken without its head, which names no classes.
     """
     shorter = arrays
-    while known_names(shorter) < len(shorter) / 2:
+    for _ in range(MOST_WRAPPERS):
+        if known_names(shorter) >= len(shorter) / 2:
+            break
         names = [name for name, array in shorter.items() if array.ndim]
         queries = [name for name in names if name.startswith("encoder_q.")]
         if queries:
@@ -148,7 +152,23 @@ def unwrapped(arrays: Arrays) -> Arrays:
         if len(without) < len(shorter):
             return arrays
         shorter = without
+    else:
+        return arrays
     return shorter
+
+
+def check_names(arrays: Arrays, path: Path) -> None:
+    """Checks that no name is longer than any of a network, as long ones take long to compare.
+
+    Raises:
+        UserError: one is.
+    """
+    for name in arrays:
+        if len(name) > LONGEST_NAME:
+            raise UserError(
+                f"{path}: has a name of {len(name):,} characters, {_shortened(name)}; expected at most"
+                f" {LONGEST_NAME}"
+            )
 
 
 def known_names(arrays: Arrays) -> int:
@@ -236,17 +256,6 @@ def fold_biases(named: Arrays, expected: Iterable[str]) -> Arrays:
 def _as_float32(array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # What becomes infinite is refused.
         return array.astype(np.float32)
-
-
-def _kernel_elements(architecture: Architecture, classes: int) -> int:
-    """Returns about how many weights the network has."""
-    a, total, width = architecture, 0, architecture.width
-    for blocks in a.blocks:
-        inner = width * a.widen
-        in_block = 8 * width * inner + 9 * inner**2 // a.groups if a.bottleneck else 18 * width**2
-        total += blocks * in_block
-        features, width = width * (BOTTLENECK_EXPANSION if a.bottleneck else 1), 2 * width
-    return total + features * classes
 
 
 def _dimensions(ours: str) -> int:

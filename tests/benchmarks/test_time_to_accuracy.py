@@ -1,12 +1,13 @@
 """The same recipe for PyTorch: what it takes over, and what it refuses not to know."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
 
-from benchmarks.time_to_accuracy import check_is_known, format_report, make_recipe, peer_result
+from benchmarks.time_to_accuracy import check_is_known, format_report, make_recipe, peer_result, read_peer
 from configs import cifar10_short
 from resnet.errors import UserError
 
@@ -69,4 +70,17 @@ def test_epochs_of_smaller_images_have_a_speed_of_their_own() -> None:
     seconds = [4.0, 8.0, 100.0, 110.0, 120.0, 130.0]  # the third epoch beside other work
     lines = [{"epoch": epoch, "seconds": s, "accuracy": epoch / 10} for epoch, s in enumerate(seconds, 1)]
     assert peer_result("PyTorch", 0, lines, 0.2, early=3.0)["seconds"] == 8.0
+    assert peer_result("PyTorch", 0, lines, 0.2, early=0.5)["seconds"] == 2 * 10.0  # No epoch is all early.
     assert peer_result("PyTorch", 0, lines, 0.5, early=3.0)["seconds"] == 3 * 4.0 + 2 * 10.0
+
+
+def test_lines_of_another_recipe_are_not_taken_over(tmp_path: Path) -> None:
+    results, recipe_file = tmp_path / "torch.jsonl", tmp_path / "torch.json"
+    results.write_text('{"epoch": 1, "accuracy": 0.5}\n')
+    recipe = {"mean": (0.5, 0.5), "epochs": 1}
+    with pytest.raises(UserError, match="another recipe or on other images"):
+        read_peer(results, recipe_file, recipe)
+    recipe_file.write_text(json.dumps(recipe))
+    assert read_peer(results, recipe_file, recipe) == [{"epoch": 1, "accuracy": 0.5}]
+    with pytest.raises(UserError, match="another recipe or on other images"):
+        read_peer(results, recipe_file, recipe | {"epochs": 2})

@@ -67,6 +67,9 @@ def test_configs_of_the_project_pass(name: str) -> None:
         ({"data__name": "rendered", "data__rendered_size": 9},
          "config.data.rendered_size=9: adds rendered hands to photographs, but data.name is rendered already;"
          " expected 0, and their number in data.train_size"),
+        ({"augment__early_size": 32, "augment__early_share": 0.5, "seeds": (0, 1), "seeds_together": "yes"},
+         "config.augment.early_size=32: saves nothing where seeds train as one program, which computes both"
+         " sizes; set seeds_together to no, and they are trained one after the other"),
         ({"data__rendered_size": 9},
          "config.data.rendered_size=9: none of them would be trained on, as data.rendered_share is 0, and"
          " data.rendered_share_at_start is 0 or has no augment.ramp to last for; expected a share of each"
@@ -176,6 +179,11 @@ def test_fields_without_effect_are_told(field: str, value: object, reason: str) 
     assert rules.fields_without_effect(config) == {field: reason}
 
 
+def test_what_muon_leaves_to_adam_has_an_effect() -> None:
+    config = config_with(optimizer__name="muon", optimizer__b2=0.95, optimizer__epsilon=1e-6)
+    assert rules.fields_without_effect(config) == {}
+
+
 def test_every_field_that_may_have_no_effect_is_a_field() -> None:
     for _, names in rules._useless_fields(default.get_config()).values():
         assert set(names.split()) <= DEFAULTS.keys()
@@ -208,6 +216,8 @@ def test_every_choice_and_bound_is_of_a_field_whose_default_meets_it() -> None:
         "data.store_size": of_folders,
         "data.test_fraction": of_folders,
         "data.rendered_size": {"data__rendered_share": 0.5},
+        "augment.early_size": {"augment__early_share": 0.5, "data__image_size": 2048},
+        "augment.early_share": {"augment__early_size": 32},
         "model.groups": {"model__width": 2**16},
         "hosts.number": {"hosts__coordinator": "node1:8476", "hosts__index": 0},
         "hosts.index": {"hosts__coordinator": "node1:8476", "hosts__number": rules.MAX_HOSTS},

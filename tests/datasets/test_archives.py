@@ -306,6 +306,16 @@ def test_a_tar_of_negative_size_in_an_extended_header_ends(tmp_path):
     error_line(lambda: TarArchive(str(path)), "is no tar archive, or it is damaged")
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_files_with_holes_in_a_tar_are_refused(tmp_path, mode):
+    old = member("cat/1.png", type=tarfile.GNUTYPE_SPARSE)
+    new = member("cat/1.png", b"0\n" * 600, pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    for i, holes in enumerate((old, new)):
+        with tarfile.open(tmp_path / f"{i}.tar", mode, format=tarfile.PAX_FORMAT) as archive:
+            archive.addfile(holes[0], io.BytesIO(holes[1]))
+        error_line(lambda i=i: TarArchive(str(tmp_path / f"{i}.tar")).entries(), "or it is damaged")
+
+
 def test_many_nested_extended_headers_are_refused(tmp_path):
     path = tmp_path / "x.tar"
     block = member("n", type=tarfile.GNUTYPE_LONGNAME)[0].tobuf(tarfile.GNU_FORMAT)

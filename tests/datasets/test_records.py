@@ -197,6 +197,11 @@ def test_damage_is_one_line(
     assert message in line
 
 
+def test_a_folder_that_was_not_packed_is_not_checked(tmp_path: Path, photos: Path) -> None:
+    error_line(lambda: check(photos), "holds no records.json")
+    error_line(lambda: check(tmp_path / "missing"), "holds no records.json")
+
+
 def test_a_folder_of_records_can_be_read_by_another_process(tmp_path: Path, photos: Path) -> None:
     pack(str(photos), tmp_path / "packed")
     copy = pickle.loads(pickle.dumps(RecordFolder(str(tmp_path / "packed"))))

@@ -60,6 +60,11 @@ def test_other_sizes_and_plain_images(name: str, side: int) -> None:
         assert corrupt(plain, name, 5).shape == plain.shape
 
 
+def test_a_tiny_image_may_have_no_frost() -> None:
+    with np.errstate(all="raise"):
+        assert corrupt(np.full((50, 4, 4, 3), 128, np.uint8), "frost", 1).shape == (50, 4, 4, 3)
+
+
 def test_random_draws_differ_between_images_and_seeds(images: np.ndarray) -> None:
     grey = np.full((2, 64, 64, 3), 128, np.uint8)
     noise = corrupt(grey, "gaussian_noise", 1).astype(int) - 128

@@ -124,6 +124,21 @@ def test_eval_on_a_folder_of_some_of_the_classes(run: Run, workdir: Path, tmp_pa
     assert "its classes are 5, two, but the run was trained on 0, 1, 2" in refused.err.splitlines()[-1]
 
 
+def test_other_images_are_prepared_as_those_of_the_run(run: Run, copy: Path, tmp_path: Path) -> None:
+    change_config_file(copy, data={"fit": "pad"})
+    hands = [render(i % 6, i, seed=0, stream=TEST)[16:48] for i in range(12)]  # twice as wide as high
+    folder = sort_into(tmp_path / "hands", hands, [str(i % 6) for i in range(12)])
+    fields = [f"data.dir={folder}", "data.image_size=64", "data.test_fraction=0", "data.val_fraction=0"]
+    flags = [f"--workdir={copy}", "--config=configs/folder.py", *(f"--config.{field}" for field in fields)]
+    report = json.loads(run("--mode=eval", *flags, "--split=train", "--json").out)
+    confusion = np.zeros((6, 6), int)
+    answers = Classifier.load(copy).predict(sorted(folder.rglob("*.png")))
+    for answer in answers:
+        confusion[int(Path(answer.path).parent.name), int(answer.label)] += 1
+    assert report["confusion_matrix"] == confusion.tolist()
+    assert report["data"]["fit"] == "pad"
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_rendered_hands_that_a_run_may_have_seen_are_not_evaluated(
     run: Run, workdir: Path, copy: Path, split: str

@@ -48,6 +48,13 @@ def test_rates_grow_by_a_constant_factor_until_the_loss_bursts(shared_signs_dir:
     assert losses[0] == pytest.approx(np.log(6), abs=0.3)
 
 
+def test_a_stream_is_not_over_before_the_last_step(shared_signs_dir: Path) -> None:
+    fields = {"batch_size": 12, "steps_per_call": 3, "num_epochs": 1, "data.placement": "stream"}
+    config = small_config(**fields, **{"data.dir": str(shared_signs_dir), "optimizer.name": "sgd"})
+    assert len(find_learning_rate(config, steps=12)["losses"]) == 12
+    assert config.num_epochs == 1
+
+
 def test_it_starts_from_the_weights_that_a_training_would_start_from(
     shared_signs_dir: Path, tmp_path: Path
 ) -> None:

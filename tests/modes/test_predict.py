@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from datasets.rendered.render import TEST, render, render_room
+from evaluation.no_sign import REJECTED
+from evaluation.trained_run import load_own_splits
 from resnet import Classifier, imagenet, load_pretrained
 from tests.command_line import Run, assert_refused, assert_succeeded
 from tests.pictures import random_pictures, sort_into
@@ -73,6 +75,15 @@ def test_the_threshold_of_a_run_is_fitted_on_its_data(run: Run, workdir: Path, p
     for line in map(json.loads, result.out.splitlines()):
         label, probability = line["label"], line["probability"]
         assert (label == "no sign") == (probability < threshold) or probability == about
+
+
+def test_the_threshold_of_several_seeds_is_that_of_all(run: Run, seeds_workdir: Path, pictures: Path) -> None:
+    result = run("--mode=predict", "--no_sign", f"--workdir={seeds_workdir}", pictures)
+    [threshold] = re.findall(r"'no sign' where no class reaches (0\.\d+): ", result.err)
+    splits = load_own_splits(seeds_workdir)
+    signs = splits["val"] if "val" in splits else splits["train"]
+    best = Classifier.load(seeds_workdir).probabilities(signs.images).max(axis=1)
+    assert float(threshold) == pytest.approx(np.quantile(best, REJECTED), abs=6e-4)
 
 
 def test_a_file_of_weights_has_no_threshold(run: Run, tmp_path: Path, pictures: Path) -> None:

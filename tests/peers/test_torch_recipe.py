@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.peers.torch_recipe import Block, Convolution, Images, make_network, make_optimizers
+from benchmarks.peers.torch_recipe import Block, Convolution, Images, make_network, make_optimizers, resized
 from configs import cifar10
 from resnet.architecture import Architecture
 from resnet.network import Weights
@@ -113,3 +113,10 @@ def test_the_updates_are_ours(name: str, tolerance: float) -> None:
     found = [np.array(parameter.detach()) for parameter in theirs.parameters()]
     for a, b, start in zip(found, in_their_order(moved), in_their_order(params), strict=True):
         assert np.linalg.norm(a - b) < tolerance * np.linalg.norm(b - start)
+
+
+def test_images_become_smaller_as_here() -> None:
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    ours = jax.image.resize(images, (2, 24, 24, 3), "linear")
+    theirs = resized(torch.from_numpy(images).permute(0, 3, 1, 2), 24).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(theirs, ours, atol=1e-2)

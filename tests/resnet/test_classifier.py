@@ -297,3 +297,23 @@ def test_pictures_are_resized_by_their_own_filter(resample: Resample, classifier
     filter = Image.Resampling[resample.upper()]
     expected = np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), filter))
     np.testing.assert_array_equal(other.prepare(picture), expected)
+
+
+def test_images_that_are_loaded_when_they_are_sliced_are_loaded_by_the_batch() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2 * BATCH_SIZE + 1, SIZE, SIZE, 3), np.uint8)
+
+    class Sliced:
+        dtype, ndim, shape = images.dtype, images.ndim, images.shape
+        longest = 0
+
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            self.longest = max(self.longest, len(images[rows]))
+            return images[rows]
+
+    classifier = Classifier(NETWORK, weights_of(0), CLASSES)
+    sliced = Sliced()
+    np.testing.assert_array_equal(classifier.probabilities(sliced), classifier.probabilities(images))
+    assert sliced.longest == BATCH_SIZE

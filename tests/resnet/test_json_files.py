@@ -12,7 +12,10 @@ from resnet.json_files import read_json
 SCHEMA = {
     "type": "object",
     "required": ["step"],
-    "properties": {"step": {"type": "integer", "minimum": 0}, "names": {"type": "array"}},
+    "properties": {
+        "step": {"type": "integer", "minimum": 0},
+        "names": {"type": "array", "uniqueItems": True},
+    },
 }
 
 
@@ -34,6 +37,11 @@ def test_json_of_the_right_form_is_read(tmp_path: Path) -> None:
         (b"[" * 100_000, "too many brackets"),
         (b'{"step": ' + b"9" * 5000 + b"}", "is not JSON"),
         (b'{"step": 1, "names": "' + b"x" * 1000 + b'"}', "names: 'xxx"),
+        (b'{"step": NaN}', "NaN is no number of JSON"),
+        (b'{"step": -Infinity}', "-Infinity is no number of JSON"),
+        (b'{"step": 1, "names": ["a", "b", "a"]}', "['a', 'b', 'a'] has non-unique elements"),
+        # Of mixed types every two would be compared, which takes an hour.
+        (b'{"step": 1, "names": [' + b'0, "a", ' * 100_000 + b"[]]}", "non-unique elements"),
     ],
 )
 def test_other_content_is_refused_in_a_short_line(tmp_path: Path, content: bytes, expected: str) -> None:

@@ -63,3 +63,9 @@ def test_missing_weights_are_reported_before_anything_is_written(tmp_path: Path)
 def test_stochastic_depth_of_the_config_reaches_the_network() -> None:
     network = make_network(small_config(**{"model.stochastic_depth": 0.25}), 3)
     assert network.build(None).stochastic_depth == 0.25
+
+
+def test_early_images_are_large_enough_for_the_network() -> None:
+    config = small_config(**{"augment.early_size": 31, "augment.early_share": 0.5})
+    with pytest.raises(UserError, match=r"^config\.augment\.early_size=31: .* at least 32 pixels a side$"):
+        make_network(config, 6)

@@ -154,3 +154,5 @@ def test_which_seeds_train_as_one_program(monkeypatch: pytest.MonkeyPatch) -> No
         assert trains_at_once(config) == at_once
     config.augment.update(early_size=32, early_share=0.5)
     assert not trains_at_once(config)
+    assert not trains_at_once(small_config(**{"data.placement": "stream"}))
+    assert trains_at_once(small_config(seeds_together="yes"))

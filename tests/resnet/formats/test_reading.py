@@ -487,6 +487,12 @@ def test_classes_of_the_same_name_are_told_apart(arrays: Arrays, tmp_path: Path)
     assert read_pretrained(saved(arrays, tmp_path)).class_names == ("crane (0)", "tench", "crane (2)")
 
 
+def test_names_longer_than_those_of_any_network_are_refused(arrays: Arrays, tmp_path: Path) -> None:
+    path = saved({**arrays, "a." * 2000 + "weight": np.zeros(3, np.float32)}, tmp_path)
+    with pytest.raises(UserError, match=r"has a name of 4,006 characters, a\.a\.a"):
+        resnet.load_pretrained(path)
+
+
 def test_other_image_size_and_crop(arrays: Arrays, tmp_path: Path) -> None:
     path = saved(arrays, tmp_path)
     classifier = resnet.load_pretrained(path, image_size=64, crop=0.5)
@@ -545,7 +551,7 @@ def test_descriptions_that_are_no_json(text: str, line: str, arrays: Arrays, tmp
     ("name", "array", "line"),
     [
         ("layer4.99999.conv1.weight", np.zeros((1, 1, 1, 1)), "left over: layer4.99999.conv1.weight"),
-        (f"layer4.{'9' * 5000}.conv1.weight", np.zeros((1, 1, 1, 1)), "left over: layer4.9999"),
+        (f"layer4.{'9' * 5000}.conv1.weight", np.zeros((1, 1, 1, 1)), "has a name of 5,020 characters"),
         ("layer4.9998.conv1.weight", np.zeros((1, 1, 1, 1)), "does not fit ResNet-200"),
         ("fc.bias", np.zeros(4 * 10**6, np.float16), "names a network of"),
         ("layer1.0.conv1.weight", np.zeros((0, 4, 3, 3)), "layer1.0.conv1.weight (shape [0, 4, 3, 3])"),
