@@ -52,6 +52,7 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._located: dict[tuple[int, int], str] = {}  # by device and inode
 
     def entries(self) -> Entries:
         """Lists all that lies below the folder. Links are followed.
@@ -83,12 +84,18 @@ class Folder:
         return Entries(names, passed_over)
 
     def locate(self, path: str, table: str) -> str | None:
-        """Returns the name of the file that the table `table` calls `path`, or None if there is none."""
+        """Returns the name of the file that the table `table` calls `path`, or None if there is none.
+
+        A file that is called by several paths has one name, or it could be in two splits at once.
+        """
         for variant in _spellings(path):
             name = os.path.join(os.path.dirname(table), variant)
-            if os.path.isfile(os.path.join(self.path, name)):
-                # Behind a link, `..` is another folder than the text says.
-                return name if ".." in name else os.path.normpath(name)
+            with suppress(OSError, ValueError):
+                status = os.stat(os.path.join(self.path, name))
+                if stat.S_ISREG(status.st_mode):
+                    # Behind a link, `..` is another folder than the text says.
+                    name = name if ".." in name else os.path.normpath(name)
+                    return self._located.setdefault((status.st_dev, status.st_ino), name)
         return None
 
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:

@@ -366,6 +366,15 @@ def test_a_table_that_is_wrong_is_explained(tmp_path, text, words):
     error_line(lambda: list_images(path), path, *words)
 
 
+@pytest.mark.parametrize("spelling", ["x/../1.png", "{0}/1.png", "x/../x/../1.png"])
+def test_a_file_by_two_spellings_is_one_file(tmp_path, spelling):
+    (tmp_path / "x").mkdir()
+    other = spelling.format(tmp_path)
+    text = f"path,label,split\n1.png,a,train\n{other},a,test\n2.png,b,train\n"
+    path = table_of(tmp_path / "labels.csv", text, "1.png", "2.png")
+    error_line(lambda: list_images(path), f"line 3 says 'a' in test of {other!r}", "'a' in train")
+
+
 def test_a_table_beyond_reason_is_refused(tmp_path, monkeypatch):
     path = table_of(tmp_path / "labels.csv", "path,label\n1.png,a\n2.png,b\n3.png,c\n", "1.png")
     monkeypatch.setattr(listing, "MAX_ROWS", 2)
