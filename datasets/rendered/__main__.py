@@ -2,7 +2,9 @@
 
 import argparse
 import io
+import os
 import sys
+import threading
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--range", type=int, nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.range:
+        _end_with_caller()
         stream, start, stop, seed, image_size = args.range
         images = render_range(
             start, stop, seed=seed, image_size=image_size, stream=stream, variety=args.variety
@@ -59,6 +62,16 @@ def main() -> None:
     else:
         image = render(args.label, args.index, args.seed, stream=TEST, variety=args.variety)
         _write_png(Image.fromarray(image), args.out)
+
+
+def _end_with_caller() -> None:
+    """Ends this process as soon as its standard input closes, which its caller holds open."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_png(picture: Image.Image, path: Path) -> None:

@@ -89,13 +89,13 @@ class _Renderer(NamedTuple):
         bounds = np.linspace(0, count, workers + 1).astype(int)
         processes = [self._start_process(stream, start, stop) for start, stop in pairwise(bounds)]
         try:
-            outputs = [process.communicate()[0] for process in processes]
+            outputs = [process.stdout.read() for process in processes if process.stdout]
+            codes = [process.wait() for process in processes]
         finally:
             for process in processes:
                 process.kill()
-        for process in processes:
-            if process.returncode:
-                raise RuntimeError(f"a rendering process failed with exit code {process.returncode}")
+        if failed := [code for code in codes if code]:
+            raise RuntimeError(f"a rendering process failed with exit code {failed[0]}")
         return np.frombuffer(b"".join(outputs), np.uint8).reshape(count, self.image_size, self.image_size, 4)
 
     def _start_process(self, stream: int, start: int, stop: int) -> subprocess.Popen[bytes]:
@@ -109,9 +109,10 @@ class _Renderer(NamedTuple):
         command.append(f"--variety={self.variety}")
         return subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,  # When it closes, the worker ends, whatever has ended the caller.
             stdout=subprocess.PIPE,
             # The matrices are small, so more than one thread a process would be in the way.
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
             cwd=Path(__file__).resolve().parents[2],  # from where `datasets` can be imported
-            start_new_session=True,  # Ctrl-C reaches the caller alone, who ends the workers.
+            start_new_session=True,  # Ctrl-C reaches the caller alone.
         )

@@ -1,12 +1,18 @@
 """A data set of rendered hands: the same images however many are asked for and whoever draws them."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datasets.rendered import cache, dataset
 from datasets.rendered.render import render, render_with_matte
+from tests.command_line import ROOT
 from tests.datasets.errors import error_line
 
 
@@ -52,6 +58,35 @@ def test_a_failing_worker_process_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="exit code 1"):
         dataset.load(train_size=4, test_size=1, workers=2)
+
+
+def is_running(process: str) -> bool:
+    try:
+        return Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to list processes")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_process_that_asked_for_images(tmp_path, signum):
+    code = (
+        "from resnet.signals import exit_at_signals; exit_at_signals()\n"
+        "from datasets.rendered import dataset\n"
+        "dataset.load(seed=0, train_size=20_000, test_size=1, image_size=64, variety=1.0, workers=2)"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while len(workers := children.read_text().split()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signum)
+    process.wait(30)
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_worker_processes_draw_the_same_images_of_any_variety(monkeypatch):
