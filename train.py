@@ -49,7 +49,7 @@ from resnet.network import Network, Tree, Weights
 from resnet.run import seed_workdir
 from training.augment import augment
 from training.draws import Draw
-from training.early_size import at_early_size
+from training.early_size import at_early_size, steps_left
 from training.loss import class_weights, classification_loss
 from training.mixing import mix
 from training.network import Start, find_start, initial_weights, make_network
@@ -371,9 +371,9 @@ class Training:
                     state, history, times = self._run_call(state, step, seeds, count)
                     metrics = recorder.record_steps(step, history, times)
                     step += count
-                    batch_size = self.config.batch_size * len(seeds)
-                    rate = count * batch_size / times.seconds
-                    bar.update(step, step / per_epoch, metrics, rate=rate, batch_size=batch_size)
+                    rate = count * self.config.batch_size * len(seeds) / times.seconds
+                    left = steps_left(step, total_steps, self.config) * times.seconds / count
+                    bar.update(step, step / per_epoch, metrics, rate=rate, seconds_left=left)
                     if step % per_epoch == 0:
                         self._evaluate_epoch(state, step, recorder=recorder, bar=bar, test=test)
                     if recorder.is_save_due(step):

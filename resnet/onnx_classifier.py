@@ -29,7 +29,7 @@ _NOTES: Schema = {
         "precision": {"type": "string"},
         "trained_on": {"type": "string"},
         "no_sign": {
-            "type": "object",
+            "type": ["object", "null"],
             "properties": {
                 name: {"type": "number"} for name in ("threshold", "signs_rejected", "others_accepted")
             },

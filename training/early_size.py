@@ -27,3 +27,13 @@ def at_early_size(
         lambda: function(jax.image.resize(images, (n, size, size, channels), "linear")),
         lambda: function(images),
     )
+
+
+def steps_left(step: int, total: int, config: ConfigDict) -> float:
+    """Returns what is left of `total` steps after `step`, counted in steps at the size of the last one.
+
+    A step takes time as its images have pixels. `config` is that of the run.
+    """
+    small = max(config.augment.early_share * total - step, 0.0)
+    large = total - step - small
+    return small + large * (config.data.image_size / config.augment.early_size) ** 2 if small else large

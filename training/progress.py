@@ -28,7 +28,7 @@ class ProgressBar:
         self._bar.close()
 
     def update(
-        self, step: int, epoch: float, metrics: dict[str, float], *, rate: float, batch_size: int
+        self, step: int, epoch: float, metrics: dict[str, float], *, rate: float, seconds_left: float
     ) -> None:
         """Shows the metrics after `step`; `rate` is in images per second.
 
@@ -40,7 +40,7 @@ class ProgressBar:
         if "waiting" in metrics:
             shown += f" waiting {metrics['waiting']:.0%}"
         if self._bar.disable:
-            left = tqdm.format_interval((self._total_steps - step) * batch_size / rate)
+            left = tqdm.format_interval(seconds_left)
             print(f"epoch {epoch:.2f} step {step}/{self._total_steps} {shown} left {left}", flush=True)
         else:
             self._bar.set_postfix_str(f"epoch {epoch:.1f} {shown}", refresh=False)

@@ -427,7 +427,10 @@ EVERYTHING = {
     "perspective": 0.2, "background": 0.9, "veil": 0.5, "saturation": 0.5, "levels": 0.5, "noise": 0.2,
     "pad": 3, "resized_crop": 0.2, "policy": "rand", "erasing": 0.9,
 }  # fmt: skip
-NOT_OF_AN_IMAGE = {"appearance", "ramp", "policy_operations", "policy_magnitude", "mixup", "cutmix"}
+NOT_OF_AN_IMAGE = {
+    "appearance", "ramp", "policy_operations", "policy_magnitude", "mixup", "cutmix", "early_size",
+    "early_share",
+}  # fmt: skip
 
 
 def test_every_strength_is_covered() -> None:
