@@ -182,9 +182,8 @@ def _select_scores(report: dict[str, Any]) -> dict[str, Any]:
 def time_to(lines: Sequence[dict[str, Any]], config: ConfigDict, accuracy: float) -> dict[str, float] | None:
     """Returns the `epoch` after which the test accuracy first reaches `accuracy`, and the `seconds`.
 
-    `lines` are the lines of the `metrics.jsonl` of a run of `config`. The seconds are those of the training
-    steps up to then, as `steady_seconds` counts them. The result is None if the accuracy was never reached,
-    or the test split never evaluated.
+    `lines` come from the `metrics.jsonl` of a run of `config`. Only training steps count, see
+    `steady_seconds`. The result is None if the accuracy was never reached, or the test split never evaluated.
     """
     reached = next((line for line in lines if line["split"] == "test" and line["accuracy"] >= accuracy), None)
     if reached is None:

@@ -7,7 +7,6 @@ config.
 
 import difflib
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from datasets.lazy_images import LazyImages, concatenate
 from datasets.splits import draw_validation
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
+from resnet.files import last_name
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -88,7 +88,7 @@ def class_names(config: "ConfigDict") -> tuple[str, ...]:
 
 def display_name(config: "ConfigDict") -> str:
     """Returns the name to show for the data set: the name of its folder, or else `config.name`."""
-    return Path(config.dir).expanduser().absolute().name if config.name == "folder" else config.name
+    return last_name(config.dir) if config.name == "folder" else config.name
 
 
 def load_splits(config: "ConfigDict") -> tuple[dict[str, Split], tuple[str, ...]]:

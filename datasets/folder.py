@@ -15,7 +15,7 @@ from datasets.listing import ImageFile, Listing, list_images
 from datasets.splits import draw_validation, stratified_split
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
-from resnet.files import printable
+from resnet.files import last_name, printable
 from resnet.memory import gigabytes, machine_memory
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def describe(dataset: Dataset, listing: Listing, path: str) -> str:
     sizes = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     counts = {name: len(split.labels) for name, split in sizes.items() if split is not None}
     total = sum(counts.values())
-    name = os.path.basename(os.path.abspath(os.path.expanduser(path)))
+    name = last_name(path)
     line = (
         f"{printable(name)}: {total:,} images of {len(listing.class_names)} classes in {listing.layout}:"
         f" {', '.join(f'{count:,} {split}' for split, count in counts.items())}"

@@ -127,11 +127,7 @@ def _decode_and_keep(
     with ExitStack() as stack:
         try:
             draft = stack.enter_context(_draft(folder, 3 * count * square.size**2))
-        except OSError as error:
-            _say_not_kept(error.strerror)
-            return None, None if lazy else _decode_in_memory(names, source, square)
-        pixels = PixelFile(draft, count, square.size)
-        try:
+            pixels = PixelFile(draft, count, square.size)
             decoding = decode(names, source, square, pixels)
             digests = _without_gaps(pixels, decoding, count)
         except OSError as error:  # Not every file system keeps the room that it has promised.

@@ -69,10 +69,15 @@ class RecordFolder:
         """Reads which shards and images there are.
 
         Raises:
-          UserError: the folder is incomplete or damaged.
+          UserError: it is no packed folder, incomplete or damaged.
         """
         self.path = path
-        settings = read_json(Path(path, SETTINGS_FILE), SCHEMA)
+        try:
+            settings = read_json(Path(path, SETTINGS_FILE), SCHEMA)
+        except FileNotFoundError:
+            raise UserError(
+                f"{printable(path)}: holds no {SETTINGS_FILE}; expected a folder that was packed to the end"
+            ) from None
         self.square_size: int = settings["size"]
         self.shards: list[dict[str, Any]] = settings["shards"]
         for shard in self.shards:

@@ -92,12 +92,7 @@ def check(out: Path) -> int:
     Raises:
       UserError: it is no packed folder, incomplete, or a shard is not what was packed.
     """
-    try:
-        folder = RecordFolder(str(out))
-    except FileNotFoundError:
-        raise UserError(
-            f"{out}: holds no {SETTINGS_FILE}; expected a folder that was packed to the end"
-        ) from None
+    folder = RecordFolder(str(out))
     for shard in tqdm(folder.shards, unit="shard", disable=None, leave=False):
         file = out / shard["file"]
         try:

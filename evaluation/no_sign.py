@@ -46,7 +46,8 @@ def fit_no_sign(signs: np.ndarray, others: np.ndarray) -> NoSign:
 def fit_on_splits(classifier: Classifier, splits: Mapping[str, Split]) -> tuple[NoSign, str]:
     """Fits the threshold of `classifier` on the validation images of its run, or else on its training images.
 
-    `splits` are those of the run by name. Returns the threshold, and a sentence with its error rates.
+    `splits` has the splits of the run by their names. Returns the threshold, and a sentence that states its
+    error rates.
     """
     name = "val" if "val" in splits else "train"
     others = pictures_without_signs(classifier.image_size)

@@ -109,9 +109,7 @@ def load_runs(
         data = config.data
         dataset = _load_own_data(data, class_names, workdir)
     else:
-        data = other_data.copy_and_resolve_references()
-        # As predict prepares them: nothing is cropped at random from larger ones.
-        data.update(settings.preparation(config.data), store_size=0)
+        data = as_prepared_for(config, other_data)
         dataset = datasets.load(data)
         _check_classes(dataset, data, class_names, any_of_them=True)
         dataset = _with_labels_of(class_names, dataset)
@@ -123,6 +121,13 @@ def load_runs(
     return _with_data(
         trained, config, class_names, splits, stored_train, on_other_data=other_data is not None
     )
+
+
+def as_prepared_for(config: ConfigDict, other_data: ConfigDict) -> ConfigDict:
+    """Returns `other_data`, whose images are prepared as predict does for the run of `config`."""
+    data = other_data.copy_and_resolve_references()
+    data.update(settings.preparation(config.data), store_size=0)  # Nothing is cropped from larger ones.
+    return data
 
 
 def load_own_splits(workdir: Path) -> dict[str, Split]:

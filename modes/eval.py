@@ -113,9 +113,8 @@ def evaluate_run(
     is in the name of the file. Without a split it is the run's `main_split`.
     """
     import datasets
-    from evaluation.trained_run import load_runs
+    from evaluation.trained_run import as_prepared_for, load_runs
     from resnet.files import write_json
-    from workdir import settings
 
     runs = load_runs(workdir, checkpoint, raw, other_data)
     first = runs[0]
@@ -124,7 +123,7 @@ def evaluate_run(
     name = split
     if other_data is not None:
         _refuse_hands_that_were_trained_on(split, first.config, other_data)
-        result["data"] = other_data.to_dict() | settings.preparation(first.config.data)
+        result["data"] = as_prepared_for(first.config, other_data).to_dict()
         name = f"{datasets.display_name(other_data)}_{split}"
     result |= _evaluate_corruptions(runs, split, corruptions) if corruptions else _evaluate(runs, split)
     file = workdir / f"eval_{name}{f'_{corruptions}_corruptions' if corruptions else ''}.json"

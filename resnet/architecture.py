@@ -135,11 +135,6 @@ class Architecture:
         return self.variant == "v2"
 
     @property
-    def features(self) -> int:
-        """The channels of the last map."""
-        return self.width * 2 ** (len(self.blocks) - 1) * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
-
-    @property
     def halvings(self) -> int:
         """How often the network halves the side of an image: in the stem, after it, and between stages."""
         return (self.stem != "3x3") + (self.max_pool != "none") + len(self.blocks) - 1
@@ -167,9 +162,12 @@ class Architecture:
         if self.max_pool != "none":
             side //= 2
         for stage, blocks in enumerate(self.blocks):
-            channels = self.width * 2**stage * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
-            total += blocks * channels * max(side // 2**stage, 1) ** 2
+            total += blocks * self.channels(stage + 1) * max(side // 2**stage, 1) ** 2
         return total
+
+    def channels(self, stage: int) -> int:
+        """The channels after `stage`, counted from 1."""
+        return self.width * 2 ** (stage - 1) * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
 
     def stride(self, stage: int, block: int) -> int:
         """The stride of `block` in `stage`, both counted from 1."""

@@ -31,6 +31,11 @@ def cache_folder() -> Path | None:
     return Path(cache, "resnet-signs") if os.path.isabs(cache) else None
 
 
+def last_name(path: str) -> str:
+    """Returns the last name of `path`, which may be `.` or begin with `~`."""
+    return os.path.basename(os.path.abspath(os.path.expanduser(path)))
+
+
 @contextmanager
 def removed_at_exit(file: Path) -> Iterator[None]:
     """Removes `file` at the end, and also if a signal ends the process before."""

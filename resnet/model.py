@@ -413,7 +413,7 @@ class ResNet(nnx.Module):
             for index in range(1, count + 1):
                 stride = a.stride(stage, index)
                 blocks.append(Block(in_features, features, stride, a, lowering=lowering, rng=rng))
-                in_features = features * (BOTTLENECK_EXPANSION if a.bottleneck else 1)
+                in_features = a.channels(stage)
             setattr(self, f"stage{stage}", Sequence(blocks))
         return in_features
 

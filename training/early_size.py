@@ -32,7 +32,7 @@ def at_early_size(
 def steps_left(step: int, total: int, config: ConfigDict) -> float:
     """Returns what is left of `total` steps after `step`, counted in steps at the size of the last one.
 
-    A step takes time as its images have pixels. `config` is that of the run.
+    The time of a step is taken to grow with the number of pixels. `config` has all fields of the run.
     """
     small = max(config.augment.early_share * total - step, 0.0)
     large = total - step - small

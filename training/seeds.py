@@ -13,9 +13,9 @@ from resnet.run import seed_workdir
 def trains_at_once(config: ConfigDict) -> bool:
     """Returns whether seeds are trained at once, as `config.seeds_together` chooses.
 
-    `auto` says no on a CPU, where one seed after the other is faster, see `benchmarks/replicas.py`, on
-    several hosts, for streamed images, of which each seed needs its own, and for images that are smaller
-    early in training, as one program computes both sizes.
+    `auto` says yes on accelerators and no on a CPU, where seeds are faster one after the other, see
+    `benchmarks/replicas.py`. It also says no on several hosts; for streamed images, as every seed needs a
+    stream of its own; and if images are smaller early in training, as one program would compute both sizes.
     """
     if config.seeds_together != "auto":
         return bool(config.seeds_together == "yes")

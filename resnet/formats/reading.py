@@ -22,7 +22,7 @@ OWN = Format("safetensors", (), model={}, data={})
 FORMATS = (torchvision.FORMAT, huggingface.FORMAT, huggingface.MODEL, keras.V1, keras.V2, keras.OLD)
 NAMES_SHOWN = 8
 NAME_LENGTH = 80  # characters of a name that are shown
-LONGEST_NAME = 300  # characters; those of Keras with nested models are a third of it
+LONGEST_NAME = 300  # characters; the longest names of Keras have about a hundred
 MOST_WRAPPERS = 8  # prefixes of a name
 MOST = 0.9  # share of the names that begin with the prefix of a wrapper
 # A network may have this many times the weights of its file, or this many, before they are compared.
@@ -122,7 +122,8 @@ class Translation:
             UserError: the names or a description in the file tell of a larger one.
         """
         there = sum(array.size for array in self.named.values())
-        needed = architecture.least_parameters() + architecture.features * self.classes
+        needed = architecture.least_parameters()
+        needed += architecture.channels(len(architecture.blocks)) * self.classes
         if needed > max(MAX_MISSING * there, LEAST_LIMIT):
             raise UserError(
                 f"{path}: names a network of {needed:,} weights, but holds {there:,}; expected the whole of"
@@ -139,7 +140,7 @@ def unwrapped(arrays: Arrays) -> Arrays:
     shorter = arrays
     for _ in range(MOST_WRAPPERS):
         if known_names(shorter) >= len(shorter) / 2:
-            break
+            return shorter
         names = [name for name, array in shorter.items() if array.ndim]
         queries = [name for name in names if name.startswith("encoder_q.")]
         if queries:
@@ -152,9 +153,7 @@ def unwrapped(arrays: Arrays) -> Arrays:
         if len(without) < len(shorter):
             return arrays
         shorter = without
-    else:
-        return arrays
-    return shorter
+    return arrays
 
 
 def check_names(arrays: Arrays, path: Path) -> None:

@@ -253,3 +253,12 @@ def test_training_is_extended_by_rendered_hands_with_mattes_for_all() -> None:
     np.testing.assert_array_equal(extended.labels, [*split.labels, *hands.labels])
     np.testing.assert_array_equal(extended.mattes[7:], hands.mattes)
     assert datasets.extend_training(split, config, with_mattes=False).mattes is None
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("photos/", "photos"), (".", "here"), ("x/..", "here"), ("~nobody_here/x", "x")]
+)
+def test_a_folder_is_called_by_its_last_name(tmp_path, monkeypatch, path, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert datasets.display_name(data_config(name="folder", dir=path)) == name
