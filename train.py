@@ -52,7 +52,7 @@ from training.draws import Draw
 from training.early_size import at_early_size, steps_left
 from training.loss import class_weights, classification_loss
 from training.mixing import mix
-from training.network import Start, find_start, initial_weights, make_network
+from training.network import Start, check_image_sizes, find_start, initial_weights, make_network
 from training.optimizer import can_be_packed, learning_rate_schedule, make_optimizer, update_scales
 from training.packing import NO_PACKING, NoPacking, Packing
 from training.progress import ProgressBar
@@ -304,6 +304,7 @@ class Training:
         self.config = config = start.config
         self._pretrained = start.pretrained
         check_visible_devices(config.gpu.visible_devices)
+        check_image_sizes(config)
         self._host = Host(hosts.is_writer(), hosts.broadcast)
         self._replicas = replicas
         self._mesh = make_mesh(config.batch_size, replicas, all_hosts=True)

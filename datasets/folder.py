@@ -110,7 +110,7 @@ def describe(dataset: Dataset, listing: Listing, path: str) -> str:
         f" {', '.join(f'{count:,} {split}' for split, count in counts.items())}"
     )
     if dataset.test is None and dataset.val is None:
-        line += "; nothing to measure by, as config.data.val_fraction and config.data.test_fraction are 0"
+        line += "; none held out, as config.data.val_fraction and config.data.test_fraction are 0"
     elif dataset.test is None:
         line += "; no test images, so validation is what is measured"
     passed_over = dict(listing.passed_over) | {"that cannot be read": len(listing.files) - total}

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from hashlib import sha256
@@ -35,6 +35,7 @@ from resnet.files import cache_folder, printable, removed_at_exit, write_whole
 from resnet.memory import gigabytes, machine_memory
 
 LIMIT = 50 * 10**9  # bytes that all entries may take together, and never more than half of the free disk
+SURVEYS_LIMIT = 10**9  # bytes of what is remembered of images that are decoded each time
 LENGTH = 8  # bytes at the end of an entry that say how long its JSON is
 CHECKSUM = 32  # bytes before them, the SHA-256 of the JSON
 
@@ -195,6 +196,7 @@ def _survey(names: Sequence[str], source: Source, square: Square, note: Path | N
             with suppress(OSError):  # Without the note the next start decodes them once more.
                 note.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(note, _text_with_checksum(*learnt))
+                _remove_longest_unused(note.parent.iterdir(), SURVEYS_LIMIT)
     digests, unreadable = learnt
     places = np.array([place for place in range(len(names)) if place not in unreadable], int)
     images = LazyImages(_Decoder(names, source, square, digests), places, square.size, decodes=True)
@@ -206,6 +208,7 @@ def _read_note(note: Path) -> tuple[list[str], dict[int, str]] | None:
     try:
         with note.open("rb") as file:
             rest = json.loads(_read_text(file))
+        os.utime(note)
         return rest["digests"], dict(rest["unreadable"])
     except (OSError, ValueError):
         return None
@@ -259,21 +262,25 @@ def _make_room(folder: Path, size: int) -> None:
 
     Raises: OSError if they are above it even so.
     """
-    entries = sorted(folder.glob("*.images"), key=lambda file: file.stat().st_mtime)
-    sizes = [file.stat().st_size for file in entries]
-    used = sum(sizes)
+    entries = list(folder.glob("*.images"))
+    used = sum(file.stat().st_size for file in entries)
     limit = min(LIMIT, (shutil.disk_usage(folder).free + used) // 2)
     if size > limit:
         raise OSError(errno.ENOSPC, f"{gigabytes(size)}, of at most {gigabytes(limit)} in the cache folder")
-    for file, file_size in zip(entries, sizes, strict=True):
-        if used + size <= limit:
-            break
-        file.unlink(missing_ok=True)
-        used -= file_size
+    _remove_longest_unused(entries, limit - size)
     for note in folder.glob("places/*"):
         entry = _noted_entry(note)
         if entry is None or not entry.exists():
             note.unlink(missing_ok=True)
+
+
+def _remove_longest_unused(files: Iterable[Path], limit: int) -> None:
+    """Removes the files that have been unused the longest, until the others take at most `limit` bytes."""
+    kept = 0
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        kept += file.stat().st_size
+        if kept > limit:
+            file.unlink(missing_ok=True)
 
 
 def _finish(draft: IO[bytes], decoded: Decoded) -> None:

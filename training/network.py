@@ -30,8 +30,6 @@ def make_network(config: ConfigDict, num_classes: int) -> Network:
     """
     architecture = architecture_of(config.model)
     check_image_size(config.data.image_size, architecture)
-    if early_size := config.augment.early_size:
-        check_image_size(early_size, architecture, "config.augment.early_size")
     return Network(
         architecture,
         preprocessing_of(config),
@@ -42,6 +40,18 @@ def make_network(config: ConfigDict, num_classes: int) -> Network:
         freeze_norm=config.finetune.freeze_norm,
         stochastic_depth=config.model.stochastic_depth,
     )
+
+
+def check_image_sizes(config: ConfigDict) -> None:
+    """Checks the sizes of the images that training sees, for which no image is needed.
+
+    Raises:
+        UserError: they are too small for the network.
+    """
+    architecture = architecture_of(config.model)
+    check_image_size(config.data.image_size, architecture)
+    if early_size := config.augment.early_size:
+        check_image_size(early_size, architecture, "config.augment.early_size")
 
 
 def read_initial_weights(config: ConfigDict) -> Pretrained | None:

@@ -50,7 +50,7 @@ def describe_changes(old: str, new: str) -> str:
     changes = {
         "added": [image for image in after if image not in before],
         "removed": [image for image in before if image not in after],
-        "changed": [image for image in common if before[image][2] != after[image][2]],
+        "changed": [image for image in common if _has_changed(before[image], after[image])],
     }
     if not any(changes.values()):  # Otherwise splits are drawn anew, which says no more.
         moved = [image for image in common if before[image][:2] != after[image][:2]]
@@ -63,6 +63,11 @@ def describe_changes(old: str, new: str) -> str:
             noun = "" if parts else " image" if len(images) == 1 else " images"
             parts.append(f"{len(images):,}{noun} {change} ({', '.join(names)})")
     return ", ".join(parts)
+
+
+def _has_changed(before: tuple[str, str, str], after: tuple[str, str, str]) -> bool:
+    """Whether an image of one split has other pixels. Those of another may only be stored at another size."""
+    return before[0] == after[0] and before[2] != after[2]
 
 
 def _rows(table: str) -> dict[tuple[str, int], tuple[str, str, str]]:

@@ -46,6 +46,13 @@ def test_an_image_of_another_split_has_moved():
     assert describe_changes(before, after) == "1 image moved to another split or class (cat/2.jpg)"
 
 
+def test_an_image_that_another_split_stores_at_another_size_has_not_changed():
+    before, after = table(FILES[1:], FILES[:1]), table(FILES[2:], FILES[:2], changed=FILES[1:2])
+    assert describe_changes(before, after) == "1 image moved to another split or class (cat/2.jpg)"
+    after = table(FILES[2:5], FILES[:2], changed=FILES[1:2])
+    assert describe_changes(before, after) == "1 image removed (dog/6.jpg)"
+
+
 def test_a_file_that_is_listed_twice_counts_twice():
     twice = (*FILES[1:], FILES[1])
     assert describe_changes(table(FILES[1:]), table(twice)) == "1 image added (cat/2.jpg)"

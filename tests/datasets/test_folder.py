@@ -75,7 +75,7 @@ def test_without_a_test_folder_there_is_no_test_split(load, capsys):
     assert load(photographs("train/", "test/")).val is None
     assert "measure" not in capsys.readouterr().err
     load(photographs(""))
-    assert "nothing to measure by" in capsys.readouterr().err
+    assert "none held out" in capsys.readouterr().err
 
 
 def test_class_names_come_without_decoding(monkeypatch):

@@ -248,8 +248,8 @@ def test_images_above_the_limit_are_not_kept(folder, monkeypatch, capsys):
 # Lazy images
 
 
-def load_lazily(files: MemorySource) -> Decoded:
-    return load_or_decode(list(files.files), files, SQUARE, "/photos", lazy=True)
+def load_lazily(files: MemorySource, place: str = "/photos") -> Decoded:
+    return load_or_decode(list(files.files), files, SQUARE, place, lazy=True)
 
 
 def test_lazy_images_are_read_from_the_cache_and_not_decoded_again(not_decoded, folder):
@@ -283,6 +283,23 @@ def test_lazy_images_without_room_are_decoded_each_time_and_surveyed_once(not_de
     survey.write_bytes(survey.read_bytes()[1:])
     with pytest.raises(AssertionError, match="decoded again"):
         load_lazily(source())
+
+
+@pytest.mark.usefixtures("no_room")
+def test_surveys_unused_the_longest_make_room(not_decoded, folder, monkeypatch):
+    for place in ("/1", "/2"):
+        load_lazily(source(), place)
+    for survey in (folder / "surveys").iterdir():
+        os.utime(survey, (time.time() - 3600,) * 2)
+    load_lazily(source(), "/1")  # It is used again, so the second one goes.
+    size = next((folder / "surveys").iterdir()).stat().st_size
+    monkeypatch.setattr(image_cache, "SURVEYS_LIMIT", 2 * size)
+    load_lazily(source(), "/3")
+    not_decoded()
+    for place in ("/1", "/3"):
+        load_lazily(source(), place)
+    with pytest.raises(AssertionError, match="decoded again"):
+        load_lazily(source(), "/2")
 
 
 @pytest.mark.usefixtures("no_room")

@@ -65,7 +65,7 @@ def test_stochastic_depth_of_the_config_reaches_the_network() -> None:
     assert network.build(None).stochastic_depth == 0.25
 
 
-def test_early_images_are_large_enough_for_the_network() -> None:
-    config = small_config(**{"augment.early_size": 31, "augment.early_share": 0.5})
+def test_early_images_too_small_for_the_network_are_reported_before_the_data_are_read(tmp_path: Path) -> None:
+    fields = {"data.dir": str(tmp_path / "nowhere"), "augment.early_size": 31, "augment.early_share": 0.5}
     with pytest.raises(UserError, match=r"^config\.augment\.early_size=31: .* at least 32 pixels a side$"):
-        make_network(config, 6)
+        train_and_evaluate(small_config(**fields), tmp_path / "run")
