@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
     """Returns the fields of the demo.
 
     Rendered hands differ more from each other than the hands of SIGNS do. In the same time, more images and
-    a network that is six times as fast therefore give a better result. The images are of low to medium
+    a network that is several times as fast therefore give a better result. The images are of low to medium
     difficulty, because learning from the hardest ones takes far more steps.
     """
     config = default.get_config()
