@@ -21,12 +21,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from resnet.errors import UserError
 from resnet.files import open_file, printable
-from resnet.images import MAX_FILE_SIZE
+from resnet.images import MAX_FILE_SIZE, is_hidden
 
-# Parts of a name that begin with a dot, and what operating systems and disk stations leave beside images.
-_HIDDEN = re.compile(
-    r"(^|/)(\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini|@eaDir|\$RECYCLE\.BIN)(?=/|$)", re.IGNORECASE
-)
+MAX_PARTS = 256  # of a name in an archive; folders on disk are hardly ever so deep
 _OUTSIDE = re.compile(r"^/|^[A-Za-z]:/|(^|/)\.\.(/|$)")
 _EMPTY_PART = re.compile(r"(?:(?<=/)|^)\.?(?:/|$)")
 _MAX_TAR_HEADER = 2**14  # bytes; long names and extended attributes are a tenth of it
@@ -74,7 +71,7 @@ class Folder:
             if folder:
                 names.append(folder)
             for entry in content:
-                kind = "hidden" if _HIDDEN.match(entry.name) else _kind(entry)
+                kind = "hidden" if is_hidden(entry.name) else _kind(entry)
                 if kind == "file":
                     names.append(folder + entry.name)
                 elif kind == "folder":
@@ -170,20 +167,32 @@ class _Archive:
             )
         if kind == "file":
             self._stamps[name] = stamp
-        hidden = _HIDDEN.search(name)
+        parts = name.split("/")
+        hidden = next((i for i, part in enumerate(parts, 1) if is_hidden(part)), 0)
         if hidden:
-            self._hidden.add(name[: hidden.end()])
+            self._hidden.add("/".join(parts[:hidden]))
         elif name:
             self._names.append(f"{name}/" if kind == "folder" else name)
 
     def _checked(self, name: str) -> str:
-        """Returns the name of an entry without its empty parts. It must stay inside the archive."""
+        """Returns the name of an entry without its empty parts.
+
+        Raises:
+          UserError: it lies outside of the archive, or in more than `MAX_PARTS` folders.
+        """
         if _OUTSIDE.search(name):
             raise UserError(
                 f"{printable(self.path)}: holds {name!r}, which lies outside of the archive;"
                 " expected names such as train/cat/1.jpg; pack it again from inside its folder"
             )
-        return _EMPTY_PART.sub("", name).rstrip("/")
+        name = _EMPTY_PART.sub("", name).rstrip("/")
+        # Listing takes time for each part of each name.
+        if name.count("/") >= MAX_PARTS:
+            raise UserError(
+                f"{printable(self.path)}: holds {name[:40]!r}..., a name of {name.count('/') + 1:,} parts,"
+                f" expected at most {MAX_PARTS}; pack it again with fewer folders inside of each other"
+            )
+        return name
 
     def _damaged(self, error: Exception) -> UserError:
         return UserError(
@@ -220,7 +229,7 @@ class ZipArchive(_Archive):
         """Yields names and contents, or what is wrong, in the order in which they lie in the archive.
 
         Raises:
-          UserError: the archive is damaged.
+          UserError: the archive cannot be opened any more.
         """
         wanted = sorted(set(names), key=lambda name: self._members[name].header_offset)
         try:
@@ -264,10 +273,10 @@ class ZipArchive(_Archive):
             with archive.open(member) as file:
                 # A number bounds what is unpacked if the size in the directory is a lie.
                 content = file.read(member.file_size)
-        except Exception as error:
-            raise self._damaged(error) from error
+        except Exception as error:  # Of damaged files `zipfile` raises nearly anything.
+            return _damaged_member(path, error)
         if len(content) < member.file_size:
-            raise self._damaged(EOFError(f"{printable(name)} is cut off"))
+            return _damaged_member(path, EOFError("it is cut off"))
         return content
 
 
@@ -346,7 +355,7 @@ class TarArchive(_Archive):
             file = archive.extractfile(member)
             return file.read() if file else _vanished(path)
         except Exception as error:
-            return _unreadable(path, error)
+            return _damaged_member(path, error)
 
 
 class _TarHeader(tarfile.TarInfo):
@@ -445,6 +454,12 @@ def _vanished(path: str) -> UserError:
 def _unreadable(path: str, error: Exception) -> UserError:
     return UserError(
         f"{printable(path)}: cannot be read ({_reason(error)}); check its permissions, or copy it again"
+    )
+
+
+def _damaged_member(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"{printable(path)}: is damaged in its archive ({_reason(error)}); download or pack the archive again"
     )
 
 

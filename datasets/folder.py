@@ -11,7 +11,8 @@ from datasets.decoding import Square
 from datasets.duplicates import twin_groups
 from datasets.image_cache import load_or_decode
 from datasets.lazy_images import Images, select
-from datasets.listing import ImageFile, Listing, list_images
+from datasets.listing import ImageFile, Listing, check_classes, list_images
+from datasets.record_folder import RecordFolder
 from datasets.splits import draw_validation, stratified_split
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
@@ -58,6 +59,7 @@ def load(config: "ConfigDict") -> Dataset:
     listing = list_images(os.path.expanduser(config.dir))
     splits = np.array([file.split for file in listing.files], "U5")
     splits_are_given = bool((splits != "").any())
+    _check_fit(listing, config)
     _check_folds(splits, listing, config)
     square = Square(config.image_size, config.crop, config.fit)
     stored = square
@@ -68,7 +70,7 @@ def load(config: "ConfigDict") -> Dataset:
     is_wanted = (splits == "") | (splits == "train") | (stored == square)
     decode = partial(_decode, listing, path=config.dir, lazy=lazy)
     pool = decode(np.flatnonzero(is_wanted), stored)
-    _check_classes(pool, splits, listing, config.dir)
+    check_classes(listing, pool.unreadable, config.dir)
     _draw_splits(splits, pool, listing, config)
     held_out = pool
     if stored != square:
@@ -118,6 +120,16 @@ def describe(dataset: Dataset, listing: Listing, path: str) -> str:
     return f"{line}; passed over: {', '.join(reasons)}" if reasons else line
 
 
+def _check_fit(listing: Listing, config: "ConfigDict") -> None:
+    """Raises UserError for images that were packed as other squares than those of a prediction."""
+    fit = listing.source.fit if isinstance(listing.source, RecordFolder) else ""
+    if fit not in ("", config.fit):
+        raise UserError(
+            f"config.data.fit={config.fit}: {printable(config.dir)} was packed with --fit={fit}, expected the"
+            f" same; set it to {fit}, or pack the images again with --fit={config.fit}"
+        )
+
+
 def _check_folds(splits: np.ndarray, listing: Listing, config: "ConfigDict") -> None:
     """Raises UserError for folds of images that bring their own validation images."""
     if config.folds and (splits == "val").any():
@@ -155,21 +167,6 @@ def _decode(listing: Listing, places: np.ndarray, square: Square, *, path: str, 
 
 def _labels(places: np.ndarray, listing: Listing) -> np.ndarray:
     return np.array([listing.files[place].label for place in places], np.int32)
-
-
-def _check_classes(pool: _Pictures, splits: np.ndarray, listing: Listing, path: str) -> None:
-    """Raises UserError for a class none of whose training images can be read."""
-    training = pool.places[splits[pool.places] != "val"]
-    training = training[splits[training] != "test"]
-    labels = set(_labels(training, listing).tolist())
-    for label in range(len(listing.class_names)):
-        if label not in labels:
-            errors = [error for i, error in pool.unreadable.items() if listing.files[i].label == label]
-            reason = f", such as: {errors[0]}" if errors else ""
-            raise UserError(
-                f"{printable(path)}: class {listing.class_names[label]}: none of its training images can be"
-                f" read, expected one at least; replace them, or leave the class out{reason}"
-            )
 
 
 def _draw_splits(splits: np.ndarray, pool: _Pictures, listing: Listing, config: "ConfigDict") -> None:

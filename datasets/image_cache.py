@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from hashlib import sha256
@@ -25,6 +25,7 @@ import numpy as np
 
 import resnet.images
 from datasets import decoding
+from datasets.cache_files import remove_longest_unused
 from datasets.decoding import Decoding, Nowhere, Square, content_digest, decode, decode_file
 from datasets.digests import pixel_digest, pixel_digests
 from datasets.lazy_images import Images, LazyImages
@@ -196,7 +197,7 @@ def _survey(names: Sequence[str], source: Source, square: Square, note: Path | N
             with suppress(OSError):  # Without the note the next start decodes them once more.
                 note.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(note, _text_with_checksum(*learnt))
-                _remove_longest_unused(note.parent.iterdir(), SURVEYS_LIMIT)
+                remove_longest_unused(note.parent.iterdir(), SURVEYS_LIMIT)
     digests, unreadable = learnt
     places = np.array([place for place in range(len(names)) if place not in unreadable], int)
     images = LazyImages(_Decoder(names, source, square, digests), places, square.size, decodes=True)
@@ -267,20 +268,11 @@ def _make_room(folder: Path, size: int) -> None:
     limit = min(LIMIT, (shutil.disk_usage(folder).free + used) // 2)
     if size > limit:
         raise OSError(errno.ENOSPC, f"{gigabytes(size)}, of at most {gigabytes(limit)} in the cache folder")
-    _remove_longest_unused(entries, limit - size)
+    remove_longest_unused(entries, limit - size)
     for note in folder.glob("places/*"):
         entry = _noted_entry(note)
         if entry is None or not entry.exists():
             note.unlink(missing_ok=True)
-
-
-def _remove_longest_unused(files: Iterable[Path], limit: int) -> None:
-    """Removes the files that have been unused the longest, until the others take at most `limit` bytes."""
-    kept = 0
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        kept += file.stat().st_size
-        if kept > limit:
-            file.unlink(missing_ok=True)
 
 
 def _finish(draft: IO[bytes], decoded: Decoded) -> None:

@@ -168,6 +168,25 @@ def list_images(path: str) -> Listing:
     return _list_folders(storage, images, passed_over, root=root, tables=tables)
 
 
+def check_classes(listing: Listing, unreadable: Mapping[int, str], path: str) -> None:
+    """Checks that each class has a training image that can be read.
+
+    `unreadable` is what is wrong with the other training images, by their place in the listing of `path`.
+
+    Raises:
+      UserError: a class has none.
+    """
+    training = [(i, file.label) for i, file in enumerate(listing.files) if file.split in ("", "train")]
+    readable = {label for i, label in training if i not in unreadable}
+    for i, label in training:
+        if label not in readable:
+            raise UserError(
+                f"{printable(path)}: class {listing.class_names[label]}: none of its training images can be"
+                " read, expected one at least; replace them, or leave the class out, such as:"
+                f" {unreadable[i]}"
+            )
+
+
 def natural_key(name: str) -> str:
     """Returns a key that sorts names as people do: class2 before class10, and a before B.
 
@@ -243,6 +262,7 @@ def _list_folders(
     splits = _split_folders(folders, place)
     images: list[_LabelledImage] = []
     if not splits:
+        _check_classes_hold_no_splits(folders, place)
         images = _labelled_images(folders, prefix=root, split="", place=place)
     for folder, split in splits.items():
         files, classes = _by_folder(folders[folder])
@@ -321,6 +341,22 @@ def _folders_like_splits(folders: Mapping[str, list[str]]) -> str:
     return "" if are_classes or not {"train"} < set(similar.values()) else _some(similar)
 
 
+def _check_classes_hold_no_splits(classes: Mapping[str, list[str]], place: str) -> None:
+    """Raises UserError if there are splits inside of each class, whose images would be split anew."""
+    inside: dict[str, None] = {}
+    for names in classes.values():
+        files, folders = _by_folder(names)
+        splits = {folder: _split_of(folder) for folder, below in folders.items() if _files_in(below)}
+        if files or not {"train"} < {split for split in splits.values() if split}:
+            return
+        inside |= dict.fromkeys(folder for folder, split in splits.items() if split)
+    if inside:
+        raise UserError(
+            f"{printable(place)}: holds {_some(inside)} inside of each class, expected train/CLASS/1.jpg and"
+            " the like; move them, or name the images in a table"
+        )
+
+
 def _labelled_images(
     classes: Mapping[str, list[str]], *, prefix: str, split: SplitName, place: str
 ) -> list[_LabelledImage]:
@@ -390,7 +426,8 @@ def _list_table(
         raise content
     if len(content) > MAX_TABLE_SIZE:
         raise UserError(f"{place}: is larger than {MAX_TABLE_SIZE // 2**20} MB, the limit; take a part of it")
-    rows = _read_table(content, place)
+    # Spaces around a name in a folder of records are those of a file or a class.
+    rows = _read_table(content, place, strips=not isinstance(storage, RecordFolder))
     images = _images_of_rows(rows, storage, table, place)
     passed_over = Counter(passed_over or {})
     passed_over["named more than once"] = len(rows) - len(images)
@@ -399,10 +436,11 @@ def _list_table(
     return _listing(storage, images, place=place, layout=layout, passed_over=passed_over)
 
 
-def _read_table(content: bytes, place: str) -> list[_Row]:
+def _read_table(content: bytes, place: str, *, strips: bool) -> list[_Row]:
     """Returns the rows of a table in UTF-8, with or without a byte order mark.
 
-    Its separator is the comma, semicolon or tab, whichever the header has most of.
+    Its separator is the comma, semicolon or tab, whichever the header has most of. `strips` says whether
+    spaces around values are left out.
 
     Raises:
       UserError: the table is in another encoding, is damaged, or lacks a column or a value.
@@ -421,7 +459,9 @@ def _read_table(content: bytes, place: str) -> list[_Row]:
                 f"{place}: line {line} has {len(record)} values, expected {len(header)} as in the header;"
                 " put values that hold a separator into quotes"
             )
-        values = {name: record[column].strip() for name, column in columns.items()}
+        values = {name: record[column] for name, column in columns.items()}
+        if strips:
+            values = {name: value.strip() for name, value in values.items()}
         if missing := [name for name in ("path", "label") if not values[name]]:
             raise UserError(f"{place}: line {line} has no {missing[0]}, expected one in every row; add it")
         split = values.get("split", "")

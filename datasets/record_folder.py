@@ -2,8 +2,8 @@
 
 `python -m datasets.records` packs one. It holds
 
-- `records.json`: the shards with their sizes and SHA-256 checksums, and the side of the images if they were
-  resized;
+- `records.json`: the shards with their sizes and SHA-256 checksums, and of images that were resized their
+  side and their fit;
 - `index.csv`: a line for each image with its path, label, split, and the shard and record that hold it;
 - `shard-00000.array_record` and so on, in the ArrayRecord format
   (https://github.com/google/array_record). A record is the content of a file.
@@ -22,6 +22,7 @@ from datasets.archives import Entries
 from resnet.errors import UserError
 from resnet.files import printable, read_file
 from resnet.json_files import Schema, read_json
+from resnet.preprocessing import CHOICES
 
 SETTINGS_FILE = "records.json"
 PACKING_FILE = "packing.json"  # what is packed into a folder that is not finished
@@ -45,6 +46,7 @@ SCHEMA: Schema = {
     "properties": {
         "version": {"const": 1},
         "size": {"type": "integer", "minimum": 0, "maximum": 4096},
+        "fit": {"enum": list(CHOICES["fit"])},
         "shards": {"type": "array", "items": _SHARD},
     },
     "required": ["version", "size", "shards"],
@@ -62,7 +64,7 @@ class RecordFolder:
     """A folder that `python -m datasets.records` has packed; a `datasets.listing.Source`.
 
     `shards` are those that `records.json` lists. `square_size` is the side of the images in pixels if they
-    were resized when they were packed, else 0.
+    were resized when they were packed, else 0; `fit` is how they became squares then, else "".
     """
 
     def __init__(self, path: str) -> None:
@@ -78,7 +80,13 @@ class RecordFolder:
             raise UserError(
                 f"{printable(path)}: holds no {SETTINGS_FILE}; expected a folder that was packed to the end"
             ) from None
+        if settings["size"] and "fit" not in settings:
+            raise UserError(
+                f"{printable(os.path.join(path, SETTINGS_FILE))}: does not say how its images became squares,"
+                f" expected a fit beside the size; {PACK_AGAIN}"
+            )
         self.square_size: int = settings["size"]
+        self.fit: str = settings["fit"] if self.square_size else ""
         self.shards: list[dict[str, Any]] = settings["shards"]
         for shard in self.shards:
             self._check_size(shard)

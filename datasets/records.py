@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.decoding import Content, Square, decode_file
-from datasets.listing import Listing, list_images
+from datasets.listing import Listing, check_classes, list_images
 from datasets.record_folder import (
     COLUMNS,
     INDEX_FILE,
@@ -63,7 +63,8 @@ def pack(source: str, out: Path, square: Square | None = None, shard_bytes: int 
     Returns: what is wrong with each file that was left out.
 
     Raises:
-      UserError: there are no images at `source`, or `out` cannot be written or holds something else.
+      UserError: there are no images at `source`, none of a class's training images can be read, or `out`
+        cannot be written or holds something else.
     """
     listing = list_images(source)
     names = [file.name for file in listing.files]
@@ -76,14 +77,17 @@ def pack(source: str, out: Path, square: Square | None = None, shard_bytes: int 
         done = _begin(listing, out, square)
         packed = {name for shard in done for name in shard.names}
         contents = listing.source.contents([name for name in names if name not in packed])
-        errors: list[str] = []
+        errors: dict[str, str] = {}
         with tqdm(total=len(names), initial=len(packed), unit="image", disable=None, leave=False) as bar:
             for batch in _shards(_prepared(contents, square), shard_bytes, errors, bar):
                 done.append(_write_shard(out, len(done), batch))
+        # The index names no class without images, so the others would have other labels.
+        left_out = {i: errors[file.name] for i, file in enumerate(listing.files) if file.name in errors}
+        check_classes(listing, left_out, source)
         _finish(out, done, listing, square)
     except OSError as error:
         raise cannot_write(out, error) from None
-    return errors
+    return list(errors.values())
 
 
 def check(out: Path) -> int:
@@ -159,15 +163,18 @@ def _bitmap(image: np.ndarray) -> bytes:
 
 
 def _shards(
-    contents: Iterator[Content], shard_bytes: int, errors: list[str], bar: tqdm
+    contents: Iterator[Content], shard_bytes: int, errors: dict[str, str], bar: tqdm
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """Yields contents in groups of about `shard_bytes`, and adds to `errors` what is wrong with others."""
+    """Yields contents in groups of about `shard_bytes`, and adds to `errors` what is wrong with others.
+
+    `errors` are by the names of the files.
+    """
     group: list[tuple[str, bytes]] = []
     size = 0
     for name, content in contents:
         bar.update()
         if isinstance(content, UserError):
-            errors.append(str(content))
+            errors[name] = str(content)
             continue
         group.append((name, content))
         size += len(content)
@@ -219,6 +226,7 @@ def _finish(out: Path, done: Sequence[Packed], listing: Listing, square: Square 
     settings: Mapping[str, Any] = {
         "version": 1,
         "size": square.size if square else 0,
+        **({"fit": square.fit} if square else {}),
         "shards": [packed.shard for packed in done],
     }
     write_whole(out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")

@@ -12,7 +12,7 @@ from resnet import imagenet
 from resnet.classifier import Classifier
 from resnet.errors import UserError
 from resnet.files import printable
-from resnet.images import find_images, image_extensions
+from resnet.images import find_images, image_extensions, is_hidden
 from resnet.wording import first_of
 
 TOP = (1, 5)
@@ -35,7 +35,7 @@ def labelled_images(
     labels, examples = _labels_by_folder_name(class_names)
     expected = f"expected one for each class, named as {' or '.join(examples)}"
     try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        entries = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
     except OSError as error:
         raise UserError(
             f"{printable(folder)}: cannot be listed ({error.strerror}); expected a folder with a"

@@ -33,6 +33,8 @@ _EXCLUDED_FORMATS = {"EPS", "IPTC", "WMF", "FITS", "BUFR", "GRIB", "HDF5", "MPEG
 _GREY_MODES = {"L", "LA", "La"}
 _DEEP_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 
+# What operating systems and disk stations leave beside pictures, such as their thumbnails.
+_HIDDEN = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 # What people keep beside pictures: kinds of pictures that are not read, by their extensions.
 _UNREADABLE_KINDS = {
     **dict.fromkeys(
@@ -397,6 +399,11 @@ def image_extensions() -> frozenset[str]:
     return frozenset(e for e, name in Image.registered_extensions().items() if name in accepted)
 
 
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder of that name, without a path, is none of the user's own pictures."""
+    return name.startswith(".") or name.lower() in _HIDDEN
+
+
 def _images_in_folder(folder: Path) -> tuple[list[Path], Counter[str]]:
     """Returns the image files below a folder, sorted, and how many pictures there are of other kinds."""
 
@@ -409,9 +416,9 @@ def _images_in_folder(folder: Path) -> tuple[list[Path], Counter[str]]:
     files = []
     others: Counter[str] = Counter()
     for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         for name in names:
-            if name.startswith("."):
+            if is_hidden(name):
                 continue
             if os.path.splitext(name)[1].lower() in image_extensions():
                 files.append(Path(parent, name))

@@ -28,6 +28,7 @@ from workdir.statistics import format_spread
 from workdir.summary import read_summary
 
 PAGE = "index.html"
+NOT_IN_EVERY_REPORT = ("mistakes.png", "least_confident_hits.png", "corruptions.png")
 IMAGES_SHOWN = 16  # mistakes, hits
 BATCH_SHOWN = 32
 CLASSES_SHOWN = 40  # with more of them, tables show those that stand out
@@ -44,12 +45,16 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the page: a heading, a sentence about what it shows, pictures by file name, tables."""
+    """A part of the page: a heading, a sentence about what it shows, pictures by file name, tables.
+
+    `captions` are those of a grid in reading order, as text: the font in the picture lacks some scripts.
+    """
 
     title: str
     text: str
     pictures: dict[str, bytes] = {}  # noqa: RUF012
     tables: Sequence[Table] = ()
+    captions: Sequence[str] = ()
 
 
 def write_report(
@@ -115,8 +120,9 @@ def _write(folder: Path, page: str, sections: Sequence[Section]) -> Path:
     for name, content in pictures.items():
         write_result(folder / name, content)
     write_result(folder / PAGE, page)
-    for stale in {path for path in folder.glob("*.png") if path.is_file()} - {folder / n for n in pictures}:
-        stale.unlink()  # A run may no longer make mistakes, for example.
+    for name in NOT_IN_EVERY_REPORT:
+        if name not in pictures:  # A run may no longer make mistakes, for example.
+            (folder / name).unlink(missing_ok=True)
     return folder / PAGE
 
 
@@ -243,8 +249,9 @@ class _Examples:
         text = f"{count}; shown are the {order} confident {len(shown)}."
         if not len(shown):
             return Section(title, text)
-        grid = draw_grid(self._split.images[shown], [self._caption(i) for i in shown])
-        return Section(title, text, {file: encode_picture(grid)})
+        captions = [self._caption(i) for i in shown]
+        grid = draw_grid(self._split.images[shown], captions)
+        return Section(title, text, {file: encode_picture(grid)}, captions=captions)
 
     def _caption(self, i: int) -> str:
         names, probabilities = self._run.class_names, self._probabilities[i]
@@ -279,7 +286,8 @@ class _Examples:
         if run.config.seeds:
             text += f" Maps are those of seed {run.config.seeds[0]}."
         picture = encode_picture(draw_grid(np.stack(tiles), captions))
-        return Section("Grad-CAM", text, {"grad_cam.png": picture})
+        captions = [self._caption(i) for i in indices]  # without those of the maps
+        return Section("Grad-CAM", text, {"grad_cam.png": picture}, captions=captions)
 
 
 def _corruptions(run: TrainedRun, workdir: Path, split_name: str) -> list[Section]:
@@ -306,7 +314,7 @@ def _batch(run: TrainedRun) -> Section:
     captions = [run.class_names[label] for label in labels[:BATCH_SHOWN]]
     picture = encode_picture(draw_grid(images[:BATCH_SHOWN], captions))
     text = "A batch of training images, augmented as at the end of training."
-    return Section("Augmented batch", text, {"augmented_batch.png": picture})
+    return Section("Augmented batch", text, {"augmented_batch.png": picture}, captions=captions)
 
 
 def _course(histories: Sequence[figures.History]) -> Section:

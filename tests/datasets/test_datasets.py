@@ -193,8 +193,6 @@ def test_config_fields_reach_the_split(dataset):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"val_fraction": 0.1, "folds": 5}, ["config.data.val_fraction=0.1:", "config.data.folds=5"]),
-        ({"fold": 2}, ["config.data.fold=2:", "config.data.folds=0"]),
         ({"val_fraction": 1.5}, ["config.data.val_fraction=1.5:"]),
         ({"folds": 1}, ["config.data.folds=1:"]),
     ],

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from datasets import image_cache
+from datasets.cache_files import remove_longest_unused
 from datasets.decoding import Square
 from datasets.image_cache import Decoded, load_or_decode
 from datasets.lazy_images import LazyImages
@@ -243,6 +244,12 @@ def test_images_above_the_limit_are_not_kept(folder, monkeypatch, capsys):
     assert_right(load(source()))
     assert entries(folder) == []
     assert "in the cache folder)" in capsys.readouterr().err
+
+
+def test_a_file_that_another_process_removes_meanwhile_is_no_error(tmp_path):
+    (tmp_path / "kept").write_bytes(b"kept")
+    remove_longest_unused([tmp_path / "gone", tmp_path / "kept"], 4)
+    assert (tmp_path / "kept").exists()
 
 
 # Lazy images

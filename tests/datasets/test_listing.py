@@ -304,6 +304,10 @@ def test_a_table_in_an_archive_cannot_name_files_outside(tmp_path):
         (("train/a/", "train/b/", "test/a/1.png"), ["holds no training images"]),
         (("x_train/a/1.png", "x_train/b/1.png", "x_test/a/1.png", "x_pred/1.png"), ["x_train", "x_test"]),
         (("train_images/1.png", "test_images/1.png"), ["splits by their names", "rename them"]),
+        (
+            ("a/train/1.png", "a/test/1.png", "b/Train/x/1.png", "b/val/1.png", "b/masks/1.png"),
+            ["x{form}: holds test, train", "inside of each class", "expected train/CLASS/1.jpg"],
+        ),
     ],
 )
 @pytest.mark.parametrize("form", ["", ".zip"])
@@ -329,6 +333,12 @@ def test_a_table_in_an_archive_must_be_one_of_images(tmp_path):
 def test_class_names_that_only_contain_the_names_of_splits_are_classes(tmp_path):
     listing = list_images(folder_of(tmp_path, "train_station/1.png", "test_tube/1.png", "cat/1.png"))
     assert len(listing.class_names) == 3
+
+
+@pytest.mark.parametrize("names", [("a/1.png",), ("b/train/2.png",), ("b/train/2.png", "b/test/")])
+def test_folders_in_one_class_alone_are_no_splits(tmp_path, names):
+    listing = list_images(folder_of(tmp_path, "a/train/1.png", "a/test/1.png", "b/1.png", *names))
+    assert listing.class_names == ("a", "b")
 
 
 @pytest.mark.parametrize(

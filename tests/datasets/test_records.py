@@ -94,6 +94,36 @@ def test_resized_records_hold_the_squares_without_loss(tmp_path: Path, photos: P
     assert_same_data(packed, loaded(photos, fit="pad"))
 
 
+def test_resized_records_are_not_loaded_with_another_fit(tmp_path: Path, photos: Path) -> None:
+    out = tmp_path / "packed"
+    pack(str(photos), out, Square(8, 1.0, "pad"))
+    line = error_line(lambda: loaded(out, fit="crop"), "set it to pad, or pack the images again")
+    assert line.startswith(f"config.data.fit=crop: {out} was packed with --fit=pad, expected the same")
+    settings = json.loads((out / "records.json").read_text())
+    del settings["fit"]
+    (out / "records.json").write_text(json.dumps(settings))
+    error_line(lambda: loaded(out, fit="pad"), f"{out}/records.json: does not say how its images became")
+
+
+def test_records_of_whole_files_are_loaded_with_any_fit(tmp_path: Path, photos: Path) -> None:
+    pack(str(photos), tmp_path / "packed")
+    assert_same_data(loaded(tmp_path / "packed", fit="stretch"), loaded(photos, fit="stretch"))
+
+
+def test_spaces_around_the_names_of_classes_and_files_are_kept(tmp_path: Path) -> None:
+    for i, name in enumerate(("cat/1.png", "cat /1.png", " cat/ 1.png", "dog/1.png ~.png")):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(png(noisy(i)))
+    pack(str(tmp_path / "photos"), tmp_path / "packed")
+    listing = list_images(str(tmp_path / "packed"))
+    assert listing.class_names == list_images(str(tmp_path / "photos")).class_names
+    assert set(listing.class_names) == {" cat", "cat", "cat ", "dog"}
+    packed, source = loaded(tmp_path / "packed"), loaded(tmp_path / "photos")
+    assert packed.train.files.tolist() == source.train.files.tolist()
+    assert packed.train.digest() == source.train.digest()
+
+
 def test_images_that_have_no_splits_are_split_alike(tmp_path: Path, photos: Path) -> None:
     pack(str(photos / "train"), tmp_path / "packed")
     fields = {"test_fraction": 0.25}
@@ -142,6 +172,18 @@ def test_files_that_cannot_be_read_are_left_out_with_a_warning(tmp_path: Path, p
     assert "packed; train on it with --config.data.name=folder --config.data.dir=" in result.stdout
     assert "warning: left out: train/cat/1.png: is not an image" in result.stderr
     assert len(list_images(str(out)).files) == len(FILES) - 1
+
+
+def test_a_class_of_which_nothing_can_be_read_is_refused(tmp_path: Path, photos: Path) -> None:
+    for i in range(4):
+        (photos / f"train/cat/{i}.png").write_bytes(BROKEN)
+    out = tmp_path / "packed"
+    error_line(
+        lambda: pack(str(photos), out, Square(8, 1.0, "crop")),
+        f"{photos}: class cat: none of its training images can be read",
+        "leave the class out, such as: train/cat/0.png: is not an image",
+    )
+    assert not (out / "records.json").exists()
 
 
 def test_every_flipped_byte_of_a_shard_is_noticed_or_does_no_harm(tmp_path: Path, photos: Path) -> None:

@@ -165,11 +165,5 @@ def test_the_config_says_which_images_are_for_validation():
     assert (len(train), len(val)) == (180, 0)
     config.val_fraction = 0.2
     np.testing.assert_array_equal(draw_validation(labels, config)[1], stratified_split(labels, 0.2, 0)[1])
-    config.folds = 5
-    error_line(
-        lambda: draw_validation(labels, config), "config.data.val_fraction=0.2:", "config.data.folds=5"
-    )
-    config.update(val_fraction=0.0, fold=2, split_seed=1)
+    config.update(val_fraction=0.0, folds=5, fold=2, split_seed=1)
     np.testing.assert_array_equal(draw_validation(labels, config)[1], stratified_fold(labels, 2, 5, 1)[1])
-    config.folds = 0
-    error_line(lambda: draw_validation(labels, config), "config.data.fold=2:", "config.data.folds=0")

@@ -60,6 +60,9 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     (folder / "elsewhere").rename(tmp_path / "elsewhere")
     (folder / "point").symlink_to(tmp_path / "elsewhere")
     (folder / ".cache").mkdir()
+    (folder / "fist" / "@eaDir").mkdir()
+    (folder / "fist" / "@eaDir" / "01.png").touch()
+    (folder / "__MACOSX").mkdir()
     (folder / "README.txt").write_text("mine")
     labels = labelled_images(folder, CLASSES)
     assert {str(file.relative_to(folder)): label for file, label in labels.items()} == {

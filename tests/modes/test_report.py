@@ -12,7 +12,7 @@ from tests.runs import summary_of
 
 
 def test_report_anew_of_another_split(run: Run, workdir: Path, copy: Path, tmp_path: Path) -> None:
-    (copy / "report" / "stale.png").write_bytes(b"")
+    (copy / "report" / "corruptions.png").write_bytes(b"")
     summary = summary_of(copy)
     # The summary of an earlier end, and a damaged one beside damaged metrics.
     earlier, damaged = json.dumps({**summary, "steps": summary["steps"] - 1}), "not yet"
@@ -25,7 +25,7 @@ def test_report_anew_of_another_split(run: Run, workdir: Path, copy: Path, tmp_p
         told = zip(result.err.splitlines(), files_told, strict=True)
         assert all(line.startswith(f"warning: {copy / name}: ") for line, name in told)
         assert "images per second" not in (copy / "report" / "index.html").read_text()
-    assert not (copy / "report" / "stale.png").exists()
+    assert not (copy / "report" / "corruptions.png").exists()
     assert "val split" in (copy / "report" / "index.html").read_text()
     scores = read_scores(copy / "report" / "scores.json")
     assert (scores["split"], scores["split_sizes"]) == ("val", {"train": 48, "val": 12, "test": 12})

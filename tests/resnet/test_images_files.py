@@ -45,6 +45,9 @@ def album(tmp_path) -> Path:
         ".hidden.png",
         "sub/c.mpo",
         "sub/.cache/d.png",
+        "sub/@eaDir/b.jpg",
+        "__MACOSX/b.jpg",
+        "$Recycle.Bin/b.jpg",
         "sub/deep/e.tiff",
         "text/readme.md",
     ):

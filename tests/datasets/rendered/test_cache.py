@@ -1,6 +1,7 @@
 """Rendered images are drawn once, and again when the cached file cannot be trusted."""
 
 import ast
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,6 +67,21 @@ def test_another_version_of_the_renderer_replaces_what_was_kept(
     assert draw.count == 2
     (file,) = cached_files(tmp_path)
     assert file.parent.name == "other"
+
+
+def test_what_was_unused_the_longest_is_removed_beyond_the_limit(
+    tmp_path: Path, draw: Drawer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        load_or_draw(name, SHAPE, draw)
+    files = cached_files(tmp_path)
+    for time, file in enumerate(files):
+        os.utime(file, (time, time))
+    load_or_draw("a", SHAPE, draw)  # It is used again, so `b` goes.
+    assert draw.count == 3
+    monkeypatch.setattr(cache, "LIMIT", 3 * files[0].stat().st_size)
+    load_or_draw("d", SHAPE, draw)
+    assert [file.name for file in cached_files(tmp_path)] == ["a.bin", "c.bin", "d.bin"]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

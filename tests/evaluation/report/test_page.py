@@ -41,6 +41,23 @@ def test_damaged_results_are_told_and_left_out(
     assert all(line.startswith(f"warning: {path}: ") and "left out" in line for line in lines)
 
 
+def test_only_pictures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
+    for name in ("mistakes.png", "mine.png"):
+        (tmp_path / name).touch()
+    page._write(tmp_path, "page", [page.Section("Hits", "", {"least_confident_hits.png": b"hits"})])
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["index.html", "least_confident_hits.png", "mine.png"]
+
+
+def test_pictures_have_their_title_and_captions_as_text() -> None:
+    section = page.Section("Mistakes", "", {"mistakes.png": b"png"}, captions=["猫: 0.98\ntrue <犬>: 0.01"])
+    source = page._render(title="run", subtitle="", facts=[], sections=[section])
+    assert '<img alt="Mistakes" src="data:image/png;base64,cG5n">' in source
+    assert "<li>猫: 0.98, true &lt;犬&gt;: 0.01</li>" in source
+    source = page._render(title="run", subtitle="", facts=[], sections=[page.Section("Mistakes", "")])
+    assert "<ol>" not in source
+
+
 def test_corruptions_of_other_seeds_and_predictions_are_not_shown(tmp_path: Path) -> None:
     config = default.get_config()
     config.seeds = (0, 1)
