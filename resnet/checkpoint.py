@@ -11,10 +11,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from resnet.checksums import ORBAX_METADATA, DamageError, check_files, write_checksums
 from resnet.errors import UserError
+from resnet.fields import check_field
 from resnet.json_files import Schema, read_json
 from resnet.network import Weights
 
@@ -37,6 +39,8 @@ METRICS_SCHEMA: Schema = {
     "properties": {"accuracy": {"type": "number"}},
     "required": ["accuracy"],
 }
+
+TRIES = 5  # to read a checkpoint that a training does not remove meanwhile
 
 Which = Literal["best", "last"]
 
@@ -53,6 +57,10 @@ class Expected(NamedTuple):
     source: Path
 
 
+class _RemovedError(Exception):
+    """A training has removed a checkpoint while it was read."""
+
+
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
@@ -60,16 +68,22 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
 # Orbax warns about checkpoints without a metric, which are intended here. It logs an error once for each
 # array, but also raises it, and that is enough.
 logging.getLogger("absl").addFilter(_is_not_from_orbax)
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
-def _drop_closed_loops(unraisable: Any, show: Callable[[Any], object] = sys.unraisablehook) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-        show(unraisable)
+@cache
+def _silence_failed_saves() -> None:
+    """Keeps quiet what the tasks say that are left when a save fails: Orbax raises the error too.
 
+    This holds for the whole program, so it is done once, and only where something is saved.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
 
-# So do the tasks that are left when a save fails.
-sys.unraisablehook = _drop_closed_loops
+    def drop_closed_loops(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = drop_closed_loops
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -112,6 +126,7 @@ class Checkpoints:
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
         """Saves and removes checkpoints. It reads those that are there, which must be whole for that."""
+        _silence_failed_saves()
         add_checksums = ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums)
         return ocp.CheckpointManager(
             self.folder,
@@ -208,10 +223,28 @@ class Checkpoints:
 
         `best` is the checkpoint with the best validation accuracy, or the last one without validation. With
         `ema`, the weights are the exponential moving average. If the checkpoint is damaged, this is reported
-        on stderr and the newest undamaged one is used.
+        on stderr and the newest undamaged one is used. A training may save and remove checkpoints meanwhile.
 
         Raises:
-            UserError: there is no undamaged checkpoint, or its weights are not those that are `expected`.
+            UserError: there is no such `which`, or no undamaged checkpoint, or its weights are not those that
+                are `expected`. Or a training removes checkpoints faster than they can be read.
+        """
+        check_field("checkpoint", which, "best", choices=get_args(Which))
+        for _ in range(TRIES):
+            with suppress(_RemovedError):
+                return self._restore_listed_weights(which, ema, expected)
+        raise UserError(
+            f"{self.folder}: a training removed checkpoints while they were read, {TRIES} times; try again"
+        )
+
+    def _restore_listed_weights(
+        self, which: Which, ema: bool, expected: Expected | None
+    ) -> tuple[Weights, int]:
+        """Does what `restore_weights` does with the checkpoints that are there now.
+
+        Raises:
+            UserError: as `restore_weights`.
+            _RemovedError: a checkpoint was removed meanwhile.
         """
         steps = candidates = _steps(self.folder)
         if which == "best":
@@ -221,7 +254,8 @@ class Checkpoints:
         for step in candidates:
             folder = self.folder / str(step)
             if _is_whole(folder):
-                return _read_weights(folder, ema, expected), step
+                with _noticing_removal(folder):
+                    return _read_weights(folder, ema, expected), step
         problem = "every checkpoint is damaged" if steps else "no finished checkpoint"
         raise UserError(f"{self.folder}: {problem}; train again, or name another --workdir")
 
@@ -266,8 +300,9 @@ def _rank(folder: Path) -> tuple[float, int] | None:
     """Returns validation accuracy and step of a checkpoint; None, which is reported, if it is damaged."""
     if not _is_whole(folder, only_metrics=True):
         return None
-    has_accuracy = os.path.lexists(folder / METRICS)
-    accuracy = read_json(folder / METRICS, METRICS_SCHEMA)["accuracy"] if has_accuracy else -1.0
+    with _noticing_removal(folder):
+        has_accuracy = os.path.lexists(folder / METRICS)
+        accuracy = read_json(folder / METRICS, METRICS_SCHEMA)["accuracy"] if has_accuracy else -1.0
     return accuracy, int(folder.name)
 
 
@@ -275,6 +310,17 @@ def remove_unfinished(workdir: Path) -> None:
     """Removes what is left of checkpoints in `workdir` that were not finished, or not wholly removed."""
     for folder in [*(workdir / FOLDER).glob("*.orbax-checkpoint-tmp*"), workdir / FOLDER / REMOVED]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _noticing_removal(folder: Path) -> Iterator[None]:
+    """Raises `_RemovedError` in place of any error whose reason is that `folder`, a checkpoint, has gone."""
+    try:
+        yield
+    except Exception:
+        if os.path.lexists(folder):
+            raise
+        raise _RemovedError from None
 
 
 def _accuracy(metrics: dict[str, float]) -> float:
@@ -285,16 +331,20 @@ def _is_whole(folder: Path, only_metrics: bool = False) -> bool:
     """Returns whether a checkpoint is as it was saved; if not, reports why on stderr.
 
     With `only_metrics`, only the files are read from which Orbax chooses the checkpoints to keep.
+
+    Raises:
+        _RemovedError: it was removed meanwhile.
     """
     try:
-        check_files(folder, part="metrics/" if only_metrics else "")
-        if os.path.lexists(folder / ORBAX_METADATA):
-            read_json(folder / ORBAX_METADATA, {"type": "object"})
-        if os.path.lexists(folder / METRICS):
-            read_json(folder / METRICS, METRICS_SCHEMA)
-        saved = None if only_metrics else _saved_step(folder)
-        if saved not in (None, int(folder.name)):
-            raise DamageError(f"it holds the state of step {saved}")
+        with _noticing_removal(folder):
+            check_files(folder, part="metrics/" if only_metrics else "")
+            if os.path.lexists(folder / ORBAX_METADATA):
+                read_json(folder / ORBAX_METADATA, {"type": "object"})
+            if os.path.lexists(folder / METRICS):
+                read_json(folder / METRICS, METRICS_SCHEMA)
+            saved = None if only_metrics else _saved_step(folder)
+            if saved not in (None, int(folder.name)):
+                raise DamageError(f"it holds the state of step {saved}")
     except (DamageError, UserError, FileNotFoundError) as error:
         print(f"checkpoint {folder} is damaged ({error}); it is not used", file=sys.stderr)
         return False

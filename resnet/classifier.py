@@ -83,7 +83,7 @@ class Classifier:
         several seeds gives an `Ensemble`; the folder of one of its seeds gives that seed alone.
 
         Raises:
-            UserError: there is no trained run in `workdir`, or no whole checkpoint.
+            UserError: there is no trained run in `workdir`, no whole checkpoint, or no such `checkpoint`.
         """
         if Path(workdir).suffix == ".onnx" and not os.path.isdir(workdir):
             from resnet.onnx_classifier import OnnxClassifier
@@ -353,7 +353,7 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[
     """Loads the classifier of every seed of the run in `workdir`, see `Classifier.load`.
 
     Raises:
-        UserError: there is no trained run in `workdir`, or no whole checkpoint.
+        UserError: there is no trained run in `workdir`, no whole checkpoint, or no such `checkpoint`.
     """
     workdir = Path(workdir)
     run = read_run(workdir)

@@ -16,6 +16,7 @@ from typing import Any
 from resnet.errors import UserError
 from resnet.signals import temporary_files, temporary_folders
 
+_BLOCK = 2**20  # bytes
 # A full disk, a used up quota, and the largest file that `ulimit -f` allows.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+-]+:/")  # gs://, s3://, hf://, file:/
@@ -100,14 +101,34 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_result(path: Path, content: str | bytes) -> None:
     """Writes a result that the user asked for, as `write_whole` does, and creates its folder.
 
+    A link is followed. What is no ordinary file, such as /dev/null or a pipe, is written into.
+
     Raises:
         UserError: `path` cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
+        if os.path.exists(path) and not os.path.isfile(path):
+            _write_into(path, content)
+        else:
+            write_whole(Path(os.path.realpath(path)), content)
     except (OSError, ValueError) as error:
         raise cannot_write(path, error) from None
+
+
+def _write_into(path: Path, content: str | bytes) -> None:
+    """Writes into a device or a pipe, which stays what it is.
+
+    Raises:
+        OSError: it cannot be written, or is a disk, or nobody reads from the pipe.
+    """
+    if path.is_block_device():
+        raise OSError("is a disk")
+    # It waits for nobody, and a terminal does not become that of this process.
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def cannot_write(path: Path | str, error: Exception) -> UserError:
@@ -171,7 +192,11 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     """
     with open_file(path) as file:
         try:
-            content = file.read(max_bytes + 1)
+            # Not more at once than there is: memory for all of a high limit may not be there.
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(size, max_bytes) + 1)
+            while size < len(content) <= max_bytes and (more := file.read(_BLOCK)):
+                content += more  # It has grown, or is one of those of Linux that do not tell their size.
         except OSError as error:
             raise UserError(
                 f"{printable(path)}: cannot be read ({reason_of(error)}); restore it from a copy"

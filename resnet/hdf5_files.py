@@ -101,6 +101,10 @@ class Hdf5:
         stored = item.id.get_storage_size()
         if declared > SMALL_BYTES and declared > MAX_EXPANSION * stored:
             raise self.error(name, f"{found}, of which the file holds {stored:,}", "all of them")
+        # HDF5 unpacks a whole chunk for a single number of it.
+        chunk, most = math.prod(item.chunks or ()) * item.dtype.itemsize, max(SMALL_BYTES, declared)
+        if chunk > most:
+            raise self.error(name, f"{found}, in chunks of {chunk:,}", f"chunks of at most {most:,}")
 
     def read(self, name: str, item: h5py.Group | h5py.Dataset | None = None) -> np.ndarray:
         """Returns the numbers of the array whose path is `name`; `item` is the array, if it is at hand.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import nnx
 
 from resnet.architecture import Architecture
 from resnet.errors import UserError
+from resnet.fields import check_field
 from resnet.model import BatchNorm, Conv, ResNet, Rng
 from resnet.ops.convolution import Lowering, resolve
 from resnet.preprocessing import Preprocessing
@@ -74,8 +75,11 @@ class Network:
         block for an image: Huang et al. 2016 (arXiv:1603.09382). It falls linearly towards the first block.
 
         Raises:
-            UserError: blocks are to be skipped in a network without shortcuts.
+            UserError: there is no such `compute_dtype` or `convolution`, or blocks are to be skipped in a
+                network without shortcuts.
         """
+        check_field("compute_dtype", compute_dtype, "auto", choices=get_args(ComputeDtype))
+        check_field("convolution", convolution, "auto", choices=get_args(Lowering))
         if stochastic_depth and not architecture.residual:
             raise UserError(
                 f"config.model.stochastic_depth={stochastic_depth}: skips blocks by their shortcuts, but"
@@ -159,9 +163,11 @@ class Network:
         return {path: module.arrange(model.dtype) for path, module in modules.items()}
 
     def predict(self, weights: Weights, arranged: Arranged, images: jax.Array) -> jax.Array:
-        """Returns logits float32 [N, classes] of `images` [N, H, W, 3]; `arranged` comes from `arrange`.
+        """Returns logits float32 [N, classes] of `images` [N, H, W, 3].
 
-        It may be empty: then weights are used as they are.
+        `arranged` comes from `arrange` for these `weights` and for the shape of `images`: that of another
+        batch may fit and give wrong logits, which is not checked. It may be empty: then weights are used as
+        they are.
 
         With `test_time_flip` they are the mean over an image and its mirror image (Krizhevsky et al. 2012,
         section 4.1, who average probabilities). They are divided by the temperature (Guo et al. 2017,

@@ -74,6 +74,12 @@ class OnnxClassifier(Classifier):
         return parse_json(metadata.get(name, "{}"), schema, f"{self.path}: its {name}")
 
     def _check_shapes(self) -> None:
+        for node in (*self._session.get_inputs(), *self._session.get_outputs()):
+            if node.shape and isinstance(node.shape[0], int):  # Otherwise it is a name.
+                raise UserError(
+                    f"{self.path}: its {node.name} are those of {node.shape[0]} pictures at once, expected"
+                    " any number; export it again, and leave its shapes as they are"
+                )
         side, classes = self.image_size, len(self.class_names)
         inputs = {node.name: (node.type, node.shape[1:]) for node in self._session.get_inputs()}
         outputs = {node.name: node.shape[1:] for node in self._session.get_outputs()}
@@ -88,7 +94,7 @@ class OnnxClassifier(Classifier):
         """Returns the probability of every class, float32 [N, classes], of `images` uint8 [N, S, S, 3].
 
         Raises:
-            UserError: the array has another shape or dtype.
+            UserError: the array has another shape or dtype, or the model is damaged.
         """
         self.check_head()
         return self._output(PROBABILITIES, images)
@@ -97,7 +103,7 @@ class OnnxClassifier(Classifier):
         """Returns the logits, float32 [N, classes], of `images` uint8 [N, S, S, 3].
 
         Raises:
-            UserError: the array has another shape or dtype.
+            UserError: the array has another shape or dtype, or the model is damaged.
         """
         return self._output(LOGITS, images)
 
@@ -106,9 +112,16 @@ class OnnxClassifier(Classifier):
         if not len(images):  # Not every version runs on nothing.
             return np.zeros((0, len(self.class_names)), np.float32)
         starts = range(0, len(images), _BATCH_SIZE)
-        batches = [self._session.run([name], {INPUT: images[i : i + _BATCH_SIZE]})[0] for i in starts]
+        # Images that are loaded when they are sliced have errors of their own.
+        batches = [self._run(name, images[i : i + _BATCH_SIZE]) for i in starts]
         check_finite(answers := np.concatenate(batches))
         return answers
+
+    def _run(self, name: str, images: np.ndarray) -> np.ndarray:
+        try:
+            return self._session.run([name], {INPUT: images})[0]
+        except Exception as error:  # Some damage shows only now, each kind with an exception of its own.
+            raise damaged(self.path, error) from None
 
     @property
     def layers(self) -> tuple[str, ...]:

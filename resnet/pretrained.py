@@ -135,7 +135,7 @@ def _check_agreement(inside: dict[str, Any], beside: dict[str, Any], path: Path)
 
 def _scaled_side(data: dict[str, Any]) -> float | None:
     """Returns the side to which a picture is scaled: shares that differ a little may give the same."""
-    if "crop" not in data or "image_size" not in data or data["crop"] <= 0:
+    if "crop" not in data or "image_size" not in data:
         return None
     return int(round(data["image_size"] / data["crop"], 6))
 
@@ -227,7 +227,8 @@ def load_pretrained(
     that come with the weights. An ONNX model that this project exported is loaded as it is.
 
     Raises:
-        UserError: there is nothing to read, or it is damaged, or no network that this project has.
+        UserError: there is nothing to read, or it is damaged, or no network that this project has. Or
+            there is no such `compute_dtype` or `convolution`.
     """
     if Path(path).suffix == SUFFIX and not os.path.isdir(path):
         if changes or compute_dtype or convolution:

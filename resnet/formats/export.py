@@ -1,7 +1,7 @@
 """A network's weights in the formats of other frameworks, which read them without this project."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 
 from resnet.architecture import Architecture
 from resnet.errors import UserError
-from resnet.files import write_result
+from resnet.files import cannot_write, write_result
 from resnet.formats import EXPORT_FORMATS, PROGRAMS, huggingface, torchvision
 from resnet.formats.keras_model import keras_archive
 from resnet.formats.names import Arrays, Format
@@ -69,19 +69,19 @@ def _torchvision_files(network: Exported) -> dict[str, bytes]:
     return {"torchvision.safetensors": write_safetensors(arrays, description)}
 
 
-def _huggingface_files(network: Exported) -> dict[str, bytes]:
+def _huggingface_files(network: Exported) -> dict[str, bytes | None]:
     _check_expressible(network.architecture, "huggingface", HUGGINGFACE_FREE)
     arrays = _torch_arrays(network.named, network.architecture, huggingface.FORMAT)
     description = network.description(norm_epsilon=TORCH_EPSILON)
     config = huggingface.config_json(network.architecture, network.class_names)
-    files = {
+    preprocessor = None
+    if huggingface.has_preprocessor(network.preprocessing):
+        preprocessor = _json(huggingface.preprocessor_json(description["data"]))
+    return {
+        "huggingface/preprocessor_config.json": preprocessor,
         "huggingface/model.safetensors": write_safetensors(arrays, description),
         "huggingface/config.json": _json(config),
     }
-    if huggingface.has_preprocessor(network.preprocessing):
-        preprocessor = huggingface.preprocessor_json(description["data"])
-        files["huggingface/preprocessor_config.json"] = _json(preprocessor)
-    return files
 
 
 def _onnx_files(network: Exported) -> dict[str, bytes]:
@@ -108,9 +108,12 @@ def _stablehlo_files(network: Exported) -> dict[str, bytes]:
 
 
 class Exporter(NamedTuple):
-    """A format: the files to write, by relative path, and the `folder` of them if that is what is loaded."""
+    """A format: the files to write, by relative path, and the `folder` of them if that is what is loaded.
 
-    files: Callable[[Exported], dict[str, bytes]]
+    The content of a file is None if this network has none of that name.
+    """
+
+    files: Callable[[Exported], Mapping[str, bytes | None]]
     folder: str = ""
     channels_first: bool = False
 
@@ -141,7 +144,8 @@ def export(
     from pictures to probabilities, for any runtime and for JAX alone. Normalisation and class names are in
     the metadata of the file, or in a file beside it. Running variances absorb the difference to the epsilon
     that the other code adds. The head absorbs the temperature, so that the softmax of its logits is the
-    answer of this project.
+    answer of this project. A file of the format that an earlier export left in `folder`, and that this
+    network does not have, is removed: it would describe other weights.
 
     Raises:
         UserError: there is no such format, it has no such network, or `folder` cannot be written.
@@ -154,7 +158,10 @@ def export(
     exporter = EXPORTERS[format]
     files = exporter.files(Exported(named, network.architecture, network.preprocessing, class_names, onnx))
     for name, content in files.items():
-        write_result(folder / name, content)
+        if content is None:
+            _remove(folder / name)
+        else:
+            write_result(folder / name, content)
     return folder / (exporter.folder or next(iter(files)))
 
 
@@ -211,6 +218,18 @@ def _torch_arrays(named: Arrays, architecture: Architecture, format: Format) -> 
                 array = (array.astype(np.float64) + excess).astype(np.float32)
         arrays[foreign] = transform.to_foreign(array)
     return arrays
+
+
+def _remove(file: Path) -> None:
+    """Removes `file` if it is there.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(file, error) from None
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from resnet.errors import UserError
-from resnet.formats.containers import DESCRIPTION, Container, damaged, parse_description
+from resnet.formats.containers import DESCRIPTION, Container, damaged
 from resnet.formats.keras import HEAD, WEIGHTS_FILE
 from resnet.formats.keras_graph import Node, parse_graph
 from resnet.formats.keras_network import WEIGHTS, read_network
@@ -56,8 +56,7 @@ def read_hdf5(path: Path, *, with_head: bool = True) -> Container:
     with opened() as hdf5:
         graph = hdf5.file.attrs.get("model_config")
         if graph is None:
-            arrays = _arrays(_layers_by_name(hdf5, path), path, with_head)
-            return Container(arrays, parse_description(hdf5.file.attrs.get(DESCRIPTION), path))
+            return Container(_arrays(_layers_by_name(hdf5, path), path, with_head))
         graph = graph if isinstance(graph, str | bytes) else repr(graph)
     return _read_model(graph, opened, path, with_head=with_head)
 
@@ -281,10 +280,18 @@ def _member(path: Path, name: str, max_bytes: int) -> bytes:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(name)
             is_bomb = info.file_size > max(SMALL_BYTES, MAX_EXPANSION * info.compress_size)
-            if info.file_size <= max_bytes and not is_bomb:
-                return archive.read(name)
+            is_known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            if info.file_size <= max_bytes and not is_bomb and is_known:
+                with archive.open(info) as file:
+                    # With a number, it unpacks no more than that, whatever is there.
+                    return file.read(info.file_size)
     except Exception as error:  # What zipfile raises depends on which byte is damaged.
         raise damaged(path, error) from None
+    if not is_known:  # The others unpack all of it at once.
+        raise UserError(
+            f"{path}: {name} in it is packed by method {info.compress_type} of zip; expected 0 (stored) or 8"
+            f" (deflated), as Keras writes; {_REMEDY}"
+        )
     raise UserError(
         f"{path}: {name} in it unpacks from {info.compress_size:,} to {info.file_size:,} bytes; expected at"
         f" most {max_bytes:,}, and no more than a hundredfold; {_REMEDY}"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PREFIX = "hf://"
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+# What a push writes for some networks only. One that an earlier push left would be of other weights.
+OPTIONAL = ("preprocessor_config.json", "model.onnx")
 LOG_IN = "log in by `hf auth login`, or set HF_TOKEN"
 MAX_REASON = 160  # characters of what the library says
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
@@ -202,21 +204,24 @@ def check_can_push(repository: str) -> None:
 def push(files: Mapping[str, Path], repository: str, message: str) -> Push:
     """Writes `files`, by their names there, to the main branch of `repository` in one commit.
 
-    A repository that does not exist yet is made, and is private.
+    A repository that does not exist yet is made, and is private. Files that another push may have written,
+    and that are not among `files`, are deleted in the same commit; all others stay.
 
     Raises:
         UserError: there is no right to write, or the Hub cannot be reached. Nothing has been committed then.
     """
     subject = f"--push={repository}"
     api = _api(subject)
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     with _explained(subject):
         is_new = not api.repo_exists(repository)
         if is_new:
             api.create_repo(repository, private=True, exist_ok=True)
-        operations = [CommitOperationAdd(name, file) for name, file in files.items()]
-        commit = api.create_commit(repository, operations, commit_message=message)
+        stale = [n for n in OPTIONAL if n not in files and not is_new and api.file_exists(repository, n)]
+        added = [CommitOperationAdd(name, file) for name, file in files.items()]
+        deleted = [CommitOperationDelete(name) for name in stale]
+        commit = api.create_commit(repository, [*added, *deleted], commit_message=message)
     return Push(commit.commit_url, is_new)
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from resnet.architecture import BOTTLENECK_EXPANSION, STAGES, Architecture
 from resnet.errors import UserError
+from resnet.fields import LARGEST
 from resnet.formats.names import OI, OIHW, Format, Row, norm_rows
-from resnet.formats.timm_config import NUMBERED_NAMES, crop_share, names_by_number
+from resnet.formats.timm_config import CROP_PCT, LARGEST_SIDE, NUMBERED_NAMES, crop_share, names_by_number
 from resnet.formats.torchvision import IMAGENET, LEAVES, OUR_BLOCK
 from resnet.json_files import Schema, check_json
 from resnet.preprocessing import Preprocessing
@@ -172,7 +173,7 @@ _TYPES = [
     for name in PROCESSORS
     for ending in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 ]
-_SIDE = {"type": "integer", "minimum": 1, "maximum": 100_000}
+_SIDE = {"type": "integer", "minimum": 1, "maximum": LARGEST_SIDE}
 _SQUARE = {
     "anyOf": [
         _SIDE,
@@ -190,12 +191,8 @@ _SHORTEST = {
     "required": ["shortest_edge"],
     "properties": {"shortest_edge": _SIDE},
 }
-_STATISTIC = {
-    "anyOf": [
-        {"type": "number"},
-        {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
-    ]
-}
+_VALUE = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+_STATISTIC = {"anyOf": [_VALUE, {"type": "array", "items": _VALUE, "minItems": 3, "maxItems": 3}]}
 _SWITCH = {"type": ["boolean", "null"]}
 FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by the numbers of Pillow
 PREPROCESSOR: Schema = {
@@ -208,12 +205,12 @@ PREPROCESSOR: Schema = {
         "do_resize": {"enum": [True, None]},
         "size": {"anyOf": [*_SQUARE["anyOf"], _SHORTEST]},
         "default_to_square": _SWITCH,
-        "crop_pct": {"type": ["number", "null"], "exclusiveMinimum": 0},
+        "crop_pct": {**CROP_PCT, "type": ["number", "null"]},
         "resample": {"enum": [*FILTERS, None]},
         "do_center_crop": _SWITCH,
         "crop_size": {"anyOf": [*_SQUARE["anyOf"], {"type": "null"}]},
         "do_rescale": _SWITCH,
-        "rescale_factor": {"type": "number", "exclusiveMinimum": 0},
+        "rescale_factor": {"type": "number", "exclusiveMinimum": 0, "maximum": LARGEST},
         "do_normalize": _SWITCH,
         "image_mean": _STATISTIC,
         "image_std": _STATISTIC,
@@ -300,7 +297,7 @@ def _normalization(settings: dict[str, Any]) -> dict[str, Any]:
 def _convnext_square(settings: dict[str, Any], source: str) -> dict[str, Any]:
     """Returns how ConvNext's processor makes a picture a square."""
     size = settings["size"]
-    if isinstance(size, int) and not settings["default_to_square"]:
+    if not isinstance(size, dict) and not settings["default_to_square"]:
         size = {"shortest_edge": size}
     if not isinstance(size, dict) or "shortest_edge" not in size:
         raise UserError(
@@ -319,9 +316,9 @@ def _convnext_square(settings: dict[str, Any], source: str) -> dict[str, Any]:
 def _square(settings: dict[str, Any], source: str) -> dict[str, Any]:
     """Returns how the other processors make a picture a square: they resize it, and may crop its centre."""
     size, crops = settings["size"], settings.get("do_center_crop", False)
-    if isinstance(size, int) and not settings["default_to_square"]:
+    if not isinstance(size, dict) and not settings["default_to_square"]:
         size = {"shortest_edge": size}
-    stretched = isinstance(size, int) or "shortest_edge" not in size
+    stretched = not isinstance(size, dict) or "shortest_edge" not in size
     side = _side(size, "size", source) if stretched else size["shortest_edge"]
     if not crops and not stretched:
         raise UserError(f"{source}: do_center_crop=false: pictures would keep their shape; expected a square")
@@ -337,6 +334,6 @@ def _side(size: Any, name: str, source: str) -> int:
     """Returns the side of a square that a number, or a height and a width, describe."""
     if isinstance(size, dict) and len(set(size.values())) == 1:
         size = next(iter(size.values()))
-    if not isinstance(size, int):
-        raise UserError(f"{source}: {name}={size}: expected a square")
+    if not isinstance(size, int):  # In JSON, 224.0 is a whole number too.
+        raise UserError(f"{source}: {name}={size}: expected a square, its side a whole number such as 224")
     return size

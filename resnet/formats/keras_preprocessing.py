@@ -7,11 +7,13 @@ import numpy as np
 
 from resnet.formats.keras_graph import Node, Tensor
 from resnet.formats.keras_ops import Op, Ops
+from resnet.formats.timm_config import LARGEST_SIDE
 from resnet.json_files import check_json
 
 ReadWeights = Callable[[Node], list[np.ndarray]]
 
-_SIDE = {"type": ["integer", "null"], "minimum": 1}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": LARGEST_SIDE}
+_SIDE = {**_COUNT, "type": ["integer", "null"]}
 _INPUT = {
     "type": ["array", "null"],
     "prefixItems": [{"type": ["integer", "null"]}, _SIDE, _SIDE, {"enum": [3, None]}],
@@ -21,7 +23,7 @@ _INPUT = {
 _SIZE = {
     "type": "object",
     "required": ["height", "width"],
-    "properties": {"height": {"type": "integer", "minimum": 1}, "width": {"type": "integer", "minimum": 1}},
+    "properties": {"height": _COUNT, "width": _COUNT},
 }
 _LEAST_DEVIATION = 1e-7  # in `Normalization`
 # Functions of TensorFlow in models of Keras 2, by their operations in Keras 3.

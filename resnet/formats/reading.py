@@ -22,6 +22,7 @@ OWN = Format("safetensors", (), model={}, data={})
 FORMATS = (torchvision.FORMAT, huggingface.FORMAT, huggingface.MODEL, keras.V1, keras.V2, keras.OLD)
 NAMES_SHOWN = 8
 NAME_LENGTH = 80  # characters of a name that are shown
+MOST_ARRAYS = 20_000  # ResNet-200 has about a thousand
 LONGEST_NAME = 300  # characters; the longest names of Keras have about a hundred
 MOST_WRAPPERS = 8  # prefixes of a name
 MOST = 0.9  # share of the names that begin with the prefix of a wrapper
@@ -157,11 +158,15 @@ def unwrapped(arrays: Arrays) -> Arrays:
 
 
 def check_names(arrays: Arrays, path: Path) -> None:
-    """Checks that no name is longer than any of a network, as long ones take long to compare.
+    """Checks that names are not longer or more than those of any network, as they take long to compare.
 
     Raises:
-        UserError: one is.
+        UserError: one is longer, or there are more.
     """
+    if len(arrays) > MOST_ARRAYS:
+        raise UserError(
+            f"{path}: holds {len(arrays):,} arrays; expected those of one network, at most {MOST_ARRAYS:,}"
+        )
     for name in arrays:
         if len(name) > LONGEST_NAME:
             raise UserError(

@@ -4,6 +4,7 @@ from typing import Any
 
 from resnet.errors import UserError
 from resnet.json_files import Schema, check_json
+from resnet.preprocessing import BOUNDS
 
 # Networks whose arrays and computation are torchvision's, with their depth. Others have arrays of the same
 # names, but compute with them differently: resnetblur50, resnetaa50, resnet50_gn, ecaresnet50d, ...
@@ -26,6 +27,8 @@ PLAIN = {
 
 _ANYTHING: Schema = {}
 _NUMBER = {"type": "number"}
+CROP_PCT: Schema = {"type": "number", "minimum": BOUNDS["crop"][0], "maximum": BOUNDS["crop"][1]}
+LARGEST_SIDE = 100_000  # pixels of a picture; quotients of larger numbers may be infinite
 _THREE_NUMBERS = {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3}
 _COUNT = {"type": "integer", "minimum": 0}
 _AVERAGE = {"enum": ["avg", "fast"]}
@@ -74,9 +77,9 @@ PRETRAINED: Schema = {
         # What another size of images would need, and timm's own recommendation for a test at a larger one.
         **_harmless("test_input_size test_crop_pct min_input_size fixed_input_size pool_size test_pool_size"),
         "architecture": {"enum": [*PLAIN, None]},
-        "input_size": {**_THREE_NUMBERS, "items": {"type": "integer", "minimum": 1}},
+        "input_size": {**_THREE_NUMBERS, "items": {"type": "integer", "minimum": 1, "maximum": LARGEST_SIDE}},
         "interpolation": {"enum": ["bicubic", "bilinear", "lanczos"]},
-        "crop_pct": _NUMBER,
+        "crop_pct": CROP_PCT,
         "crop_mode": {"enum": ["center", "squash"]},
         "mean": _THREE_NUMBERS,
         "std": _THREE_NUMBERS,
@@ -162,8 +165,6 @@ def fields_of_json(config: dict[str, Any], source: str) -> dict[str, Any]:
 
 def crop_share(size: int, crop: float) -> float:
     """Returns a share of the scaled side that is `size / crop`, rounded down as other frameworks do."""
-    if crop <= 0:
-        return crop  # It is refused with the other fields.
     side = int(size / crop)
     return crop if side == int(round(size / crop, 6)) else size / side
 

@@ -4,6 +4,8 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet import checkpoint
 from resnet.checkpoint import Checkpoints, Expected
 from resnet.checksums import check_files
 from resnet.errors import UserError
+from tests.command_line import ROOT
 from tests.damages import put_in_place
 
 
@@ -308,6 +312,79 @@ def test_weights_are_compared_with_their_description(
         pytest.raises(UserError, match=re.escape(difference)),
     ):
         checkpoints.restore_weights("last", False, expected)
+
+
+@pytest.mark.parametrize(
+    ("which", "pruned", "reader", "expected"),
+    [
+        ("last", 3, "check_files", 2),
+        ("last", 3, "_saved_step", 2),
+        ("last", 3, "_read_weights", 2),
+        ("best", 1, "read_json", 2),
+        ("best", 1, "_read_weights", 2),
+    ],
+)
+def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_called_damaged(
+    which: str,
+    pruned: int,
+    reader: str,
+    expected: int,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    read = getattr(checkpoint, reader)
+    folder = workdir / "checkpoints"
+
+    def prune_and_read(path: Path, *arguments: object, **more: object) -> object:
+        if path.is_relative_to(folder / str(pruned)):
+            shutil.rmtree(folder / str(pruned))
+        return read(path, *arguments, **more)
+
+    monkeypatch.setattr(checkpoint, reader, prune_and_read)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.restore_weights(which, ema=False)[1] == expected
+    assert capfd.readouterr().err == ""
+
+
+def test_checkpoints_that_are_always_removed_before_they_are_read(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prune_and_read(path: Path, part: str) -> None:
+        shutil.copytree(path, path.with_name(str(int(path.name) + 1)))
+        shutil.rmtree(path)
+        check_files(path, part)
+
+    monkeypatch.setattr(checkpoint, "check_files", prune_and_read)
+    with (
+        Checkpoints(workdir, read_only=True) as checkpoints,
+        pytest.raises(UserError, match="removed checkpoints while they were read, 5 times; try again"),
+    ):
+        checkpoints.restore_weights("last", ema=False)
+
+
+def test_a_checkpoint_that_there_is_not(workdir: Path) -> None:
+    with (
+        Checkpoints(workdir, read_only=True) as checkpoints,
+        pytest.raises(UserError, match=r"^checkpoint='newest': expected one of best, last$"),
+    ):
+        checkpoints.restore_weights("newest", ema=False)
+
+
+def test_only_saving_changes_what_the_whole_program_reports(tmp_path: Path) -> None:
+    code = f"""
+import logging, pathlib, sys
+shown, asyncio = sys.unraisablehook, logging.getLogger("asyncio")
+from resnet import Classifier
+from resnet.checkpoint import Checkpoints
+with Checkpoints(pathlib.Path({str(tmp_path)!r})) as checkpoints:
+    assert checkpoints.restore_newest({{}}) is None
+    assert (sys.unraisablehook, asyncio.level) == (shown, logging.NOTSET)
+    checkpoints.save(1, {{"params": {{}}}}, {{}}, None)
+    assert sys.unraisablehook is not shown
+    assert asyncio.level == logging.CRITICAL
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_half_written_checkpoint_is_not_one(workdir: Path) -> None:

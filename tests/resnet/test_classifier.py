@@ -224,6 +224,11 @@ def test_arrays_of_other_shapes_are_refused(classifier: Classifier, shape: tuple
         classifier.probabilities(np.zeros((1, SIZE, SIZE, 3), np.float32))
 
 
+def test_load_of_a_checkpoint_that_there_is_not(workdir: Path) -> None:
+    with pytest.raises(UserError, match="checkpoint='newest': expected one of best, last"):
+        Classifier.load(workdir, "newest")
+
+
 def test_load_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no trained run here"):
         Classifier.load(tmp_path)

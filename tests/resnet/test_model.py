@@ -320,6 +320,18 @@ def test_where_stochastic_depth_cannot_work() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"compute_dtype": "float16"}, "compute_dtype='float16': expected one of auto, float32, bfloat16"),
+        ({"convolution": "cudnn"}, "convolution='cudnn': expected one of auto, lax, matmul, bfloat16_matmul"),
+    ],
+)
+def test_arithmetic_that_there_is_not(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=f"^{line}"):
+        Network(Architecture(18), Preprocessing(), 6, **settings)
+
+
 # Batch normalisation
 
 

@@ -128,6 +128,35 @@ def test_edited_metadata(file: Path, tmp_path: Path, key: str, value: str, messa
         Classifier.load(edited)
 
 
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_a_fixed_number_of_pictures(file: Path, tmp_path: Path, place: str) -> None:
+    model = onnx.load(file)
+    getattr(model.graph, place)[0].type.tensor_type.shape.dim[0].dim_value = 4
+    edited = tmp_path / "edited.onnx"
+    onnx.save(model, edited)
+    name = getattr(model.graph, place)[0].name
+    with pytest.raises(UserError, match=rf"edited\.onnx: its {name} are those of 4 pictures at once"):
+        Classifier.load(edited)
+
+
+def test_damage_that_shows_only_when_it_runs(file: Path, tmp_path: Path) -> None:
+    model = onnx.load(file)
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    at, before = list(model.graph.node).index(softmax), softmax.input[0]
+    for columns in (7, 3):  # The logits of 2 pictures make no rows of 7.
+        shape = helper.make_tensor(f"shape{columns}", onnx.TensorProto.INT64, [2], [-1, columns])
+        model.graph.initializer.append(shape)
+        node = helper.make_node("Reshape", [before, shape.name], [before := f"reshaped{columns}"])
+        model.graph.node.insert(at, node)
+        at += 1
+    softmax.input[0] = before
+    edited = tmp_path / "edited.onnx"
+    onnx.save(model, edited)
+    loaded = Classifier.load(edited)
+    with pytest.raises(UserError, match=r"edited\.onnx: truncated or damaged \("):
+        loaded.probabilities(np.zeros((2, 64, 64, 3), np.uint8))
+
+
 def test_without_the_package_the_line_says_how_to_install_it(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,23 @@ def test_transformers_get_no_preprocessor_that_would_normalise_otherwise(tmp_pat
     assert read_pretrained(folder).preprocessing.standardize == "image"
 
 
+def test_an_export_leaves_no_preprocessor_of_the_network_before_it(tmp_path: Path) -> None:
+    for changes in ({"crop": 0.9}, {"fit": "pad"}):
+        network, weights = random_network(depth=18, **changes)
+        folder = export(network, weights, CLASSES, format="huggingface", folder=tmp_path)
+        (folder / "notes.txt").write_text("of the user")
+        assert (folder / "preprocessor_config.json").exists() == (network.preprocessing.fit == "crop")
+    assert (folder / "notes.txt").exists()
+    assert read_pretrained(folder).preprocessing == network.preprocessing
+
+
+def test_a_file_that_cannot_be_removed(tmp_path: Path) -> None:
+    network, weights = random_network(depth=18, standardize="image")
+    (tmp_path / "huggingface" / "preprocessor_config.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"preprocessor_config\.json: cannot be written"):
+        export(network, weights, CLASSES, format="huggingface", folder=tmp_path)
+
+
 def test_input_in_words_is_what_the_network_takes() -> None:
     preprocessing = Preprocessing(**PREPROCESSING)
     normalized = "(pixels / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6] of red, green and blue"

@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from safetensors.numpy import load_file, save_file
 
 from resnet import Classifier, UserError, load_pretrained
@@ -247,6 +248,24 @@ def test_a_push_makes_a_private_repository_and_one_commit(
     (files["README.md"]).write_text("---\ntags: [b]\n---\n")
     assert not push(files, NAME, "Once more").is_new_repository
     assert len(hub.commits) == 2
+
+
+def test_a_push_deletes_what_an_earlier_one_wrote_for_another_network(
+    hub: Hub, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = []
+
+    def commit(self: HfApi, repository: str, added_and_deleted: list, commit_message: str) -> SimpleNamespace:
+        operations.extend(added_and_deleted)
+        return SimpleNamespace(commit_url="")
+
+    monkeypatch.setattr(HfApi, "create_commit", commit)
+    hub.add(NAME, {"preprocessor_config.json": b"{}", "LICENSE": b"of the user", "README.md": b"old"})
+    push(files, NAME, "message")
+    deleted = [operation for operation in operations if isinstance(operation, CommitOperationDelete)]
+    assert [operation.path_in_repo for operation in deleted] == ["preprocessor_config.json"]
+    assert len(operations) == len(files) + 1
 
 
 def push_refusal(files: dict[str, Path]) -> str:

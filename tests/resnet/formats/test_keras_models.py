@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -247,6 +248,7 @@ def _with(after: str, kind: str, **settings: object) -> Callable[[dict[str, Any]
         (_with("images", "Rescaling", scale=0), "layer extra (Rescaling): pixels x [0.0"),
         (_with("images", "Resizing", height=64, width=64, interpolation="bilinear"), "resizes to 64x64"),
         (_with("images", "Resizing", height="big"), "layer extra (Resizing)"),
+        (_with("images", "CenterCrop", height=10**400, width=10**400), "the maximum of 100000"),
         (_with("images", "Normalization", axis=[-1]), "layers/normalization/vars: found nothing"),
         (_with("conv2_block1_out", "Dense", units=4), "layer extra (Dense): computes dense"),
         (_with("conv2_block1_out", "Lambda"), "layer extra (Lambda)"),
@@ -357,6 +359,28 @@ def test_archive_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     assert "to 4,294,967,294 bytes; expected at most 1,073,741,824" in refusal(path)
 
 
+def test_archive_whose_member_is_larger_than_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("model.weights.h5", bytes(2**26))
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = (1000).to_bytes(4, "little")  # the size it declares
+    path.write_bytes(content)
+    tracemalloc.start()
+    assert "truncated or damaged (BadZipFile: Bad CRC-32" in refusal(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_archive_that_is_packed_as_keras_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("model.weights.h5", b"weights")
+    assert "model.weights.h5 in it is packed by method 12 of zip; expected 0 (stored) or 8" in refusal(path)
+
+
 def _dataset(path: str, *arguments: object, **options: object) -> Callable[[h5py.File], None]:
     return lambda file: file.create_dataset(path, *arguments, **options)
 
@@ -387,6 +411,10 @@ LINK = h5py.SoftLink
             "at most 1,073,741,824",
         ),
         (_dataset(KERNEL, (2**27,), np.float32, chunks=(2**20,)), "of which the file holds 0"),
+        (
+            _dataset(KERNEL, (3,), np.float32, maxshape=(None,), chunks=(2**27,), compression="gzip"),
+            "in chunks of 536,870,912; expected chunks of at most 67,108,864",
+        ),
         (
             _dataset(KERNEL, (3,), np.float32, external=[("/dev/zero", 0, 12)]),
             "content in the file /dev/zero",

@@ -493,6 +493,11 @@ def test_names_longer_than_those_of_any_network_are_refused(arrays: Arrays, tmp_
         resnet.load_pretrained(path)
 
 
+def test_more_arrays_than_any_network_has_are_refused(tmp_path: Path) -> None:
+    path = saved({f"a{i}.weight": np.zeros(0, np.float32) for i in range(20_001)}, tmp_path)
+    assert "holds 20,001 arrays; expected those of one network, at most 20,000" in refusal(path)
+
+
 def test_other_image_size_and_crop(arrays: Arrays, tmp_path: Path) -> None:
     path = saved(arrays, tmp_path)
     classifier = resnet.load_pretrained(path, image_size=64, crop=0.5)
@@ -518,6 +523,8 @@ def test_other_image_size_and_crop(arrays: Arrays, tmp_path: Path) -> None:
         ({"model": {"colour": 1}}, "('colour' was unexpected)"),
         ({"model": {"width": 50_000}}, "names a network of"),
         ({"data": {"crop": "0.9"}}, "data.crop: '0.9' is not of type 'number'"),
+        ({"data": {"crop": 1e-310, "image_size": 224}}, "data.crop: 1e-310 is less than the minimum of 0.05"),
+        ({"data": {"image_size": 10**400}}, "is greater than the maximum of 2048"),
         ({"data": {"image_size": [224]}}, "data.image_size: [224] is not of type 'integer'"),
         ({"data": {"mean": [0.5, 0.5]}}, "data.mean: [0.5, 0.5] is too short"),
         ({"data": {"std": [0.5, 1e-300, 0.5]}}, "std=(0.5, 1e-300, 0.5): out of range"),
