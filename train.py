@@ -59,6 +59,7 @@ from training.progress import ProgressBar
 from training.seeds import group_seeds
 from training.signals import Signals, StopRun
 from workdir import settings
+from workdir.lock import locked
 from workdir.recorder import CallTimes, Host, Recorder, Schedule, record_settings
 from workdir.settings import Sources
 from workdir.statistics import mean_and_std
@@ -264,13 +265,14 @@ def make_run_steps(
 def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "last") -> dict[str, Any]:
     """Trains the run of `config` in `workdir`, from its newest checkpoint if there is one, and evaluates it.
 
-    Several `config.seeds` get a folder of `workdir` each, which is a run of its own. Returns the summary that
-    it writes to `summary.json`. The test split is evaluated once, after the last step. With `test` "never" it
-    is not evaluated at all; with "every_epoch" also after every epoch, for the metrics alone, and the time
-    that this takes does not count.
+    Several `config.seeds` get a folder of `workdir` each, which is a run of its own, locked while it is
+    trained. Returns the summary that it writes to `summary.json`. The test split is evaluated once, after the
+    last step. With `test` "never" it is not evaluated at all; with "every_epoch" also after every epoch, for
+    the metrics alone, and the time that this takes does not count.
 
     Raises:
-        UserError: `config`, the data or `workdir` cannot be used, or the loss is no longer finite.
+        UserError: `config`, the data or `workdir` cannot be used, another process trains one of several
+            seeds, or the loss is no longer finite.
         StopRun: a signal asked the run to stop; it is saved.
     """
     rules.check(config)
@@ -285,7 +287,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
         if hosts.is_writer():
             print(f"seed {', '.join(map(str, seeds))}", flush=True)
         workdirs = [seed_workdir(workdir, seed) for seed in seeds]
-        summaries |= zip(seeds, training.train(seeds, workdirs, test), strict=True)
+        with ExitStack() as locks:
+            if hosts.is_writer():
+                for folder in workdirs:  # Each is a run that could also be trained alone.
+                    locks.enter_context(locked(folder))
+            summaries |= zip(seeds, training.train(seeds, workdirs, test), strict=True)
     summary = summarize_seeds(config.seeds, [summaries[seed] for seed in config.seeds])
     if hosts.is_writer() and read_summary(workdir) != summary:
         write_json(workdir / SUMMARY_FILE, summary)

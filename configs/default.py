@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     augment.rotation = 15.0  # largest rotation in degrees, either way
     augment.scale = 0.15  # largest relative change of size, either way
     augment.translation = 0.1  # largest shift as a share of the side, either way
-    augment.appearance = 1.0  # share of the images whose colours, background and noise are changed
+    augment.appearance = 1.0  # share of images that background, veil, colours, levels, noise, cutout change
     augment.ramp = 0.0  # share of the training during which augment.appearance grows from 0
     augment.perspective = 0.0  # largest relative change of size across half of the image, either way
     augment.background = 0.0  # probability that a random texture replaces the background of the hand
@@ -127,9 +127,9 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.99  # decay of the moving average of the weights; 0: no average
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_epochs = 5.0  # epochs between saves; 0: save only at the end
+    checkpoint.every_epochs = 5.0  # epochs between saves, beside those of a new best and of the end; 0: none
     checkpoint.share = 0.05  # of the time, the most that saving by epochs may take; 0: any
-    checkpoint.every_minutes = 10.0  # minutes between saves; 0: save by epochs alone
+    checkpoint.every_minutes = 10.0  # minutes after the last save when another is due in any case; 0: none
     checkpoint.keep = 2  # number of newest checkpoints to keep, at least 2; the best one is kept too
 
     config.gpu = gpu = ConfigDict()

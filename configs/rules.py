@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.fields import LARGEST, Bounds, check_field, check_three_numbers, expected_type, shown
 from resnet.memory import gigabytes, has_accelerator, machine_memory
-from resnet.preprocessing import FROM_WEIGHTS, PREDICTION, PREPARATION, Preprocessing
+from resnet.preprocessing import FROM_WEIGHTS, NORMALIZATION, PREDICTION, PREPARATION, Preprocessing
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "seeds_together": ("auto", "yes", "no"),
@@ -232,6 +233,23 @@ def expected_type_of(name: str) -> str:
 
 # Fields of `config.model` that say how the network is computed or trained, not what it is.
 TRAINING_ONLY = ("convolution", "stochastic_depth")
+# Fields that the weights in `config.init_from` bring. How fresh weights are drawn is not among them.
+ADOPTED = {
+    "model": tuple(field.name for field in fields(Architecture) if field.name != "zero_init_last"),
+    "data": NORMALIZATION,
+}
+# Changes that happen to the share `config.augment.appearance` of the images alone.
+APPEARANCE = (
+    "background",
+    "veil",
+    "saturation",
+    "brightness",
+    "contrast",
+    "channel_gain",
+    "levels",
+    "noise",
+    "cutout",
+)
 
 
 def architecture_of(model: ConfigDict) -> Architecture:
@@ -290,6 +308,7 @@ def check(config: ConfigDict) -> None:
     _check_rendered_hands(config)
     _check_milestones(config.optimizer.milestones)
     _check_folder(config)
+    _check_validation(config.data)
     _check_early_size(config)
     _check_placement(config)
     _check_balance(config)
@@ -369,6 +388,20 @@ def _check_folder(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.unreadable={data.unreadable!r}: is for data.name=folder, but it is {data.name};"
             " expected 'skip'"
+        )
+
+
+def _check_validation(data: ConfigDict) -> None:
+    """Checks that validation images are a share of each class or one of several folds, not both."""
+    if data.val_fraction and data.folds:
+        raise UserError(
+            f"config.data.val_fraction={data.val_fraction}: cannot be combined with"
+            f" config.data.folds={data.folds}; set one of them to 0"
+        )
+    if data.fold and not data.folds:
+        raise UserError(
+            f"config.data.fold={data.fold}: expected 0, as config.data.folds=0 makes no folds; set"
+            " config.data.folds to their number, or config.data.fold to 0"
         )
 
 
@@ -508,9 +541,13 @@ def fields_without_effect(config: ConfigDict) -> dict[str, str]:
 def _useless_fields(config: ConfigDict) -> dict[str, tuple[bool, str]]:
     """Returns by reason whether it holds, and the fields that then have no effect."""
     data, optimizer, name = config.data, config.optimizer, config.optimizer.name
+    augment = config.augment
+    adopted = [f"{section}.{field}" for section, names in ADOPTED.items() for field in names]
+    # One that is 0 is off, and asks for nothing.
+    appearance = [f"augment.{field}" for field in APPEARANCE if augment[field]]
     draws = data.name == "rendered" or data.rendered_size > 0
     return {
-        "augment.ramp is 0": (not config.augment.ramp, "data.rendered_share_at_start"),
+        "augment.ramp is 0": (not augment.ramp, "data.rendered_share_at_start"),
         "data.rendered_size is 0": (
             not data.rendered_size,
             "data.rendered_share data.rendered_share_at_start",
@@ -519,8 +556,9 @@ def _useless_fields(config: ConfigDict) -> dict[str, tuple[bool, str]]:
         "data.name is not rendered": (data.name != "rendered", "data.train_size data.test_size"),
         "data.name is rendered": (data.name == "rendered", "data.dir"),
         "data.standardize is not none": (data.standardize != "none", "data.mean data.std"),
+        "augment.appearance is 0": (not augment.appearance, " ".join(appearance)),
         "augment.policy is not rand": (
-            config.augment.policy != "rand",
+            augment.policy != "rand",
             "augment.policy_operations augment.policy_magnitude",
         ),
         "optimizer.schedule is not multistep": (
@@ -533,4 +571,5 @@ def _useless_fields(config: ConfigDict) -> dict[str, tuple[bool, str]]:
         "config.seeds name the seeds": (bool(config.seeds), "seed"),
         "config.seeds is empty": (not config.seeds, "seeds_together"),
         "config.init_from is empty": (not config.init_from, "init_head"),
+        "the weights of config.init_from set it": (bool(config.init_from), " ".join(adopted)),
     }

@@ -27,18 +27,8 @@ def draw_validation(
 
     Returns: indices into `labels` for training and for validation, sorted. Every index is in one of them.
 
-    Raises: UserError if both are set, or one is out of its range.
+    Raises: UserError if one is out of its range.
     """
-    if config.val_fraction and config.folds:
-        raise UserError(
-            f"config.data.val_fraction={config.val_fraction}: cannot be combined with"
-            f" config.data.folds={config.folds}; set one of them to 0"
-        )
-    if config.fold and not config.folds:
-        raise UserError(
-            f"config.data.fold={config.fold}: expected 0, as config.data.folds=0 makes no folds; set"
-            " config.data.folds to their number, or config.data.fold to 0"
-        )
     if config.folds:
         return stratified_fold(labels, config.fold, config.folds, config.split_seed, groups)
     return stratified_split(labels, config.val_fraction, config.split_seed, groups)

@@ -16,7 +16,7 @@ from datasets.types import Dataset, Split
 from devices.mesh import make_mesh, replicated
 from evaluation.predictor import make_predictor
 from evaluation.scores import ensemble_logits, full_report
-from resnet.checkpoint import Which
+from resnet.checkpoint import Which, newest_step
 from resnet.classifier import Trained, load_trained
 from resnet.errors import UserError
 from resnet.network import Network, Weights
@@ -105,6 +105,7 @@ def load_runs(
     config, class_names = settings.load(workdir)
     _check_image_size(config, other_data)
     trained = load_trained(workdir, checkpoint, raw)
+    _check_same_step(trained, config, workdir, checkpoint)
     if other_data is None:
         data = config.data
         dataset = _load_own_data(data, class_names, workdir)
@@ -115,9 +116,6 @@ def load_runs(
         dataset = _with_labels_of(class_names, dataset)
     splits = datasets.splits_by_name(dataset, data)
     stored_train, _ = datasets.train_val_split(dataset, data)
-    # Without validation images the newest checkpoint is the best one.
-    has_best = bool(config.data.folds or config.data.val_fraction or "val" in splits)
-    _check_same_step(trained, config, workdir, has_best=has_best and checkpoint == "best")
     return _with_data(
         trained, config, class_names, splits, stored_train, on_other_data=other_data is not None
     )
@@ -226,15 +224,21 @@ def _check_trained_on(dataset: Dataset, data: ConfigDict, workdir: Path) -> None
         )
 
 
-def _check_same_step(trained: Sequence[Trained], config: ConfigDict, workdir: Path, has_best: bool) -> None:
-    """Checks that the seeds stand at the same step, unless each of them has a best step of its own."""
-    if len({seed.step for seed in trained}) > 1 and not has_best:
-        steps = ", ".join(
-            f"{number}: {seed.step}" for number, seed in zip(config.seeds, trained, strict=True)
-        )
+def _check_same_step(
+    trained: Sequence[Trained], config: ConfigDict, workdir: Path, checkpoint: Which
+) -> None:
+    """Checks that the seeds are trained equally far. Each may have a best step of its own before that."""
+    folders = settings.seed_workdirs(config, workdir)
+    # The last one of `trained` is older than the newest where that is damaged.
+    newest = [
+        seed.step if checkpoint == "last" else newest_step(folder)
+        for seed, folder in zip(trained, folders, strict=True)
+    ]
+    if len(set(newest)) > 1:
+        steps = ", ".join(f"{seed}: {step}" for seed, step in zip(config.seeds, newest, strict=True))
         raise UserError(
             f"{workdir}: its seeds stand at different steps ({steps}), and have no mean; train on to the end,"
-            f" or name the folder of one, such as {settings.seed_workdirs(config, workdir)[0]}"
+            f" or name the folder of one, such as {folders[0]}"
         )
 
 

@@ -178,6 +178,11 @@ def evaluate_folder(command: Command) -> int:
     folder, crops = Path(local_path(command.arguments[0])), int(command["crops"])
     classifier, source = command.load_classifier()
     classifier.check_head()
+    if crops > 1 and classifier.fit != "crop":
+        raise UserError(
+            f"--crops={crops}: this network takes pictures with fit={classifier.fit}, and crops need"
+            " fit=crop; leave it out"
+        )
     unreadable = UnreadableFiles()
     labels = labelled_images(folder, classifier.class_names, unreadable)
 

@@ -25,7 +25,10 @@ POOL = Flag("pool", "What to do over positions: mean, maximum, or keep them.", "
 
 
 def run(command: Command) -> int:
-    """Writes features to `features_<layer>.npz` of the workdir; 2 if a picture could not be read."""
+    """Writes features to `features_<layer>.npz` of the workdir; 2 if a picture could not be read.
+
+    Another pooling than the default is in the name too, as in `features_<layer>_max.npz`.
+    """
     from evaluation.picture_files import UnreadableFiles, picture_files, read_in_batches
     from resnet.files import printable
 
@@ -34,7 +37,8 @@ def run(command: Command) -> int:
     classifier.check_layer(layer, pool)
     unreadable = UnreadableFiles()
     files = picture_files(command.arguments, unreadable)
-    file = command.run_folder / f"features_{layer}.npz"
+    suffix = "" if pool == POOL.default else f"_{pool}"
+    file = command.run_folder / f"features_{layer}{suffix}.npz"
     with FeaturesWriter(file) as writer:
         for names, images in read_in_batches(files, classifier.prepare, unreadable):
             features = classifier.features(np.stack(images), layer, pool)

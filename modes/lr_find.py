@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from modes.flags import Command, Mode, require_workdir
+from modes.train import fitting_into_memory
 
 STEPS = 120
 LOWEST, HIGHEST = 1e-5, 10.0  # learning rates
@@ -24,7 +25,9 @@ def run(command: Command) -> int:
     from resnet.files import write_json, write_result
 
     workdir = command.run_folder
-    result = find_learning_rate(command.settings())
+    config = command.settings()
+    with fitting_into_memory(config):
+        result = find_learning_rate(config)
     rates, losses = np.array(result["learning_rates"]), np.array(result["losses"])
     marks = {name: result[name] for name in ("suggestion", "lowest") if result[name]}
     write_json(workdir / "lr_find.json", result)
@@ -47,9 +50,9 @@ def run(command: Command) -> int:
 def find_learning_rate(config: ConfigDict, steps: int = STEPS) -> dict[str, Any]:
     """Trains the network of `config` for `steps`; returns `learning_rates`, `losses` and what they suggest.
 
-    It starts as a training would: fresh, or from `config.init_from`. Both lists have a number for every step.
-    The test ends early if the loss diverges. Validation images, if there are any, are left out, and the test
-    split is not used.
+    It starts as a training of the first seed would: fresh, or from `config.init_from`. Both lists have a
+    number for every step. The test ends early if the loss diverges. Validation images, if there are any, are
+    left out, and the test split is not used.
 
     Raises:
         UserError: `config` or the data cannot be used.
@@ -80,27 +83,36 @@ class _Training:
         import jax
 
         import datasets
-        from devices.mesh import make_mesh, replicated
+        from devices.mesh import check_visible_devices, make_mesh, replicated
         from input_pipeline import make_epoch_order, place, steps_per_epoch
         from train import init_state, make_run_steps
         from training.loss import class_weights
-        from training.network import adopt, initial_weights, make_network, read_initial_weights
+        from training.network import (
+            adopt,
+            check_image_sizes,
+            initial_weights,
+            make_network,
+            read_initial_weights,
+        )
         from training.optimizer import make_optimizer
 
         pretrained = read_initial_weights(config)
         config = adopt(config, pretrained) if pretrained else config.copy_and_resolve_references()
+        check_visible_devices(config.gpu.visible_devices)
+        check_image_sizes(config)
+        seed = config.seeds[0] if config.seeds else config.seed
         mesh = make_mesh(config.batch_size)
         dataset = datasets.load(config.data)
         train, _ = datasets.train_val_split(dataset, config.data)
         network = make_network(config, len(dataset.class_names))
         optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, schedule)
         if pretrained:
-            weights = initial_weights(network, pretrained, init_head=config.init_head, seed=config.seed)
+            weights = initial_weights(network, pretrained, init_head=config.init_head, seed=seed)
         else:
-            weights = network.init(config.seed)
+            weights = network.init(seed)
         state = init_state(weights, optimizer, with_average=False)  # An average would change no loss.
         config.ema_decay = 0.0
-        self._config, self._seed = config, np.uint32(config.seed)
+        self._config, self._seed = config, np.uint32(seed)
         self._per_epoch = steps_per_epoch(train, config.batch_size)
         config.num_epochs = max(config.num_epochs, -(-steps // self._per_epoch))
         self._run_steps = make_run_steps(network, optimizer, schedule, config=config, mesh=mesh)
@@ -109,7 +121,7 @@ class _Training:
         )
         balance = class_weights(train.labels, network.num_classes, config.loss.class_weights)
         self._data = place(train, config, mesh, balance)
-        self._data.start(config.seed, 0)
+        self._data.start(seed, 0)
         self._state = jax.device_put(state, replicated(mesh))
 
     def call(self, step: int, most: int) -> tuple[list[float], list[float]]:

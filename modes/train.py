@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def _train(config: ConfigDict, workdir: Path) -> int:
     from training.signals import StopRun
 
     try:
-        summary = train_and_evaluate(config, workdir)
+        with fitting_into_memory(config):
+            summary = train_and_evaluate(config, workdir)
     except StopRun as stop:
         if hosts.is_writer():
             print(f"stopped and saved; the same command goes on from here: {workdir}")
@@ -78,6 +79,27 @@ def _train(config: ConfigDict, workdir: Path) -> int:
     write_report_once(workdir)
     print(f"results: {workdir}")
     return 0
+
+
+@contextmanager
+def fitting_into_memory(config: ConfigDict) -> Iterator[None]:
+    """Turns the error of JAX that the devices have no memory left into one that says what to lower.
+
+    Raises:
+        UserError: a training of `config` does not fit into the memory of the devices.
+    """
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"config.batch_size={config.batch_size}: a step does not fit into the memory of the device; lower"
+            " it, data.image_size or steps_per_call, or set optimizer.accumulate, which lets a smaller batch"
+            " learn as a larger one"
+        ) from None
 
 
 def prefetch_training_step(config: ConfigDict) -> None:

@@ -3,20 +3,17 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.rules import architecture_of, preprocessing_of
-from resnet.architecture import Architecture
+from configs.rules import ADOPTED, architecture_of, preprocessing_of
 from resnet.checkpoint import newest_step
 from resnet.errors import UserError
-from resnet.formats.export import INITIAL_ONLY
 from resnet.network import Network, Weights, check_image_size
-from resnet.preprocessing import NORMALIZATION
 from resnet.pretrained import Pretrained, read_pretrained
 from resnet.run import CONFIG_FILE
 from workdir import settings
@@ -73,10 +70,9 @@ def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
 def _with_fields(config: ConfigDict, model: Mapping[str, Any], data: Mapping[str, Any]) -> ConfigDict:
     """Returns `config` with the architecture in `model` and the normalisation in `data`."""
     adopted = config.copy_and_resolve_references()
-    for field in fields(Architecture):
-        if field.name not in INITIAL_ONLY:
-            adopted.model[field.name] = model[field.name]
-    for name in NORMALIZATION:
+    for name in ADOPTED["model"]:
+        adopted.model[name] = model[name]
+    for name in ADOPTED["data"]:
         adopted.data[name] = data[name]
     return adopted
 

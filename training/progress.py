@@ -32,7 +32,9 @@ class ProgressBar:
     ) -> None:
         """Shows the metrics after `step`; `rate` is in images per second.
 
-        So is `waiting` if there is one, the share of the time in which the devices waited for images.
+        `waiting`, if it is among the metrics, is shown too: the share of the time in which the devices waited
+        for images. `seconds_left` is how long the steps that are left would take at the speed of the last
+        ones; a terminal's bar has an estimate of its own.
         """
         if not self._shown:
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet.errors import UserError
-from resnet.files import open_file, write_whole
+from resnet.files import open_file, reason_of, write_whole
 from resnet.json_files import tell_once
 from workdir.tensorboard import EventsFile
 
@@ -24,9 +24,14 @@ class MetricsWriter:
     """Appends JSON objects to `metrics.jsonl`, one a line, and the same numbers to TensorBoard's files."""
 
     def __init__(self, workdir: Path, step: int) -> None:
-        """Goes on after `step`. Lines that a killed run had written beyond it are dropped."""
+        """Goes on after `step`. Lines that a killed run had written beyond it are dropped.
+
+        Raises:
+            UserError: the file that is there cannot be read to its end.
+            OSError: it cannot be written.
+        """
         path = workdir / METRICS_FILE
-        _drop_lines_after(workdir, step)
+        _drop_lines_after(path, step)
         self._file = path.open("a")
         self._board = EventsFile(workdir / BOARD_FOLDER, step)
 
@@ -52,8 +57,16 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     The list is empty where nothing was written yet. Lines that are damaged are left out, which is told on
     stderr, but for a last line that a kill has cut off.
     """
-    path = workdir / METRICS_FILE
+    lines, error = _read_whole_lines(workdir / METRICS_FILE)
+    if error is not None:
+        tell_once(f"warning: {error}; what cannot be read of it is left out")
+    return lines
+
+
+def _read_whole_lines(path: Path) -> tuple[list[dict[str, Any]], OSError | UserError | None]:
+    """Returns the lines as `read_metrics` does, and what kept it from reading on to the end, if anything."""
     lines, damaged = [], []
+    failure = None
     try:
         for number, text in enumerate(_read_lines(path), start=1):
             if (line := _parse(text)) is not None:
@@ -61,25 +74,29 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
             elif text.endswith(b"\n") or not text.startswith(b'{"step":'):
                 damaged.append(number)
     except (OSError, UserError) as error:
-        tell_once(f"warning: {error}; what cannot be read of it is left out")
+        failure = error
     if damaged:
         count = "a line is damaged and" if len(damaged) == 1 else f"{len(damaged):,} lines are damaged and"
         tell_once(f"warning: {path}: {count} left out, first line {damaged[0]:,}")
-    return lines
+    return lines, failure
 
 
 def _read_lines(path: Path) -> Iterator[bytes]:
     """Yields the lines of `path`, in pieces if they are too long; nothing if there is no such file.
 
     Raises:
-        UserError: after `MAX_BYTES`, if there are more.
+        UserError: it cannot be read, or after `MAX_BYTES`, if there are more.
+        FileNotFoundError: it is a link to nothing.
     """
     if os.path.lexists(path):
         with open_file(path) as file:
-            while text := file.readline(MAX_LINE):
-                if file.tell() > MAX_BYTES:
-                    raise UserError(f"{path}: has more than {MAX_BYTES:,} bytes")
-                yield text
+            try:
+                while text := file.readline(MAX_LINE):
+                    if file.tell() > MAX_BYTES:
+                        raise UserError(f"{path}: has more than {MAX_BYTES:,} bytes")
+                    yield text
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:
@@ -98,8 +115,21 @@ def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < 2**53)
 
 
-def _drop_lines_after(workdir: Path, step: int) -> None:
-    path = workdir / METRICS_FILE
-    if os.path.lexists(path):
-        kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
-        write_whole(path, "".join(kept))
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Writes the lines of `path` up to `step` alone. Something that is no file is replaced.
+
+    Raises:
+        UserError: it cannot be read to its end, so that the rest would be lost.
+        OSError: it cannot be written.
+    """
+    if not os.path.lexists(path):
+        return
+    lines, failure = _read_whole_lines(path)
+    if failure is not None and os.path.isfile(path):
+        raise UserError(
+            f"{failure}; to go on would lose the rest of it, so nothing is changed; mend the file, or move it"
+            " elsewhere to go on without its lines"
+        )
+    if failure is not None:
+        tell_once(f"warning: {failure}; what cannot be read of it is left out")
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import default, rules
 from resnet.errors import UserError
+from resnet.fields import shown
 from resnet.files import cannot_write, write_whole
 from resnet.preprocessing import PREPARATION
 from resnet.run import CONFIG_FILE, read_config_file, seed_workdir
@@ -172,7 +173,8 @@ def check_same_run(
     Anything may start where there is no run yet. The learning rate of a `finished` run may not change.
 
     Raises:
-        UserError: settings, training images or initial weights differ that must not, or `num_epochs` shrank.
+        UserError: settings, training images or initial weights differ that must not, `num_epochs` shrank,
+            or seeds are left out.
     """
     if not os.path.lexists(workdir / CONFIG_FILE):
         return
@@ -204,6 +206,11 @@ def check_same_run(
         raise UserError(
             f"{workdir}: holds a run on other images than those of {config.data.dir or config.data.name} now"
             f"{f': {changes}' if changes else ''}; use another --workdir, or the same images"
+        )
+    if not set(old.seeds) <= set(config.seeds):
+        raise UserError(
+            f"config.seeds={shown(config.seeds)}: the run in {workdir} has the seeds {shown(old.seeds)};"
+            " others may join them, and none may be left out"
         )
     if config.num_epochs < old.num_epochs:
         raise UserError(

@@ -1,5 +1,6 @@
 """Which configs are refused and with which line, and which field a wrong name suggests."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 from configs import default, finetune, rules
 from resnet.architecture import Architecture
 from resnet.errors import UserError
+from resnet.formats.export import INITIAL_ONLY
 from resnet.preprocessing import Preprocessing
 from tests.runs import config_with, small_config
 
@@ -79,6 +81,11 @@ def test_configs_of_the_project_pass(name: str) -> None:
          " data.rendered_share_at_start is 0 or has no augment.ramp to last for; expected a share of each"
          " batch"),
         ({"gpu__visible_devices": "gpu0"}, "config.gpu.visible_devices=gpu0: expected indices such as 0,1"),
+        ({"data__val_fraction": 0.2, "data__folds": 5},
+         "config.data.val_fraction=0.2: cannot be combined with config.data.folds=5; set one of them to 0"),
+        ({"data__name": "folder", "data__fold": 2},
+         "config.data.fold=2: expected 0, as config.data.folds=0 makes no folds; set config.data.folds to"
+         " their number, or config.data.fold to 0"),
     ],
 )  # fmt: skip
 def test_what_is_refused(fields: dict[str, object], line: str) -> None:
@@ -179,6 +186,29 @@ def test_fields_without_effect_are_told(field: str, value: object, reason: str) 
     assert rules.fields_without_effect(config) == {field: reason}
 
 
+def test_what_appearance_would_change_is_told_without_it() -> None:
+    # All of them are told, but for those that are 0: they are off anyway.
+    fields = dict.fromkeys(("background", "veil", "saturation", "levels", "noise", "cutout"), 0.25)
+    fields |= {"brightness": 0.25, "contrast": 0.0, "channel_gain": 0.25}
+    config = default.get_config()
+    config.augment.update(fields, appearance=0.0)
+    told = {f"augment.{name}": "augment.appearance is 0" for name, value in fields.items() if value}
+    assert rules.fields_without_effect(config) == told
+    config.augment.appearance = 0.5
+    assert rules.fields_without_effect(config) == {}
+
+
+def test_what_initial_weights_bring_is_told() -> None:
+    fields = {"model.depth": 18, "model.zero_init_last": False, "model.stochastic_depth": 0.1}
+    config = small_config(init_from="w", **fields, **{"data.mean": (0.4, 0.4, 0.4), "data.image_size": 32})
+    names = ("model.depth", "model.width", "data.mean")
+    assert rules.fields_without_effect(config) == dict.fromkeys(
+        names, "the weights of config.init_from set it"
+    )
+    of_the_network = {field.name for field in dataclasses.fields(Architecture)}
+    assert {*rules.ADOPTED["model"]} == of_the_network - {*INITIAL_ONLY}
+
+
 def test_what_muon_leaves_to_adam_has_an_effect() -> None:
     config = config_with(optimizer__name="muon", optimizer__b2=0.95, optimizer__epsilon=1e-6)
     assert rules.fields_without_effect(config) == {}
@@ -215,6 +245,7 @@ def test_every_choice_and_bound_is_of_a_field_whose_default_meets_it() -> None:
     needs = {
         "data.store_size": of_folders,
         "data.test_fraction": of_folders,
+        "data.fold": {"data__folds": 1000},
         "data.rendered_size": {"data__rendered_share": 0.5},
         "augment.early_size": {"augment__early_share": 0.5, "data__image_size": 2048},
         "augment.early_share": {"augment__early_size": 32},

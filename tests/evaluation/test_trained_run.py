@@ -57,11 +57,22 @@ def test_seeds_at_different_steps_have_no_mean(seeds_in_turn: Path, tmp_path: Pa
         if folder.name.isdigit() and int(folder.name) < newest:
             shutil.rmtree(folder)
     message = f"different steps \\(4: {steps[0]}, 1: {newest_step(copy / 'seed_1')}\\).*{copy / 'seed_4'}"
-    with pytest.raises(UserError, match=message):
-        load_runs(copy, "last", raw=False)
-    # Each has a best step of its own, whatever it is measured on.
-    hands = default.get_config().data
-    hands.update(name="rendered", train_size=1, test_size=6, image_size=runs[0].config.data.image_size)
+    for checkpoint in ("last", "best"):
+        with pytest.raises(UserError, match=message):
+            load_runs(copy, checkpoint, raw=False)
+
+
+def test_best_steps_of_finished_seeds_may_differ(
+    seeds_in_turn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = {"seed_4": 3, "seed_1": 6}
+
+    def rank(checkpoint: Path) -> tuple[float, int]:
+        step = int(checkpoint.name)
+        return float(step == best[checkpoint.parent.parent.name]), step
+
+    monkeypatch.setattr("resnet.checkpoint._rank", rank)
+    hands = default.get_config().data  # without validation images
+    hands.update(name="rendered", train_size=1, test_size=6)
     for other_data in (None, hands):
-        best = [run.step for run in load_runs(copy, "best", False, other_data)]
-        assert best == [newest, newest_step(copy / "seed_1")]
+        assert [run.step for run in load_runs(seeds_in_turn, "best", False, other_data)] == [*best.values()]

@@ -278,6 +278,16 @@ def test_eval_of_a_run_on_a_folder(run: Run, untrained_run: Path, tmp_path: Path
     assert report["1-crop"]["top5_accuracy"] == 1
 
 
+def test_ten_crops_of_a_network_that_takes_none_are_refused_once(
+    run: Run, weights_file: Path, tmp_path: Path
+) -> None:
+    folder = sort_into(tmp_path / "photos", random_pictures(2), ["n01440764"] * 2)
+    flags = [*protocol_flags(weights_file), "--config.data.fit=pad", "--crops=10", folder]
+    assert_refused(
+        run(*flags), "--crops=10: this network takes pictures with fit=pad, and crops need fit=crop"
+    )
+
+
 def test_unreadable_images_are_reported_and_the_others_evaluated(
     run: Run, untrained_run: Path, tmp_path: Path
 ) -> None:

@@ -279,7 +279,7 @@ def test_what_is_of_one_network_asks_for_one_seed(run: Run, seeds_workdir: Path,
     for flags, parts in (
         (["--mode=export"], ("holds 2 seeds", str(seeds_workdir / "seed_7"))),
         (["--mode=features", pictures / "03.png"], ("has 2 seeds", "seed_0")),
-        ([*SHORT_TRAINING, f"--config.init_from={seeds_workdir}"], ("neither a run nor", "seed_0")),
+        ([DEFAULT_CONFIG, f"--config.init_from={seeds_workdir}"], ("neither a run nor", "seed_0")),
     ):
         folder = f"{seeds_workdir}_2" if DEFAULT_CONFIG in flags else seeds_workdir
         assert_refused(run(f"--workdir={folder}", *flags), *parts)

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from modes.lr_find import HIGHEST, LOWEST, find_learning_rate, smooth, suggest
+from resnet.errors import UserError
 from resnet.formats.export import export
 from tests.command_line import DEFAULT_CONFIG, Run, assert_succeeded
-from tests.runs import DIGITS, small_config
+from tests.runs import DIGITS, NO_RESAMPLING, small_config
 from training.network import make_network
 
 RATES = np.geomspace(1e-5, 10, 121)
@@ -53,6 +54,29 @@ def test_a_stream_is_not_over_before_the_last_step(shared_signs_dir: Path) -> No
     config = small_config(**fields, **{"data.dir": str(shared_signs_dir), "optimizer.name": "sgd"})
     assert len(find_learning_rate(config, steps=12)["losses"]) == 12
     assert config.num_epochs == 1
+
+
+def test_of_several_seeds_it_takes_the_first(shared_signs_dir: Path) -> None:
+    fields = NO_RESAMPLING | {"data.dir": str(shared_signs_dir), "batch_size": 12}
+    losses = [
+        find_learning_rate(small_config(**fields | seeds), steps=1)["losses"]
+        for seeds in ({"seeds": (4, 1)}, {"seed": 4}, {"seed": 0})
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"gpu.visible_devices": "0,1"}, r"^config\.gpu\.visible_devices=0,1: names 2 GPUs, but JAX sees 0"),
+        ({"augment.early_size": 31, "augment.early_share": 0.5}, r"^config\.augment\.early_size=31: "),
+    ],
+)
+def test_what_a_training_refuses_is_refused_before_the_data_are_read(
+    tmp_path: Path, fields: dict[str, object], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        find_learning_rate(small_config(**fields, **{"data.dir": str(tmp_path / "nowhere")}))
 
 
 def test_it_starts_from_the_weights_that_a_training_would_start_from(

@@ -22,6 +22,7 @@ SHORT = flags_of(
         "num_epochs": 2,
         "batch_size": 12,
         "augment.appearance": 0.0,
+        "augment.saturation": 0.0,  # It would have no effect, which is told.
         "data.image_size": 32,
         "data.store_size": 40,
         "data.val_fraction": 0.2,

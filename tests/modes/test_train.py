@@ -107,6 +107,26 @@ def test_batch_that_does_not_divide_over_the_devices(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("mode", ["train", "lr_find"])
+def test_devices_without_memory_are_told_in_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    message = "RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes."
+
+    def fail(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr("train.train_and_evaluate", fail)
+    monkeypatch.setattr("modes.lr_find.find_learning_rate", fail)
+    flags = [f"--mode={mode}", *SHORT_TRAINING, f"--workdir={tmp_path / 'run'}"]
+    assert_refused(
+        run(*flags), "config.batch_size=12: a step does not fit into the memory of the device; lower"
+    )
+    message = "INTERNAL: something else"
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        run(*flags)
+
+
 def test_training_does_not_wait_for_what_the_report_needs() -> None:
     code = (
         "import sys, main, train; main.load_modes();"

@@ -51,6 +51,22 @@ def test_the_second_is_refused_and_told_who_trains_and_a_stale_lock_is_taken_ove
     assert os.listdir(workdir) == []
 
 
+def test_a_seed_that_another_process_trains_is_refused(
+    tmp_path: Path, shared_signs_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "run"
+    flags = [*SHORT_TRAINING, f"--config.data.dir={shared_signs_dir}", "--config.seeds=4,1"]
+    with hold(workdir / "seed_4") as process:
+        try:
+            assert run_main(*flags, f"--workdir={workdir}") == 2
+        finally:
+            process.kill()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: --workdir={workdir / 'seed_4'}: process {process.pid} on ")
+    assert os.listdir(workdir / "seed_4") == [LOCK_FILE]
+    assert not (workdir / "seed_1").exists()
+
+
 def test_a_folder_that_was_made_and_stays_empty_is_removed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bad"), locked(tmp_path / "runs" / "one"):
         raise UserError("bad")

@@ -1,5 +1,6 @@
 """`metrics.jsonl` and TensorBoard's files: the same numbers in both, continued where a run was killed."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from resnet.errors import UserError
 from tests.command_line import run_program
 from tests.damages import put_in_place
+from workdir import metrics
 from workdir.metrics import MetricsWriter, read_metrics
 
 
@@ -114,6 +117,29 @@ def test_a_file_that_has_grown_beyond_reason_is_read_in_part(
     assert any(
         "metrics.jsonl: has more than 268,435,456 bytes; what cannot be read" in line for line in lines
     )
+
+
+def test_what_cannot_be_read_to_its_end_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_steps(tmp_path, 0, range(1, 4))
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    monkeypatch.setattr(metrics, "MAX_BYTES", len(whole) - 1)
+    with pytest.raises(UserError, match=f"^{path}: has more than .* nothing is changed; mend the file, or"):
+        MetricsWriter(tmp_path, 3)
+    monkeypatch.undo()
+
+    class Torn(io.BytesIO):
+        def readline(self, size: int | None = -1) -> bytes:
+            return super().readline(size) if self.tell() == 0 else os.read(-1, 1)
+
+    monkeypatch.setattr(metrics, "open_file", lambda _: Torn(whole))
+    with pytest.raises(UserError, match=rf"^{path}: cannot be read \(Bad file descriptor\); to go on would"):
+        MetricsWriter(tmp_path, 3)
+    assert len(read_metrics(tmp_path)) == 1  # A report shows what there is.
+    assert path.read_bytes() == whole
+    assert {file.name for file in tmp_path.iterdir()} == {"metrics.jsonl", "tensorboard"}
 
 
 @pytest.mark.parametrize("damage", ["pipe", "dangling link", "link loop"])

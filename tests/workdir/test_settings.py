@@ -213,6 +213,19 @@ def test_every_other_field_must_stay(tmp_path: Path, name: str) -> None:
             settings.check_same_run(changed, tmp_path)
 
 
+def test_seeds_may_join_and_none_may_be_left_out(tmp_path: Path) -> None:
+    settings.save(config_with(seeds=(4, 1, 0)), CLASSES, tmp_path)
+    for seeds in ((4, 1, 0), (0, 1, 4), (2, 0, 1, 4)):
+        settings.check_same_run(config_with(seeds=seeds), tmp_path)
+    for seeds in ((4, 1), (4, 1, 2)):
+        with pytest.raises(UserError) as caught:
+            settings.check_same_run(config_with(seeds=seeds), tmp_path)
+        assert str(caught.value) == (
+            f"config.seeds={seeds}: the run in {tmp_path} has the seeds (4, 1, 0); others may join them, and"
+            " none may be left out"
+        )
+
+
 def test_num_epochs_may_not_shrink(tmp_path: Path) -> None:
     settings.save(default.get_config(), CLASSES, tmp_path)
     with pytest.raises(
