@@ -1,16 +1,19 @@
 """Serves a folder of static files on this machine alone."""
 
 import http.server
+import io
 import re
 import sys
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from resnet.errors import UserError
 
 LOOPBACK = "127.0.0.1"
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
@@ -20,6 +23,16 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         ".mjs": "text/javascript",
         ".wasm": "application/wasm",
     }
+
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
+        """Answers under the names of this machine alone.
+
+        Another website may point its own name here, and could then read the folder.
+        """
+        if not OWN_HOST.fullmatch(self.headers.get("Host", "")):
+            self.send_error(HTTPStatus.FORBIDDEN, explain="Open this page at 127.0.0.1 or localhost")
+            return None
+        return super().send_head()
 
     def end_headers(self) -> None:
         # In the page it does not bind the worker that runs the network.

@@ -1,5 +1,6 @@
 """Puts the page, a network and the libraries that run it into a folder, for any static host."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def write_site(folder: Path, model: OnnxClassifier, name: str) -> Path:
         UserError: the libraries are not installed, or `folder` cannot be written.
     """
     copy_page(folder)
-    write_result(folder / "network.onnx", model.path.read_bytes())
+    network = model.path.read_bytes()
+    write_result(folder / "network.onnx", network)
     description = {
         "name": name,
         "class_names": model.class_names,
@@ -32,6 +34,7 @@ def write_site(folder: Path, model: OnnxClassifier, name: str) -> Path:
         "precision": model.notes.get("precision", "float32"),
         "trained_on": model.notes.get("trained_on", ""),
         "no_sign": model.notes.get("no_sign"),
+        "sha256": hashlib.sha256(network).hexdigest(),
     }
     write_result(folder / "network.json", json.dumps(description, ensure_ascii=False, indent=2) + "\n")
     return folder / "index.html"

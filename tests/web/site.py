@@ -20,6 +20,17 @@ from web.site import copy_page, write_site
 
 WEB = ROOT / "web"
 CLASSES = ("null", "eins", "zwölf ✋")
+LATE_CAMERA = """
+const mayPlay = new Promise((resolve) => (window.letPlay = resolve));
+window.starting = new Promise((resolve) => {
+  const play = HTMLMediaElement.prototype.play;
+  HTMLMediaElement.prototype.play = async function () {
+    resolve();
+    await mayPlay;
+    return play.call(this);
+  };
+});
+"""  # Once `starting` has resolved, the camera is starting, and waits for `letPlay()`.
 
 
 def random_classifier(**preprocessing: Any) -> Classifier:

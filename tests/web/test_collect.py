@@ -18,7 +18,7 @@ from tests.command_line import ROOT, flags_of, run_program
 from tests.quick_compilation import QUICK_XLA_FLAGS
 from tests.runs import NO_RESAMPLING, SMALL
 from tests.web.conftest import OpenPage
-from tests.web.site import CLASSES
+from tests.web.site import CLASSES, LATE_CAMERA
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -78,6 +78,7 @@ def take(page: Any, index: int, at_least: int = 2) -> None:
     deadline = time.monotonic() + 60
     while count_in(page, index) < at_least:
         assert time.monotonic() < deadline, f"{count_in(page, index)} pictures after a minute"
+        page.locator("#taken").evaluate("(taken) => { taken.textContent = ''; }")
         # Unlike the steps of a mouse, a click makes sure that the button is still where it was.
         card(page, index).locator(".hold").click(delay=500)
         # Once it is announced, the last picture has arrived.
@@ -123,10 +124,9 @@ def test_pictures_can_be_taken_back(page: Any) -> None:
 def test_a_picture_that_arrives_late_is_counted(page: Any) -> None:
     page.evaluate(
         """() => {
-          const convert = OffscreenCanvas.prototype.convertToBlob;
-          OffscreenCanvas.prototype.convertToBlob = async function (options) {
-            await new Promise((resolve) => setTimeout(resolve, 300));
-            return convert.call(this, options);
+          const toBlob = HTMLCanvasElement.prototype.toBlob;
+          HTMLCanvasElement.prototype.toBlob = function (callback, type) {
+            toBlob.call(this, (blob) => setTimeout(() => callback(blob), 1000), type);
           };
         }"""
     )
@@ -138,6 +138,44 @@ def test_without_the_camera_nothing_is_taken(page: Any) -> None:
     page.get_by_role("button", name="Stop camera").click()
     page.keyboard.press("1")
     expect(page.locator("#collect-message")).to_have_text("Start the camera first.")
+
+
+def test_while_the_camera_starts_nothing_is_taken(open_page: OpenPage) -> None:
+    page = open_page(script=LATE_CAMERA, permissions=["camera"])
+    page.get_by_role("tab", name="Collect").click()
+    expect(page.locator("#classes > li")).to_have_count(len(CLASSES))
+    page.get_by_role("button", name="Start camera").click()
+    page.evaluate("starting")
+    page.keyboard.press("1")
+    expect(page.locator("#collect-message")).to_have_text("Start the camera first.")
+    page.evaluate("letPlay()")
+    take(page, 0)
+    assert len(download(page).namelist()) == count_in(page, 0)
+
+
+def test_a_picture_that_the_browser_does_not_give_is_said(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          const toBlob = HTMLCanvasElement.prototype.toBlob;
+          HTMLCanvasElement.prototype.toBlob = function (callback) {
+            HTMLCanvasElement.prototype.toBlob = toBlob;
+            callback(null);
+          };
+        }"""
+    )
+    card(page, 0).locator(".hold").click(delay=500)
+    expect(page.locator("#collect-message")).to_contain_text("The picture could not be taken.")
+    assert count_in(page, 0) == 0
+    take(page, 0)
+    expect(page.locator("#collect-message")).to_have_text("")
+
+
+def test_a_zip_that_cannot_be_made_is_said(page: Any) -> None:
+    take(page, 0)
+    page.evaluate("() => { Blob.prototype.arrayBuffer = async () => { throw new RangeError('no memory'); } }")
+    page.get_by_role("button", name="Download zip").click()
+    expect(page.locator("#collect-message")).to_contain_text("Something went wrong")
+    expect(page.locator("#collect-message")).to_contain_text("no memory")
 
 
 def test_classes_are_added_and_renamed(page: Any) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from resnet import Classifier
 from tests.pictures import random_pictures
 from tests.web.conftest import OpenPage
-from tests.web.site import random_classifier, served, write_page
+from tests.web.site import LATE_CAMERA, random_classifier, served, write_page
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -121,6 +121,46 @@ def test_the_camera_reads_what_is_inside_the_square_alone(
     expected = list(classifier.predict([hand])[0].probabilities.values())
     # The video was compressed, and its colours were halved in resolution.
     assert probabilities_of(answer) == pytest.approx(expected, abs=0.05)
+
+
+def test_the_answer_goes_with_the_camera(open_page: OpenPage) -> None:
+    page = open_page(permissions=["camera"])
+    page.get_by_role("button", name="Start camera").click()
+    expect(page.locator("#announcement")).to_contain_text("%", timeout=30_000)
+    expect(page.locator("#camera-hint")).to_be_hidden()
+    page.get_by_role("button", name="Stop camera").click()
+    expect(page.locator("#camera-answer")).to_be_hidden()
+    expect(page.locator("#camera-hint")).to_be_visible()
+    expect(page.locator("#announcement")).to_have_text("")
+    page.wait_for_timeout(1000)
+    expect(page.locator("#camera-answer")).to_be_hidden()
+    page.get_by_role("button", name="Start camera").click()
+    expect(page.locator("#camera-answer")).to_be_visible(timeout=30_000)
+
+
+def test_a_network_that_is_ready_before_the_camera_reads_each_frame_once(open_page: OpenPage) -> None:
+    script = """
+      const fetchAtOnce = window.fetch;
+      window.fetch = async (...request) => {
+        await new Promise((resolve) => (window.answer = resolve));
+        return fetchAtOnce(...request);
+      };
+      let waiting = 0;
+      window.mostWaiting = 0;
+      const request = HTMLVideoElement.prototype.requestVideoFrameCallback;
+      HTMLVideoElement.prototype.requestVideoFrameCallback = function (callback) {
+        window.mostWaiting = Math.max(window.mostWaiting, ++waiting);
+        return request.call(this, (...frame) => (waiting--, callback(...frame)));
+      };
+    """
+    page = open_page(script=LATE_CAMERA + script, permissions=["camera"])
+    page.get_by_role("button", name="Start camera").click()
+    page.evaluate("starting")
+    page.evaluate("answer()")
+    expect(page.locator("#about")).to_be_visible(timeout=30_000)
+    page.evaluate("letPlay()")
+    expect(page.locator("#camera-answer")).to_be_visible(timeout=30_000)
+    assert page.evaluate("mostWaiting") == 1
 
 
 def test_screen_readers_hear_an_answer_once(open_page: OpenPage) -> None:

@@ -67,6 +67,11 @@ export class Answer {
     });
     this.#time.textContent = `${Math.max(Math.round(milliseconds), 1)} ms an image`;
   }
+
+  /** Hides it until the next reading. */
+  hide() {
+    this.#root.hidden = true;
+  }
 }
 
 /** The bar of one class. */

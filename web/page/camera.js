@@ -1,6 +1,6 @@
 /** The camera and its view, with the square of which pictures are taken. */
 
-import { CAMERA_ENDED, CAMERA_INSECURE, cameraMessage } from "./messages.js";
+import { CAMERA_ENDED, CAMERA_INSECURE, cameraMessage, NOT_TAKEN, PageError } from "./messages.js";
 
 const GUIDE = 0.76; // side of the guide square as a share of the view's; style.css draws it
 const FRAMES_PER_SECOND = 10;
@@ -13,6 +13,7 @@ export class Camera extends EventTarget {
   #cameras = document.getElementById("cameras");
   #stream = null;
   #starts = 0;
+  #isRunning = false;
   #isPaused = false;
 
   constructor() {
@@ -22,8 +23,9 @@ export class Camera extends EventTarget {
     this.#cameras.onchange = () => this.start(this.#cameras.value);
   }
 
+  /** Whether pictures arrive. While the camera starts, there are none yet. */
   get isRunning() {
-    return this.#stream !== null;
+    return this.#isRunning;
   }
 
   /**
@@ -49,6 +51,8 @@ export class Camera extends EventTarget {
       this.stop(navigator.mediaDevices ? cameraMessage(error) : CAMERA_INSECURE);
       return;
     }
+    if (start !== this.#starts) return;
+    this.#isRunning = true;
     this.#show();
   }
 
@@ -57,6 +61,7 @@ export class Camera extends EventTarget {
     this.#starts++;
     if (this.#stream) stopStream(this.#stream);
     this.#stream = null;
+    this.#isRunning = false;
     this.#video.srcObject = null;
     this.#message.textContent = message;
     this.#show();
@@ -64,7 +69,7 @@ export class Camera extends EventTarget {
 
   /** Stops the camera until `resume`. */
   pause() {
-    this.#isPaused ||= this.isRunning;
+    this.#isPaused ||= this.#stream !== null;
     this.stop();
   }
 
@@ -112,6 +117,7 @@ export class Camera extends EventTarget {
    * Takes a picture of what is inside of the guide square.
    * @param {number} largest side in pixels
    * @returns {Promise<Blob>} PNG
+   * @throws {PageError} if the browser gives none
    */
   picture(largest) {
     const { left, top, side } = this.#guideSquare();
@@ -120,7 +126,9 @@ export class Camera extends EventTarget {
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(this.#video, left, top, side, side, 0, 0, canvas.width, canvas.height);
-    return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    return new Promise((resolve, reject) => {
+      canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new PageError(NOT_TAKEN))), "image/png");
+    });
   }
 
   /** Returns where the guide square lies in the video, in pixels. The view shows the centre of the video. */

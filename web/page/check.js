@@ -25,11 +25,23 @@
           "Use Chrome 105, Firefox 121 or Safari 16.4, or a newer version.";
   }
 
-  var text = problem();
-  if (text) {
+  function show(text) {
     var paragraph = document.getElementById("problem");
     paragraph.textContent = text;
     paragraph.hidden = false;
+  }
+
+  var text = problem();
+  if (text) {
+    show(text);
     document.documentElement.setAttribute("data-problem", "");
+  } else {
+    // The event comes for the modules that main.js imports, too.
+    document.querySelector("script[type=module]").addEventListener("error", function () {
+      show(
+        "A file of this page is missing, or its server sends .js files as another type than text/javascript. " +
+          "Copy the whole folder, runtime/ included, and load the page again."
+      );
+    });
   }
 })();

@@ -3,7 +3,7 @@
 import { ClassCard, counted } from "./card.js";
 import { Collection } from "./collection.js";
 import { element } from "./elements.js";
-import { CAMERA_NEEDED, PageError, TWO_CLASSES } from "./messages.js";
+import { CAMERA_NEEDED, PageError, sentenceOf, TWO_CLASSES } from "./messages.js";
 
 const PICTURES_PER_SECOND = 5;
 const LARGEST = 256; // pixels along a side, as training at 224 needs
@@ -54,8 +54,7 @@ export class Collect {
       change();
       return true;
     } catch (error) {
-      if (!(error instanceof PageError)) throw error;
-      this.#message.textContent = error.message;
+      this.#message.textContent = sentenceOf(error);
       return false;
     }
   }
@@ -105,6 +104,9 @@ export class Collect {
     this.#isTaking = true;
     try {
       this.#collection.addPicture(card.collected, await this.#camera.picture(LARGEST));
+    } catch (error) {
+      this.#message.textContent = sentenceOf(error);
+      this.#stopTaking();
     } finally {
       this.#isTaking = false;
     }
@@ -151,11 +153,16 @@ export class Collect {
   }
 
   async #download() {
-    const url = URL.createObjectURL(await this.#collection.zip());
-    element("a", { href: url, download: "collected.zip" }).click();
-    this.#collection.hasUnsavedPictures = false;
-    // The browser may read the file only after the click.
-    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    this.#message.textContent = "";
+    try {
+      const url = URL.createObjectURL(await this.#collection.zip());
+      element("a", { href: url, download: "collected.zip" }).click();
+      this.#collection.hasUnsavedPictures = false;
+      // The browser may read the file only after the click.
+      setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    } catch (error) {
+      this.#message.textContent = sentenceOf(error);
+    }
   }
 }
 

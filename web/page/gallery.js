@@ -2,7 +2,7 @@
 
 import { Answer, percent, verdict } from "./answer.js";
 import { element } from "./elements.js";
-import { PageError } from "./messages.js";
+import { sentenceOf } from "./messages.js";
 import { decode, thumbnail } from "./pictures.js";
 
 const THUMBNAIL = 480; // longer side in pixels
@@ -58,8 +58,9 @@ function makeCard(file) {
 /** Fills the card of a file with its answer or its error, and returns in words what it says. */
 async function fillCard(card, file, loaded) {
   const reading = card.querySelector(".reading");
+  let bitmap;
   try {
-    const bitmap = await decode(file);
+    bitmap = await decode(file);
     const view = thumbnail(bitmap, THUMBNAIL);
     card.prepend(view);
     if (!loaded) {
@@ -72,10 +73,11 @@ async function fillCard(card, file, loaded) {
     const { text, probability } = verdict(result.probabilities, loaded.settings);
     return `${file.name}: ${text}, ${percent(probability)}`;
   } catch (error) {
-    if (!(error instanceof PageError)) throw error;
-    reading.textContent = error.message;
+    reading.textContent = sentenceOf(error);
     reading.classList.add("error");
-    return error.message;
+    return reading.textContent;
+  } finally {
+    bitmap?.close();
   }
 }
 

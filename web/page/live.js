@@ -1,7 +1,7 @@
 /** The tab of the camera: reads the guide square over and over, and speaks an answer that stays. */
 
 import { Answer, percent, verdict } from "./answer.js";
-import { PageError } from "./messages.js";
+import { sentenceOf } from "./messages.js";
 
 const STEADY = 1000; // milliseconds that an answer must stay before it is spoken
 
@@ -14,6 +14,7 @@ export class LiveAnswer {
   #hint = document.getElementById("camera-hint");
   #announcement = document.getElementById("announcement");
   #candidate = { text: "", since: 0, isSpoken: false };
+  #runs = 0;
 
   /**
    * @param {import("./camera.js").Camera} camera
@@ -32,15 +33,26 @@ export class LiveAnswer {
    * @param {() => boolean} isShown says whether the answer can be seen
    */
   async run(isShown) {
+    const run = ++this.#runs;
     try {
       for await (const frame of this.#camera.frames()) {
-        if (isShown()) this.#show(await this.#network.read(frame));
-        else frame.close();
+        if (isShown()) {
+          const reading = await this.#network.read(frame);
+          if (run === this.#runs) this.#show(reading); // Meanwhile the camera may have stopped.
+        } else frame.close();
       }
     } catch (error) {
-      if (!(error instanceof PageError)) throw error;
-      this.#camera.stop(error.message);
+      if (run === this.#runs) this.#camera.stop(sentenceOf(error));
     }
+  }
+
+  /** Takes the answer away, as the camera has stopped. */
+  clear() {
+    this.#runs++;
+    this.#answer.hide();
+    this.#hint.hidden = false;
+    this.#candidate = { text: "", since: 0, isSpoken: false };
+    this.#announcement.textContent = "";
   }
 
   #show(reading) {

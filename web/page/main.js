@@ -5,7 +5,7 @@ import { Camera } from "./camera.js";
 import { Collect } from "./collect.js";
 import { acceptFiles, Gallery } from "./gallery.js";
 import { LiveAnswer } from "./live.js";
-import { NETWORK_MESSAGES, PageError } from "./messages.js";
+import { NETWORK_MESSAGES, sentenceOf } from "./messages.js";
 import { loadSettings, Network } from "./network.js";
 import { makeTabs } from "./tabs.js";
 
@@ -13,6 +13,11 @@ const MOST_SUGGESTIONS = 9; // classes, one for each key
 
 /** Starts everything, unless `check.js` has found that it cannot work. */
 function start() {
+  addEventListener("unhandledrejection", ({ reason }) => {
+    const problem = document.getElementById("problem");
+    problem.textContent = sentenceOf(reason);
+    problem.hidden = false;
+  });
   document.querySelector("main").hidden = false;
   document.querySelector(".tabs").hidden = false;
   const camera = new Camera();
@@ -35,14 +40,14 @@ function start() {
   readWhileRunning(camera, ready, () => tab === "camera" && !document.hidden);
 }
 
-/** Reads the camera whenever it runs, once the network is ready. */
+/** Reads the camera whenever it runs, once the network is ready. Its answer goes when the camera stops. */
 async function readWhileRunning(camera, ready, isShown) {
   const loaded = await ready;
   if (!loaded) return;
   const answer = new LiveAnswer(camera, loaded.network, loaded.settings);
-  const read = () => camera.isRunning && answer.run(isShown);
-  camera.addEventListener("change", read);
-  read();
+  const follow = () => (camera.isRunning ? answer.run(isShown) : answer.clear());
+  camera.addEventListener("change", follow);
+  follow();
 }
 
 /** Loads the network, or says why there is none. Resolves to null without one. */
@@ -63,10 +68,10 @@ async function loadNetwork(collect) {
     notice.hidden = true;
     return { network, settings };
   } catch (error) {
-    if (!(error instanceof PageError)) throw error;
     progress.hidden = true;
-    notice.classList.toggle("problem", error.message !== NETWORK_MESSAGES.absent); // Collecting needs no network.
-    message.textContent = error.message;
+    message.textContent = sentenceOf(error);
+    const isAbsent = message.textContent === NETWORK_MESSAGES.absent;
+    notice.classList.toggle("problem", !isAbsent); // Collecting needs no network.
     return null;
   }
 }

@@ -1,9 +1,21 @@
 /** All sentences of the page that say what went wrong, and what to do. */
 
 const WRITE_AGAIN = "Write the page again with --mode=export --format=web.";
+const COPY_BOTH = "Copy network.onnx and network.json from one folder that --mode=export --format=web wrote.";
 
 /** An error whose message is shown in the page as it is. */
 export class PageError extends Error {}
+
+/**
+ * Says what went wrong, whether the page knows of it or not.
+ * @param {unknown} error
+ */
+export function sentenceOf(error) {
+  if (error instanceof PageError) return error.message;
+  console.error(error); // where it came from
+  const words = error?.message ?? error; // of the browser
+  return `Something went wrong that this page does not expect (${words}). Try again, or load the page again.`;
+}
 
 /** By the problems that `network.js` and `worker.js` name. */
 export const NETWORK_MESSAGES = {
@@ -11,13 +23,17 @@ export const NETWORK_MESSAGES = {
     "There is no network in this folder yet, so no sign can be read. Collect pictures, train on them, and write" +
     " this page with --mode=export --format=web.",
   settings: `network.json is damaged. ${WRITE_AGAIN}`,
-  missing: `network.onnx is missing beside this page. Copy it here. ${WRITE_AGAIN}`,
+  missing: `network.onnx is missing beside this page. ${COPY_BOTH}`,
   damaged: `network.onnx is damaged, or is no network that this page can run. ${WRITE_AGAIN}`,
-  different: `network.onnx does not belong to network.json: its input or its classes differ. ${WRITE_AGAIN}`,
+  different: `network.onnx and network.json do not belong together. ${COPY_BOTH}`,
   memory:
     "The network is too large for the memory that this browser gives to a page. Close other tabs, use a computer," +
     " or export it in int8.",
   unreachable: "The network could not be loaded, as the server does not answer. Start it again and reload this page.",
+  cut: "The connection was cut while the network was loading. Load this page again.",
+  numbers:
+    "network.onnx answers with numbers that are no probabilities: its weights are damaged. Export the network again," +
+    " or train it again.",
   runtime: `The folder runtime/ beside this page is incomplete, or its server forbids workers. ${WRITE_AGAIN}`,
 };
 
@@ -37,6 +53,7 @@ export const CAMERA_INSECURE =
   " http://127.0.0.1, or choose pictures instead.";
 export const CAMERA_ENDED = "The camera stopped: it was unplugged, or taken back. Connect it and start it again.";
 export const CAMERA_NEEDED = "Start the camera first.";
+export const NOT_TAKEN = "The picture could not be taken. Stop the camera, start it and try again.";
 
 /** @param {Error} error of `getUserMedia` */
 export function cameraMessage(error) {

@@ -17,6 +17,7 @@ const FILTERS = ["bicubic", "bilinear", "lanczos"];
  *   precision: string,
  *   trained_on: string,
  *   no_sign: null | {threshold: number, signs_rejected: number, others_accepted: number},
+ *   sha256: string | undefined,
  * }} Settings
  */
 
@@ -76,8 +77,8 @@ export class Network {
         else if (data.problem) reject(new PageError(NETWORK_MESSAGES[data.problem]));
         else resolve(new Network(worker, data.threads));
       };
-      const { image_size: size, fit, crop, resample, class_names: names } = settings;
-      worker.postMessage({ preparation: { size, fit, crop, resample }, classes: names.length });
+      const { image_size: size, fit, crop, resample, class_names: names, sha256 } = settings;
+      worker.postMessage({ preparation: { size, fit, crop, resample }, classes: names.length, sha256 });
     });
   }
 
@@ -95,7 +96,7 @@ export class Network {
    * Reads a picture, which is closed afterwards.
    * @param {ImageBitmap} bitmap
    * @returns {Promise<Reading>}
-   * @throws {PageError} if the memory does not suffice
+   * @throws {PageError} if the memory does not suffice, or the answer is no probabilities
    */
   read(bitmap) {
     const number = this.#count++;

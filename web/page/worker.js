@@ -39,11 +39,21 @@ async function load(settings) {
   preparation = settings.preparation;
   const bytes = await download("network.onnx");
   session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  await checkDigest(bytes, settings.sha256);
   const { size } = preparation;
-  const probabilities = await run(new Uint8Array(size * size * 3)).catch(() => {
-    throw new Problem("different");
+  const probabilities = await run(new Uint8Array(size * size * 3)).catch((error) => {
+    throw error instanceof Problem ? error : new Problem("different");
   });
   if (probabilities.length !== settings.classes) throw new Problem("different");
+}
+
+/** Checks that this is the file of which `network.json` speaks. Another may have the same shapes, and other classes. */
+async function checkDigest(bytes, expected) {
+  // Older pages state no checksum, and pages from http cannot compute one.
+  if (!expected || !crypto.subtle) return;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  const text = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (text !== expected) throw new Problem("different");
 }
 
 /** Downloads a file and tells the page how far it is. */
@@ -56,7 +66,9 @@ async function download(path) {
   const pieces = [];
   let received = 0;
   for (const reader = response.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(() => {
+      throw new Problem("cut");
+    });
     if (done) break;
     pieces.push(value);
     received += value.length;
@@ -70,7 +82,9 @@ async function run(square) {
   const { size } = preparation;
   const images = new ort.Tensor("uint8", square, [1, size, size, 3]);
   const outputs = await session.run({ images }, ["probabilities"]);
-  return Array.from(outputs.probabilities.data);
+  const probabilities = Array.from(outputs.probabilities.data);
+  if (!probabilities.every(Number.isFinite)) throw new Problem("numbers");
+  return probabilities;
 }
 
 async function answer(bitmap) {
