@@ -410,11 +410,8 @@ class Training:
         return np.array(seeds, np.uint32) if has_replicas(self._mesh) else np.uint32(seeds[0])
 
     def _init_state(self, seed: int) -> TrainState:
-        if self._pretrained is None:
-            weights = self._network.init(seed)
-        else:
-            init_head = self.config.init_head
-            weights = initial_weights(self._network, self._pretrained, init_head=init_head, seed=seed)
+        init_head = self.config.init_head
+        weights = initial_weights(self._network, self._pretrained, init_head=init_head, seed=seed)
         return init_state(weights, self._optimizer, with_average=self.config.ema_decay > 0)
 
     def _prepare_steps(self, state: TrainState, step: int, seeds: Sequence[int]) -> None:

@@ -127,9 +127,9 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.99  # decay of the moving average of the weights; 0: no average
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_epochs = 5.0  # epochs between saves, beside those of a new best and of the end; 0: none
+    checkpoint.every_epochs = 5.0  # epochs between saves; 0: not by epochs. A new best is always saved
     checkpoint.share = 0.05  # of the time, the most that saving by epochs may take; 0: any
-    checkpoint.every_minutes = 10.0  # minutes after the last save when another is due in any case; 0: none
+    checkpoint.every_minutes = 10.0  # most minutes between saves; 0: not by minutes
     checkpoint.keep = 2  # number of newest checkpoints to keep, at least 2; the best one is kept too
 
     config.gpu = gpu = ConfigDict()

@@ -121,7 +121,7 @@ def describe(dataset: Dataset, listing: Listing, path: str) -> str:
 
 
 def _check_fit(listing: Listing, config: "ConfigDict") -> None:
-    """Raises UserError for images that were packed as other squares than those of a prediction."""
+    """Raises UserError for images that were packed with another fit than `config.fit`."""
     fit = listing.source.fit if isinstance(listing.source, RecordFolder) else ""
     if fit not in ("", config.fit):
         raise UserError(

@@ -426,7 +426,7 @@ def _list_table(
         raise content
     if len(content) > MAX_TABLE_SIZE:
         raise UserError(f"{place}: is larger than {MAX_TABLE_SIZE // 2**20} MB, the limit; take a part of it")
-    # Spaces around a name in a folder of records are those of a file or a class.
+    # In a folder of records, spaces around a name are part of it.
     rows = _read_table(content, place, strips=not isinstance(storage, RecordFolder))
     images = _images_of_rows(rows, storage, table, place)
     passed_over = Counter(passed_over or {})

@@ -106,10 +106,7 @@ class _Training:
         train, _ = datasets.train_val_split(dataset, config.data)
         network = make_network(config, len(dataset.class_names))
         optimizer = make_optimizer(config.optimizer, config.finetune, network.architecture, schedule)
-        if pretrained:
-            weights = initial_weights(network, pretrained, init_head=config.init_head, seed=seed)
-        else:
-            weights = network.init(seed)
+        weights = initial_weights(network, pretrained, init_head=config.init_head, seed=seed)
         state = init_state(weights, optimizer, with_average=False)  # An average would change no loss.
         config.ema_decay = 0.0
         self._config, self._seed = config, np.uint32(seed)

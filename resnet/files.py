@@ -124,7 +124,7 @@ def _write_into(path: Path, content: str | bytes) -> None:
     """
     if path.is_block_device():
         raise OSError("is a disk")
-    # It waits for nobody, and a terminal does not become that of this process.
+    # It does not wait until somebody reads, nor make a terminal the one that controls this process.
     descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     os.set_blocking(descriptor, True)
     with os.fdopen(descriptor, "wb") as file:
@@ -196,7 +196,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
             size = os.fstat(file.fileno()).st_size
             content = file.read(min(size, max_bytes) + 1)
             while size < len(content) <= max_bytes and (more := file.read(_BLOCK)):
-                content += more  # It has grown, or is one of those of Linux that do not tell their size.
+                content += more  # It has grown, or lies in /proc, where sizes are said to be 0.
         except OSError as error:
             raise UserError(
                 f"{printable(path)}: cannot be read ({reason_of(error)}); restore it from a copy"

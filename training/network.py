@@ -123,14 +123,16 @@ def _digest(weights: Weights) -> str:
     return digest.hexdigest()
 
 
-def initial_weights(network: Network, pretrained: Pretrained, *, init_head: str, seed: int) -> Weights:
+def initial_weights(network: Network, pretrained: Pretrained | None, *, init_head: str, seed: int) -> Weights:
     """Returns the weights of `pretrained` for `network`, with their own head or a new one.
 
-    `init_head` is `config.init_head`; `seed` draws a new head.
+    `init_head` is `config.init_head`; `seed` draws a new head. Without `pretrained` it draws all weights.
 
     Raises:
         UserError: `init_head` keeps a head with another number of classes.
     """
+    if pretrained is None:
+        return network.init(seed)
     count = len(pretrained.class_names)
     if init_head == "keep" and count != network.num_classes:
         raise UserError(

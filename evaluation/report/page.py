@@ -47,7 +47,7 @@ class Table(NamedTuple):
 class Section(NamedTuple):
     """A part of the page: a heading, a sentence about what it shows, pictures by file name, tables.
 
-    `captions` are those of a grid in reading order, as text: the font in the picture lacks some scripts.
+    `captions` are what stands below the pictures of a grid, as text: the font in it lacks some scripts.
     """
 
     title: str
@@ -286,7 +286,7 @@ class _Examples:
         if run.config.seeds:
             text += f" Maps are those of seed {run.config.seeds[0]}."
         picture = encode_picture(draw_grid(np.stack(tiles), captions))
-        captions = [self._caption(i) for i in indices]  # without those of the maps
+        captions = [self._caption(i) for i in indices]  # The maps are left out.
         return Section("Grad-CAM", text, {"grad_cam.png": picture}, captions=captions)
 
 
