@@ -83,7 +83,7 @@ def read_pretrained(path: str | PathLike, *, with_head: bool = True) -> Pretrain
             data["test_time_flip"] = description["test_time_flip"]
     architecture, preprocessing = described(Architecture, model, path), described(Preprocessing, data, path)
     weights = Weights.from_named(translation.finished(architecture, path))
-    if container.graph is not None and translation.classes:
+    if container.graph is not None and with_head:
         _check_graph(container.graph, weights, architecture, path)
     counts = beside.get("classes", set()) | ({len(class_names)} if class_names else set())
     if (classes := translation.classes) and counts - {classes}:
@@ -101,7 +101,9 @@ def _check_graph(graph: str | bytes, weights: Weights, architecture: Architectur
     Raises:
         UserError: it has been edited, so that Keras would compute something else.
     """
-    exported = keras_graph(weights.named(), architecture)
+    # A head of no classes is none there.
+    named = {name: array for name, array in weights.named().items() if array.size}
+    exported = keras_graph(named, architecture)
     if parse_json(graph, {}, f"{path}: the graph of the model") != exported:
         raise UserError(
             f"{path}: its config.json is not the graph that was exported with its description; export the run"
@@ -121,6 +123,7 @@ def _check_agreement(inside: dict[str, Any], beside: dict[str, Any], path: Path)
             **part.get("data", {}),
             "class_names": part.get("class_names"),
             "crop": _scaled_side(part.get("data", {})),
+            "stem_width": _stem_width(part.get("model", {})),
         }
         for part in (inside, beside)
     )
@@ -138,6 +141,11 @@ def _scaled_side(data: dict[str, Any]) -> float | None:
     if "crop" not in data or "image_size" not in data:
         return None
     return int(round(data["image_size"] / data["crop"], 6))
+
+
+def _stem_width(model: dict[str, Any]) -> int | None:
+    """Returns the channels after the stem, where 0 stands for the `width` of the network."""
+    return model.get("stem_width") or model.get("width")
 
 
 def _weights_file(path: Path) -> Path:
@@ -186,9 +194,9 @@ def _read_beside(folder: Path, format: Format) -> dict[str, Any]:
     source = folder / "config.json"
     config = _json_object(source)
     if config is None or config.keys() >= {"config", "class_names"}:  # The latter is a run's.
-        described: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
     elif format.name == huggingface.NAME:
-        described = huggingface.fields_of_config(config, str(source))
+        fields = huggingface.fields_of_config(config, str(source))
     elif timm_config.is_timm(config):
         return timm_config.fields_of_json(config, str(source))
     elif "model_type" in config:
@@ -201,8 +209,8 @@ def _read_beside(folder: Path, format: Format) -> dict[str, Any]:
     source = folder / "preprocessor_config.json"
     preprocessor = _json_object(source) if format.name == huggingface.NAME else None
     if preprocessor is not None:
-        described |= huggingface.fields_of_preprocessor(preprocessor, str(source))
-    return described
+        fields |= huggingface.fields_of_preprocessor(preprocessor, str(source))
+    return fields
 
 
 def _json_object(path: Path) -> dict[str, Any] | None:

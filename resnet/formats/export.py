@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,19 @@ class Exported(NamedTuple):
             "test_time_flip": test_time_flip,
         }
 
+    def in_rgb(self) -> "Exported":
+        """Returns the network, whose stem is one convolution, as one that takes red, green and blue.
+
+        A state dict has no place for another order, and whatever loads it prepares pictures in this one.
+        """
+        if self.preprocessing.channel_order == "rgb":
+            return self
+        kernel = self.named["stem_conv.kernel"]
+        return self._replace(
+            named={**self.named, "stem_conv.kernel": kernel[:, :, ::-1]},
+            preprocessing=replace(self.preprocessing, channel_order="rgb"),
+        )
+
 
 def _safetensors_files(network: Exported) -> dict[str, bytes]:
     content = write_safetensors(network.named, {**network.description(), "format": OWN.name})
@@ -64,6 +77,7 @@ def _keras_files(network: Exported) -> dict[str, bytes]:
 
 def _torchvision_files(network: Exported) -> dict[str, bytes]:
     _check_expressible(network.architecture, "torchvision", TORCHVISION_FREE)
+    network = network.in_rgb()
     arrays = _torch_arrays(network.named, network.architecture, torchvision.FORMAT)
     description = network.description(norm_epsilon=TORCH_EPSILON)
     return {"torchvision.safetensors": write_safetensors(arrays, description)}
@@ -71,17 +85,22 @@ def _torchvision_files(network: Exported) -> dict[str, bytes]:
 
 def _huggingface_files(network: Exported) -> dict[str, bytes | None]:
     _check_expressible(network.architecture, "huggingface", HUGGINGFACE_FREE)
-    arrays = _torch_arrays(network.named, network.architecture, huggingface.FORMAT)
+    network = network.in_rgb()
+    table = huggingface.FORMAT if network.class_names else huggingface.MODEL
+    arrays = _torch_arrays(network.named, network.architecture, table)
     description = network.description(norm_epsilon=TORCH_EPSILON)
     config = huggingface.config_json(network.architecture, network.class_names)
     preprocessor = None
     if huggingface.has_preprocessor(network.preprocessing):
         preprocessor = _json(huggingface.preprocessor_json(description["data"]))
-    return {
+    files: dict[str, bytes | None] = {
         "huggingface/preprocessor_config.json": preprocessor,
         "huggingface/model.safetensors": write_safetensors(arrays, description),
         "huggingface/config.json": _json(config),
+        "huggingface/model.onnx": None,  # A push writes it anew.
     }
+    # `--mode=export` writes a model card of every network that has classes.
+    return files if network.class_names else files | {"huggingface/README.md": None}
 
 
 def _onnx_files(network: Exported) -> dict[str, bytes]:
@@ -110,17 +129,18 @@ def _stablehlo_files(network: Exported) -> dict[str, bytes]:
 class Exporter(NamedTuple):
     """A format: the files to write, by relative path, and the `folder` of them if that is what is loaded.
 
-    The content of a file is None if this network has none of that name.
+    The content of a file is None if this network has none of that name. Networks `for_pytorch` take channels
+    first, in the order red, green, blue.
     """
 
     files: Callable[[Exported], Mapping[str, bytes | None]]
     folder: str = ""
-    channels_first: bool = False
+    for_pytorch: bool = False
 
 
 EXPORTERS = {
-    "torchvision": Exporter(_torchvision_files, channels_first=True),
-    "huggingface": Exporter(_huggingface_files, "huggingface", channels_first=True),
+    "torchvision": Exporter(_torchvision_files, for_pytorch=True),
+    "huggingface": Exporter(_huggingface_files, "huggingface", for_pytorch=True),
     "keras": Exporter(_keras_files),
     "safetensors": Exporter(_safetensors_files),
     "onnx": Exporter(_onnx_files),
@@ -144,8 +164,9 @@ def export(
     from pictures to probabilities, for any runtime and for JAX alone. Normalisation and class names are in
     the metadata of the file, or in a file beside it. Running variances absorb the difference to the epsilon
     that the other code adds. The head absorbs the temperature, so that the softmax of its logits is the
-    answer of this project. A file of the format that an earlier export left in `folder`, and that this
-    network does not have, is removed: it would describe other weights.
+    answer of this project. Weights without a head are written without one. For PyTorch, a network that takes
+    blue, green and red becomes one that takes red, green and blue. A file of the format that an earlier
+    export left in `folder`, and that this network does not have, is removed: it would describe other weights.
 
     Raises:
         UserError: there is no such format, it has no such network, or `folder` cannot be written.
@@ -154,7 +175,10 @@ def export(
         raise UserError(f"format {format}: no such format; expected one of {', '.join(EXPORT_FORMATS)}")
     named = weights.named()
     for name in HEAD & named.keys():
-        named[name] = named[name] / np.float32(network.preprocessing.temperature)
+        if class_names:
+            named[name] = named[name] / np.float32(network.preprocessing.temperature)
+        else:  # Its arrays are empty, which no reader takes for weights.
+            del named[name]
     exporter = EXPORTERS[format]
     files = exporter.files(Exported(named, network.architecture, network.preprocessing, class_names, onnx))
     for name, content in files.items():
@@ -170,7 +194,9 @@ def describe_input(preprocessing: Preprocessing, format: str) -> str:
     side = preprocessing.image_size
     if format in PROGRAMS:
         return f"uint8 [N, {side}, {side}, 3], RGB; everything else is in the model"
-    shape = [3, side, side] if EXPORTERS[format].channels_first else [side, side, 3]
+    for_pytorch = EXPORTERS[format].for_pytorch
+    shape = [3, side, side] if for_pytorch else [side, side, 3]
+    channel_order = "rgb" if for_pytorch else preprocessing.channel_order  # as in `Exported.in_rgb`
     mean, std = list(preprocessing.mean), list(preprocessing.std)
     normalized = {
         "none": f"(pixels / 255 - {mean}) / {std} of red, green and blue",
@@ -180,7 +206,7 @@ def describe_input(preprocessing: Preprocessing, format: str) -> str:
     square = {"crop": "", "pad": "; padded to a square with grey", "stretch": "; stretched to a square"}
     views = "; as an image and as its mirror image, of whose logits the mean is taken"
     return (
-        f"float32 [N, {', '.join(map(str, shape))}], {preprocessing.channel_order.upper()}; {normalized}"
+        f"float32 [N, {', '.join(map(str, shape))}], {channel_order.upper()}; {normalized}"
         f"{square[preprocessing.fit]}{views if preprocessing.test_time_flip else ''}"
     )
 

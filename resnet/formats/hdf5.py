@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet.errors import UserError
 from resnet.formats.containers import DESCRIPTION, Container, damaged
-from resnet.formats.keras import HEAD, WEIGHTS_FILE
+from resnet.formats.keras import HEAD, WEIGHTS_FILE, fields_of_layers
 from resnet.formats.keras_graph import Node, parse_graph
 from resnet.formats.keras_network import WEIGHTS, read_network
 from resnet.formats.names import Arrays
@@ -56,7 +56,8 @@ def read_hdf5(path: Path, *, with_head: bool = True) -> Container:
     with opened() as hdf5:
         graph = hdf5.file.attrs.get("model_config")
         if graph is None:
-            return Container(_arrays(_layers_by_name(hdf5, path), path, with_head))
+            layers = _layers_by_name(hdf5, path)
+            return Container(_arrays(layers, path, with_head), fields_of_layers(layers))
         graph = graph if isinstance(graph, str | bytes) else repr(graph)
     return _read_model(graph, opened, path, with_head=with_head)
 

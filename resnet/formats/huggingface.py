@@ -41,12 +41,12 @@ MODEL = _format("")  # `ResNetModel`, the network without its head
 
 
 def config_json(architecture: Architecture, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Returns transformers' `config.json` for the network of `architecture`."""
+    """Returns transformers' `config.json` for a network of `architecture`, with a head for `class_names`."""
     a = architecture
     expansion = BOTTLENECK_EXPANSION if a.bottleneck else 1
     return {
         "model_type": "resnet",
-        "architectures": ["ResNetForImageClassification"],
+        "architectures": ["ResNetForImageClassification" if class_names else "ResNetModel"],
         "num_channels": 3,
         "embedding_size": a.stem_width or a.width,
         "hidden_sizes": [a.width * 2**stage * expansion for stage in range(len(a.blocks))],

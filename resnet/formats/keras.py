@@ -1,8 +1,11 @@
 """The ResNet-50, 101 and 152 of Keras Applications, their V2 variants, and the older ResNet-50.
 
 The older one is that of the repository `deep-learning-models`. Names are `layer/weight` whatever the layout
-of the file (see `containers`).
+of the file (see `hdf5`).
 """
+
+from collections.abc import Iterable
+from typing import Any
 
 from resnet.formats.names import Format, Row, norm_rows
 from resnet.formats.torchvision import OUR_BLOCK
@@ -84,7 +87,7 @@ V2 = Format(
 )
 
 # The code that was published with these files has no padding before the max-pool, and uses the epsilon that
-# was the default of Keras.
+# was the default of Keras. Later versions of it pad, see `fields_of_layers`.
 OLD = Format(
     name="keras, older names",
     rows=(
@@ -99,3 +102,13 @@ OLD = Format(
     model={"variant": "v1", "max_pool": "unpadded", "norm_epsilon": 1e-3},
     data=CAFFE,
 )
+
+
+def fields_of_layers(layers: Iterable[str]) -> dict[str, Any] | None:
+    """Returns the description of a network that the names of its layers give, None if they give none.
+
+    Files of the older ResNet-50 name a layer `pool1_pad` if it pads before its max-pool. The weights are the
+    same without.
+    """
+    is_padded = {"bn_conv1", "pool1_pad"} <= set(layers)
+    return {"model": {"max_pool": "padded"}} if is_padded else None

@@ -13,12 +13,15 @@ from resnet.errors import UserError
 from resnet.json_files import Schema, check_json
 
 MODELS = {"Functional", "Model", "Sequential"}
+_PACKAGES = {"keras", "tf_keras", "tensorflow"}  # whose modules hold the classes that are known here
 
 _LAYER: Schema = {
     "type": "object",
     "required": ["class_name", "config"],
     "properties": {
         "class_name": {"type": "string"},
+        "module": {"type": ["string", "null"]},
+        "registered_name": {"type": ["string", "null"]},
         "config": {"type": ["object", "array"]},
         "name": {"type": "string"},
         "inbound_nodes": {"type": "array"},
@@ -107,9 +110,9 @@ def parse_graph(model: Any, source: str) -> Graph:
         UserError: it is not a model with one input and one output, whose layers are called as usual.
     """
     check_json(model, _LAYER, source)
-    if model["class_name"] not in MODELS:
+    if _kind_of(model) not in MODELS:
         raise UserError(
-            f"{source}: is a {model['class_name']}, which its class alone describes; expected a Functional or"
+            f"{source}: is a {_kind_of(model)}, which its class alone describes; expected a Functional or"
             " Sequential model: save the weights with model.save_weights"
         )
     builder = _Builder(source)
@@ -155,7 +158,7 @@ class _Builder:
             check_json(config, _FUNCTIONAL, f"{self._source}: {path or 'the model'}")
             layers = config["layers"]
             first, last = (self._only(config[side], path, side) for side in ("input_layers", "output_layers"))
-        self._models.update(path + layer["name"] for layer in layers if layer["class_name"] in MODELS)
+        self._models.update(path + layer["name"] for layer in layers if _kind_of(layer) in MODELS)
         places = _places(layers, place)
         for layer, its_place in zip(layers, places, strict=True):
             name = layer["name"]
@@ -181,7 +184,7 @@ class _Builder:
         return references
 
     def _add_layer(self, layer: dict[str, Any], *, path: str, place: str, group: str, is_input: bool) -> None:
-        name, kind = layer["name"], layer["class_name"]
+        name, kind = layer["name"], _kind_of(layer)
         settings = layer["config"] if isinstance(layer["config"], dict) else {}
         for index, call in enumerate(layer["inbound_nodes"] or [[]]):
             arguments = call if is_input else self._arguments(call, path, name)
@@ -244,10 +247,24 @@ class _Builder:
         return f"{name}:0" if name in self._models else f"{name}:{reference[1]}"
 
 
+def _kind_of(layer: dict[str, Any]) -> str:
+    """Returns the class of a layer or model, which no class of Keras equals if it is somebody's own.
+
+    Keras 3 writes the module of a class, and a registered name such as `Package>Class`. Its own classes have
+    none, or that of the class. Files of Keras 2 have the registered name for the name of the class.
+    """
+    name: str = layer["class_name"]
+    registered: str = layer.get("registered_name") or name
+    module: str = layer.get("module") or "keras"
+    if registered != name:
+        return f"{name}, registered as {registered}"
+    return name if module.partition(".")[0] in _PACKAGES else f"{module}.{name}"
+
+
 def _chained(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the layers of a `Sequential` as those of a `Functional`, beginning with an input."""
     named = [{**layer, "name": _name_of(layer)} for layer in layers]
-    if named[0]["class_name"] != "InputLayer":
+    if _kind_of(named[0]) != "InputLayer":
         shape = (
             layers[0]["config"].get("batch_input_shape") if isinstance(layers[0]["config"], dict) else None
         )

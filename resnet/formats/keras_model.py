@@ -1,7 +1,7 @@
 """Writes a network as a Keras archive (`.keras`): the graph of its layers as JSON, and their weights as HDF5.
 
 `keras.models.load_model` reads it. Layers have the names of Keras Applications. The input is normalised
-images, the output logits.
+images, the output logits, or pooled features of weights without a head.
 """
 
 import io
@@ -147,8 +147,9 @@ def _layers(named: Arrays, architecture: Architecture) -> tuple[list[_Layer], st
     if a.preactivation:
         x = graph.norm_relu(x, "final_norm")
     x = graph.add("avg_pool", "GlobalAveragePooling2D", [x])
-    output = graph.dense(x, "head")
-    return _in_keras_order(graph.layers, output), output
+    if graph.has("head.kernel"):
+        x = graph.dense(x, "head")
+    return _in_keras_order(graph.layers, x), x
 
 
 def _add_stem(graph: _Graph) -> str:

@@ -44,22 +44,24 @@ _TENSORFLOW = {
 class _Pixels(NamedTuple):
     """Images on their way: the colour of each channel (0 is red), and what its values were mapped by.
 
-    `side` is None where images of any size come. `is_mapped` says whether any layer changed the values.
+    `side` is None where images of any size come, `crop` and `fit` where no layer changes the size.
+    `is_mapped` says whether any layer changed the values.
     """
 
     colours: tuple[int, ...]
     scale: np.ndarray
     offset: np.ndarray
     side: int | None
-    crop: float = 1.0
-    fit: str = "crop"
+    crop: float | None = None
+    fit: str | None = None
     is_mapped: bool = False
 
 
 def read_preprocessing(ops: Ops, entry: str, source: str, read_weights: ReadWeights) -> dict[str, Any]:
     """Returns the fields of `Preprocessing` by which the operation `entry` follows from pictures.
 
-    Normalisation is left out if the layers change no values. `read_weights` returns the arrays of a layer.
+    Normalisation is left out if the layers change no values; `crop` and `fit` too, if they change no size.
+    `read_weights` returns the arrays of a layer.
 
     Raises:
         UserError: a layer does what `Preprocessing` cannot describe; the message names it.
@@ -73,9 +75,8 @@ def read_preprocessing(ops: Ops, entry: str, source: str, read_weights: ReadWeig
         reader = _LayerReader(ops[key], source, read_weights)
         pixels[key] = reader.read([pixels[name] for name in ops[key].inputs])
     images, node = pixels[entry], ops[entry].node
-    fields: dict[str, Any] = {"crop": images.crop, "fit": images.fit}
-    if images.side is not None:
-        fields["image_size"] = images.side
+    size = {"crop": images.crop, "fit": images.fit, "image_size": images.side}
+    fields: dict[str, Any] = {name: value for name, value in size.items() if value is not None}
     if not images.is_mapped:
         return fields
     with np.errstate(all="ignore"):
@@ -90,7 +91,9 @@ def read_preprocessing(ops: Ops, entry: str, source: str, read_weights: ReadWeig
         )
     in_rgb = list(np.argsort(images.colours))
     fields |= {"mean": mean[in_rgb].tolist(), "std": std[in_rgb].tolist()}
-    return fields | {"channel_order": orders[images.colours], "standardize": "none"}
+    fields |= {"channel_order": orders[images.colours], "standardize": "none"}
+    # Whoever puts the preprocessing into a model gives it whole pictures.
+    return {"crop": 1.0, "fit": "crop"} | fields
 
 
 class _LayerReader:
@@ -109,11 +112,10 @@ class _LayerReader:
         kind = self._node.kind
         if kind in ("TFOpLambda", "SlicingOpLambda"):
             kind = _TENSORFLOW.get(str(self._node.settings.get("function")), kind)
-        read = getattr(self, f"_{kind.lower()}", None)
+        read = _READERS.get(kind)
         if read is None or self._op.kind != "other" or len(inputs) != (3 if kind == "Stack" else 1):
             raise self._unknown()
-        output: _Pixels = read(*inputs)
-        return output
+        return read(self, *inputs)
 
     def _unknown(self, found: str = "") -> Exception:
         return self._node.error(
@@ -179,13 +181,11 @@ class _LayerReader:
         sign = 1 if isinstance(self._node.arguments[0], Tensor) else -1
         return self._mapped(images, sign, -sign * self._numbers(self._constant(), images))
 
-    def _truedivide(self, images: _Pixels) -> _Pixels:
+    def _divide(self, images: _Pixels) -> _Pixels:
         if not isinstance(self._node.arguments[0], Tensor):
             raise self._unknown()
         with np.errstate(all="ignore"):
             return self._mapped(images, 1 / self._numbers(self._constant(), images), 0)
-
-    _divide = _truedivide
 
     def _constant(self) -> Any:
         return next((a for a in self._node.arguments if not isinstance(a, Tensor | str)), None)
@@ -196,7 +196,7 @@ class _LayerReader:
             raise self._unknown(f"dtype={dtype}")
         return images
 
-    def _getitem(self, images: _Pixels) -> _Pixels:
+    def _channels(self, images: _Pixels) -> _Pixels:
         """Reads `x[..., index]`, where `index` is a channel, or `::-1` reverses them."""
         spec = self._node.arguments[-1]
         index = spec[-1] if isinstance(spec, list) and spec else None
@@ -249,13 +249,31 @@ class _LayerReader:
                 f"resizes to {side}x{side} with interpolation={settings.get('interpolation')},"
                 f" antialias={settings.get('antialias', False)}, which gives other pixels than here"
             )
-        return images._replace(side=side, fit="crop" if settings.get("crop_to_aspect_ratio") else "stretch")
+        fit = "crop" if settings.get("crop_to_aspect_ratio") else "stretch"
+        return images._replace(side=side, crop=1.0, fit=fit)
 
-    def _centercrop(self, images: _Pixels) -> _Pixels:
+    def _center_crop(self, images: _Pixels) -> _Pixels:
         side = self._size()
         if images.side is None or side > images.side or (images.side - side) % 2:
             raise self._unknown(f"cuts {side}x{side} from images of {images.side or 'any'} pixels")
-        return images._replace(side=side, crop=images.crop * side / images.side)
+        return images._replace(side=side, crop=(images.crop or 1.0) * side / images.side)
+
+
+# What the layers do that may stand before a network, by their class in Keras.
+_READERS: dict[str, Callable[..., _Pixels]] = {
+    "Add": _LayerReader._add,
+    "Cast": _LayerReader._cast,
+    "CenterCrop": _LayerReader._center_crop,
+    "Divide": _LayerReader._divide,
+    "GetItem": _LayerReader._channels,
+    "Multiply": _LayerReader._multiply,
+    "Normalization": _LayerReader._normalization,
+    "Rescaling": _LayerReader._rescaling,
+    "Resizing": _LayerReader._resizing,
+    "Stack": _LayerReader._stack,
+    "Subtract": _LayerReader._subtract,
+    "TrueDivide": _LayerReader._divide,
+}
 
 
 def _is_ellipsis(value: Any) -> bool:

@@ -20,8 +20,10 @@ from resnet.formats.containers import Container, damaged
 if TYPE_CHECKING:
     import torch
 
-# Where the weights are in a file that holds more; the first of them that is there.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "ema", "model_ema")
+# Where the weights are in a file that holds more; the first of them that is there. Averages come first: the
+# figures of a training that keeps one are those of it, and timm takes it too (`use_ema`).
+_AVERAGES = ("state_dict_ema", "model_ema", "ema")
+_WRAPPERS = (*_AVERAGES, "state_dict", "model_state_dict", "model", "model_state", "net", "network")
 _NO_WEIGHTS = ("optimizer", "optimizer_state_dict", "state")  # which hold arrays of an optimizer
 _DEPTH = 4  # how deep a state dict may lie inside of others
 _SAVE = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
@@ -33,7 +35,7 @@ _ALLOWANCE = 2**20  # bytes, for small files
 _CONVERSION = (
     "import sys, torch, safetensors.torch as s;"
     " w = torch.load(sys.argv[1], map_location='cpu', weights_only=True);"
-    f" [w := w[k] for k in {_WRAPPERS} if isinstance(w.get(k), dict)];"
+    f" [w := w[k] for k in {_WRAPPERS} if isinstance(w.get(k), dict) and w[k]];"
     " s.save_file({n: t.detach().clone().contiguous() for n, t in w.items() if isinstance(t, torch.Tensor)},"
     " 'weights.safetensors')"
 )

@@ -50,7 +50,8 @@ MODEL_ARGS: Schema = {
     "type": ["object", "null"],
     "additionalProperties": False,
     "properties": {
-        **_harmless("layers channels cardinality base_width stem_width num_classes"),
+        **_harmless("layers channels cardinality base_width stem_width"),
+        "num_classes": _COUNT,
         # These matter in training, or in memory.
         **_harmless("drop_rate drop_path_rate drop_block_rate zero_init_last pretrained device dtype"),
         "in_chans": {"const": 3},
@@ -155,10 +156,13 @@ def fields_of_json(config: dict[str, Any], source: str) -> dict[str, Any]:
     data["crop"] = crop_share(data["image_size"], data["crop"])
     data["fit"] = "stretch" if pretrained.get("crop_mode") == "squash" else "crop"
     described: dict[str, Any] = {"model": {"depth": PLAIN[config["architecture"]]}, "data": data}
-    labels = config.get("label_names") or config.get("labels") or pretrained.get("label_names")
+    # What stands at the top overrides pretrained_cfg, which may describe the weights before fine-tuning.
+    labels, earlier = config.get("label_names") or config.get("labels"), pretrained.get("label_names") or ()
+    if not labels and config.get("num_classes", len(earlier)) == len(earlier):
+        labels = earlier
     if labels:
         described["class_names"] = _class_names(labels, source)
-    counts = (config, pretrained, config.get("model_args") or {})
+    counts = ({**pretrained, **config}, config.get("model_args") or {})
     described["classes"] = {part["num_classes"] for part in counts if "num_classes" in part}
     return described
 

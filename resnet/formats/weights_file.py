@@ -81,7 +81,7 @@ def read_shards(index: Path) -> Container:
     names = _files_by_array(index)
     arrays: Arrays = {}
     description = None
-    for file in shards_of(index):
+    for file in _shards(names, index):
         container = read_container(index.parent / file)
         if twice := sorted(arrays.keys() & container.arrays.keys()):
             raise UserError(
@@ -102,7 +102,11 @@ def shards_of(index: Path) -> list[str]:
     Raises:
         UserError: the list is damaged, or names a file outside of the folder.
     """
-    files = sorted(set(_files_by_array(index).values()))
+    return _shards(_files_by_array(index), index)
+
+
+def _shards(names: dict[str, str], index: Path) -> list[str]:
+    files = sorted(set(names.values()))
     for file in files:
         if file != os.path.basename(file) or file in ("", ".", ".."):
             raise UserError(f"{index}: names the file {file!r}; expected files in its own folder")

@@ -155,6 +155,14 @@ def head(*parts: keras.Layer) -> keras.Model:
     return sequential(layers.Rescaling(1 / 255), head=parts)
 
 
+@keras.saving.register_keras_serializable()
+class Dropout(keras.Layer):
+    """A layer of somebody's own that computes something, under the name of one of Keras that does not."""
+
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        return 2 * inputs
+
+
 # Models that compute what no network here does, and what the line names.
 REFUSED: dict[str, tuple[Variant, tuple[str, ...]]] = {
     "Resizing from another size": (
@@ -190,6 +198,10 @@ REFUSED: dict[str, tuple[Variant, tuple[str, ...]]] = {
         ("layer global_max_pooling2d (GlobalMaxPooling2D)",),
     ),
     "Flatten": (lambda: head(layers.Flatten(), layers.Dense(CLASSES)), ("layer flatten (Flatten)",)),
+    "a layer of somebody's own": (
+        lambda: head(MEAN_POOL(), Dropout(), layers.Dense(CLASSES)),
+        ("Custom>Dropout): ",),
+    ),
     "sigmoid": (lambda: head(MEAN_POOL(), layers.Dense(CLASSES, "sigmoid")), ("(Dense)", "sigmoid")),
     "relu at the end": (lambda: head(MEAN_POOL(), layers.Dense(CLASSES, "relu")), ("(Dense)", "relu")),
     "tanh at the end": (
@@ -311,7 +323,7 @@ def test_answers_are_those_of_keras(name: str, tmp_path: Path, table: list[dict[
     )
     jax.tree.map(np.testing.assert_array_equal, in_hdf5.weights, pretrained.weights)
     assert pretrained.preprocessing.image_size == SIDE
-    assert pretrained.preprocessing.crop == 1
+    assert pretrained.preprocessing.crop == 0.875  # as for weights alone: no layer changes the size
     if "outside" in name or "alone" in name:  # Then the images are normalised by the caller, here by nobody.
         raw = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3, "channel_order": "rgb"}
         pretrained = pretrained._replace(preprocessing=replace(pretrained.preprocessing, **raw))

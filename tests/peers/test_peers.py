@@ -79,21 +79,29 @@ def random_network(images: np.ndarray, **model: object) -> tuple[Network, Weight
     return network, Weights(weights.params, own)
 
 
+Load = Callable[[Path], Callable[[np.ndarray], np.ndarray]]  # from uint8 images [N, H, W, 3] to logits
+
+
+def by_default(images: np.ndarray) -> np.ndarray:
+    """Normalises `images` as `Preprocessing` does by default."""
+    return ((images / 255 - 0.5) / 0.25).astype(np.float32)
+
+
 def load_in_torchvision(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     model = torch_networks.torchvision.models.resnet50(num_classes=6).eval()
     model.load_state_dict(load_file(path))
-    return lambda images: model(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
+    return lambda images: model(torch.from_numpy(by_default(images)).permute(0, 3, 1, 2)).detach().numpy()
 
 
 def load_in_transformers(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     model = transformers.ResNetForImageClassification.from_pretrained(path).eval()
-    transformers.AutoImageProcessor.from_pretrained(path)
-    return lambda images: model(torch.from_numpy(images).permute(0, 3, 1, 2)).logits.detach().numpy()
+    processor = transformers.AutoImageProcessor.from_pretrained(path)
+    return lambda images: model(**processor(list(images), return_tensors="pt")).logits.detach().numpy()
 
 
 def load_in_keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     model = keras.models.load_model(path)
-    return lambda images: np.asarray(model(images, training=False))
+    return lambda images: np.asarray(model(by_default(images), training=False))
 
 
 KERAS_V2 = {"variant": "v2", "max_pool": "zero_padded", "stride_in": "last_block", "conv_bias": True}
@@ -103,7 +111,9 @@ KERAS_V2 = {"variant": "v2", "max_pool": "zero_padded", "stride_in": "last_block
     ("format", "load", "model"),
     [
         ("torchvision", load_in_torchvision, {}),
+        ("torchvision", load_in_torchvision, {"channel_order": "bgr"}),
         ("huggingface", load_in_transformers, {}),
+        ("huggingface", load_in_transformers, {"channel_order": "bgr", "mean": (0.4, 0.5, 0.6)}),
         ("huggingface", load_in_transformers, {"variant": "v1", "depth": 101, "width": 16}),
         ("keras", load_in_keras, {}),
         ("keras", load_in_keras, {"norm_epsilon": 1e-3, "variant": "v1", "width": 16}),
@@ -117,7 +127,7 @@ KERAS_V2 = {"variant": "v2", "max_pool": "zero_padded", "stride_in": "last_block
     ],
 )
 def test_exports_are_loaded_and_predict_the_same(
-    format: str, load: Callable, model: dict, tmp_path: Path, table: list[dict[str, object]]
+    format: str, load: Load, model: dict, tmp_path: Path, table: list[dict[str, object]]
 ) -> None:
     # Each of its own colour: the network tells them apart.
     rng = np.random.default_rng(1)
@@ -125,10 +135,22 @@ def test_exports_are_loaded_and_predict_the_same(
     network, weights = random_network(images, **model)
     expected = np.asarray(jax.jit(lambda w, x: network.apply(w, x, train=False)[0])(weights, images))
     path = export(network, weights, tuple("abcdef"), format=format, folder=tmp_path)
-    found = load(path)(((images / 255 - 0.5) / 0.25).astype(np.float32))
+    found = load(path)(images)
     error = float(abs(found - expected).max() / abs(expected).max())
     changes = ", ".join(f"{name}={value}" for name, value in model.items())
     table.append({"peer": f"export to {format} {changes}", "size": 64, "logits": error})
     assert error <= 1e-4
     assert len(set(expected.argmax(-1))) > 1
     np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
+
+
+def test_an_export_without_a_head_is_a_model_of_transformers(tmp_path: Path) -> None:
+    network = make_network(0, width=16)
+    weights = network.init(0)
+    path = export(network, weights, (), format="huggingface", folder=tmp_path)
+    model = transformers.AutoModel.from_pretrained(path).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    found = model(**processor(list(images), return_tensors="pt")).pooler_output.flatten(1).detach().numpy()
+    _, expected, _ = network.apply(weights, images, train=False)
+    np.testing.assert_allclose(found, expected["pooled"], rtol=1e-3, atol=1e-4)

@@ -95,6 +95,14 @@ SAVED: dict[str, tuple[Callable[[], Any], str | None]] = {
         lambda: {"state_dict": state(), "optimizer": torch.optim.Adam(resnet18().parameters()).state_dict()},
         None,
     ),
+    "timm's checkpoint with an average": (
+        lambda: {"state_dict": changed(fc__bias=torch.arange(3.0)), "state_dict_ema": state()},
+        None,
+    ),
+    "torchvision's checkpoint with an average": (
+        lambda: {"model": changed(fc__bias=torch.arange(3.0)), "model_ema": averaged()},
+        None,
+    ),
     "Lightning's checkpoint": (
         lambda: {"epoch": 3, "state_dict": prefixed("net."), "hyper_parameters": {"lr": 0.1}},
         None,

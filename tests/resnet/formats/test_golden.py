@@ -4,6 +4,7 @@ import gzip
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -79,3 +80,13 @@ def test_logits_and_every_stage_are_those_of_the_framework(golden: tuple[str, Pa
     assert expected.keys() == {"stem", "stage1", "stage2", "stage3", "stage4", "logits"}
     errors = relative_errors(summarized(run(pretrained, golden_images())), expected)
     assert max(errors.values()) < 1e-4, errors
+
+
+def test_weights_of_the_older_names_whose_layers_list_a_padding_of_the_max_pool(tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    path.write_bytes(gzip.decompress((FOLDER / "keras_50_old.h5.gz").read_bytes()))
+    with h5py.File(path, "r+") as file:
+        file.create_group("pool1_pad").attrs["weight_names"] = []
+        file.attrs["layer_names"] = [*file.attrs["layer_names"], "pool1_pad"]
+    architecture = read_pretrained(path).architecture
+    assert (architecture.max_pool, architecture.norm_epsilon) == ("padded", 1e-3)

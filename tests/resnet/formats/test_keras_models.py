@@ -136,11 +136,41 @@ def test_layers_are_found_whatever_their_names(tmp_path: Path) -> None:
         np.testing.assert_array_equal(named[name], array)
 
 
+def test_a_graph_without_preprocessing_is_prepared_for_as_its_weights_alone(tmp_path: Path) -> None:
+    files = archive_files()
+    (tmp_path / "w.weights.h5").write_bytes(files["model.weights.h5"])
+    alone = read_pretrained(tmp_path / "w.weights.h5").preprocessing
+    assert (alone.image_size, alone.fit, alone.crop) == (224, "crop", 0.875)
+    assert read_pretrained(write(files, tmp_path)).preprocessing == alone
+
+
+RESIZING = {"height": 64, "width": 64, "interpolation": "bicubic", "antialias": True}
+
+
+@pytest.mark.parametrize(
+    ("input_side", "kind", "settings", "fit", "crop"),
+    [
+        (64, "Rescaling", {"scale": 1 / 255, "offset": 0.0}, "crop", 1),
+        (None, "Resizing", RESIZING | {"crop_to_aspect_ratio": True}, "crop", 1),
+        (None, "Resizing", RESIZING, "stretch", 1),
+        (80, "CenterCrop", {"height": 64, "width": 64}, "crop", 0.8),
+    ],
+)
+def test_layers_in_front_make_the_square(
+    input_side: int | None, kind: str, settings: dict[str, Any], fit: str, crop: float, tmp_path: Path
+) -> None:
+    files = archive_files()
+    layer(files, "images")["config"]["batch_shape"] = [None, input_side, input_side, 3]
+    insert_after(files, "images", kind, **settings)
+    preprocessing = read_pretrained(write(files, tmp_path)).preprocessing
+    assert (preprocessing.image_size, preprocessing.fit, preprocessing.crop) == (64, fit, crop)
+
+
 def test_input_shape_is_the_image_size(tmp_path: Path) -> None:
     files = archive_files()
     layer(files, "images")["config"]["batch_shape"] = [None, 96, 96, 3]
     preprocessing = read_pretrained(write(files, tmp_path)).preprocessing
-    assert (preprocessing.image_size, preprocessing.crop) == (96, 1)
+    assert (preprocessing.image_size, preprocessing.crop) == (96, 0.875)
     layer(files, "images")["config"]["batch_shape"] = [None, 96, 64, 3]
     assert "layer images (InputLayer): images of 96x64" in refusal(write(files, tmp_path))
 
@@ -297,6 +327,45 @@ def test_what_no_network_here_computes_is_named(
     files = archive_files()
     change(files)
     assert words in refusal(write(files, tmp_path))
+
+
+@pytest.mark.parametrize("where", ["images", "conv2_block1_out", "avg_pool"])
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        ({"module": "layers", "registered_name": "Custom>Dropout"}, "Dropout, registered as Custom>Dropout"),
+        (
+            {"module": "keras.layers", "registered_name": "Custom>Dropout"},
+            "Dropout, registered as Custom>Dropout",
+        ),
+        ({"module": "__main__", "registered_name": "Dropout"}, "__main__.Dropout"),
+        ({"class_name": "Mine", "registered_name": "Dropout"}, "Mine, registered as Dropout"),
+    ],
+)
+def test_a_layer_of_somebody_s_own_is_not_taken_for_that_of_keras(
+    names: dict[str, str], kind: str, where: str, tmp_path: Path
+) -> None:
+    files = archive_files()
+    insert_after(files, where, "Dropout")
+    layer(files, "extra").update(module="keras.layers", registered_name=None)
+    assert len(read_pretrained(write(files, tmp_path)).class_names) == CLASSES
+    layer(files, "extra").update(names)
+    assert f"layer extra ({kind}): " in refusal(write(files, tmp_path))
+
+
+def test_a_model_of_somebody_s_own_is_not_taken_for_that_of_keras(tmp_path: Path) -> None:
+    files = archive_files()
+    files["config.json"]["registered_name"] = "Custom>Functional"
+    assert "is a Functional, registered as Custom>Functional, which its class" in refusal(
+        write(files, tmp_path)
+    )
+
+
+@pytest.mark.parametrize("kind", ["Size", "Constant", "Input", "Mapped", "Op", "Node", "Source", "Picked"])
+def test_no_layer_in_front_has_the_name_of_a_helper(kind: str, tmp_path: Path) -> None:
+    files = archive_files()
+    insert_after(files, "images", kind)
+    assert f"layer extra ({kind}): is before the network" in refusal(write(files, tmp_path))
 
 
 @pytest.mark.parametrize(

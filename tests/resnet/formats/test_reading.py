@@ -367,6 +367,19 @@ def test_state_dicts_are_unwrapped(
 
 
 @pytest.mark.parametrize(
+    ("raw", "average"),
+    [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model_state_dict", "ema")],
+)
+def test_the_average_in_a_checkpoint_is_taken_rather_than_the_raw_weights(
+    raw: str, average: str, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averaged = {**arrays, "conv1.weight": arrays["conv1.weight"] + 1}
+    fake_torch(monkeypatch, lambda: {raw: arrays, average: averaged})
+    kernel = read_pretrained(pytorch_file(tmp_path)).weights.named()["stem_conv.kernel"]
+    np.testing.assert_array_equal(kernel, network_arrays()["stem_conv.kernel"] + 1)
+
+
+@pytest.mark.parametrize(
     ("content", "line"),
     [
         (np.ones(3), "holds a single array without a name; save the weights alone: torch.save("),
