@@ -55,8 +55,17 @@ def write_page(command: Command, classifier: "Classifier", folder: Path) -> Path
             run = _load_run(command)
             notes = {} if run is None else {"no_sign": _fit_no_sign(classifier, run)}
             model = OnnxClassifier(classifier.export(temporary, "onnx", _onnx_options(command, run, **notes)))
-        name = Path(command.weights_file or command.run_folder.resolve()).stem
-        return write_site(folder, model, name)
+        return write_site(folder, model, _display_name(command))
+
+
+def _display_name(command: Command) -> str:
+    """Returns what the page calls the network."""
+    from resnet.formats import hub
+
+    if hub.is_address(command.weights_file):
+        return hub.parse_address(command.weights_file).repository.split("/")[-1]
+    path = Path(command.weights_file or command.run_folder).resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def export_smaller(command: Command, classifier: "Classifier", folder: Path) -> int:

@@ -97,7 +97,7 @@ def test_the_precision_is_for_onnx(run: Run, workdir: Path) -> None:
 
 
 def test_the_page_with_the_network_of_a_run(run: Run, trained_run: Path, tmp_path: Path) -> None:
-    workdir = shutil.copytree(trained_run, tmp_path / "run")
+    workdir = shutil.copytree(trained_run, tmp_path / "lr-0.5")
     result = run("--mode=export", f"--workdir={workdir}", "--format=web", "--precision=float16")
     assert_succeeded(result)
     site = workdir / "export" / "web"
@@ -105,7 +105,7 @@ def test_the_page_with_the_network_of_a_run(run: Run, trained_run: Path, tmp_pat
     described = json.loads((site / "network.json").read_text())
     model = Classifier.load(site / "network.onnx")
     assert described["class_names"] == list(model.class_names) == list("012345")
-    assert (described["name"], described["precision"]) == ("run", "float16")
+    assert (described["name"], described["precision"]) == ("lr-0.5", "float16")
     assert described["trained_on"].startswith("A ResNet-18, trained for 2 epochs on 48 images of signs")
     assert 0 < described["no_sign"]["threshold"] < 1
     assert described["no_sign"] == model.notes["no_sign"]

@@ -111,6 +111,27 @@ def test_pictures_can_be_dropped_and_pasted(open_page: OpenPage, pictures: list[
     expect(page.locator("#gallery")).to_contain_text("given.png")
 
 
+def test_pictures_that_are_removed_are_not_read(open_page: OpenPage, pictures: list[Path]) -> None:
+    page = open_page()
+    page.evaluate(
+        """() => {
+          const create = window.createImageBitmap;
+          window.decoded = 0;
+          window.createImageBitmap = (...given) => {
+            window.decoded += 1;
+            if (window.decoded === 1) document.getElementById("clear").click();
+            return create(...given);
+          };
+        }"""
+    )
+    page.get_by_role("tab", name="Pictures").click()
+    page.locator("#files").set_input_files(pictures)
+    page.wait_for_function("() => window.decoded === 1")
+    choose(page, pictures[:1])
+    expect(page.locator("#gallery-summary")).to_contain_text(f"{pictures[0].name}: ")
+    assert page.evaluate("() => window.decoded") == 2
+
+
 def test_the_camera_reads_what_is_inside_the_square_alone(
     open_page: OpenPage, classifier: Classifier, hand: np.ndarray
 ) -> None:

@@ -38,7 +38,10 @@ export class Gallery {
   async #readAll(cards) {
     const loaded = await this.#ready();
     const results = [];
-    for (const { file, card } of cards) results.push(await fillCard(card, file, loaded));
+    for (const { file, card } of cards) {
+      if (card.isConnected) results.push(await fillCard(card, file, loaded));
+    }
+    if (!cards.every(({ card }) => card.isConnected)) return; // They were removed meanwhile.
     const count = results.length;
     this.#summary.textContent = count === 1 ? results[0] : `${count} pictures: ${results.join("; ")}`;
   }
