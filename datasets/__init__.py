@@ -29,7 +29,6 @@ __all__ = [
     "display_name",
     "extend_training",
     "load",
-    "load_splits",
     "splits_by_name",
     "train_val_split",
 ]
@@ -43,8 +42,8 @@ def load(config: "ConfigDict") -> Dataset:
     """Loads the data set that `config.name` names.
 
     "signs" reads the files in `config.dir`. "rendered" renders by `config.seed`, `config.train_size`,
-    `config.test_size` and `config.variety`. "folder" reads the images of the user in `config.dir`. Images of
-    another size than `config.image_size` are prepared as for a prediction; see `resnet.images.fit_square`.
+    `config.test_size` and `config.variety`. "folder" reads the images of the user in `config.dir`. Images are
+    prepared as for a prediction; see `resnet.images.fit_square`.
 
     Returns: images uint8 `[N, image_size, image_size, 3]`, labels int32 `[N]`, class names. Training images
     of a folder have the side `config.store_size`, if that is not 0.
@@ -56,10 +55,10 @@ def load(config: "ConfigDict") -> Dataset:
     if config.rendered_size:
         _check_takes_hands(dataset, config)
     if config.name == "folder":
-        return dataset  # Its images have been resized as they were decoded.
+        return dataset  # Its images have been prepared as they were decoded.
     return dataset._replace(
-        train=at_image_size(dataset.train, config),
-        test=None if dataset.test is None else at_image_size(dataset.test, config),
+        train=_prepared(dataset.train, config),
+        test=None if dataset.test is None else _prepared(dataset.test, config),
     )
 
 
@@ -89,15 +88,6 @@ def class_names(config: "ConfigDict") -> tuple[str, ...]:
 def display_name(config: "ConfigDict") -> str:
     """Returns the name to show for the data set: the name of its folder, or else `config.name`."""
     return last_name(config.dir) if config.name == "folder" else config.name
-
-
-def load_splits(config: "ConfigDict") -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Loads the splits train, val and test by name, those that there are, and the class names.
-
-    Raises: UserError as `load` and `train_val_split`.
-    """
-    dataset = load(config)
-    return splits_by_name(dataset, config), dataset.class_names
 
 
 def splits_by_name(dataset: Dataset, config: "ConfigDict") -> dict[str, Split]:
@@ -208,12 +198,21 @@ def _check_takes_hands(dataset: Dataset, config: "ConfigDict") -> None:
 
 
 def at_image_size(split: Split, config: "ConfigDict") -> Split:
-    """Returns `split` at `config.image_size`, as a prediction prepares images; itself if it has that size.
+    """Returns `split` of what `load` returned, at `config.image_size`; itself if it has that size.
+
+    Images that `load` stored larger are prepared as for a prediction. All others are already.
+    """
+    size = config.image_size
+    return split if split.images.shape[1:3] == (size, size) else _prepared(split, config)
+
+
+def _prepared(split: Split, config: "ConfigDict") -> Split:
+    """Returns `split` as a prediction prepares images; itself if that changes nothing.
 
     Mattes are resized with their images.
     """
     size = config.image_size
-    if split.images.shape[1:3] == (size, size):
+    if split.images.shape[1:3] == (size, size) and config.crop == 1:
         return split
     from resnet.images import fit_square
 

@@ -4,7 +4,7 @@ A split drawn at random from bursts of photographs has near-identical images on 
 neighbour on raw pixels then scores well, and its score is the baseline that a network must beat.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,16 @@ from datasets.types import Split
 from resnet.files import printable
 
 THRESHOLDS = (0.0, 6.0, TWIN_DISTANCE)  # grey levels: identical, very close, twins
+PAIRS_DESCRIBED = 1000  # of any two splits; mostly alike images have more pairs than fit into memory
+
+
+class _Pairs(NamedTuple):
+    """Pairs of images: their indices in two splits, distances, and whether their labels differ, `[P]`."""
+
+    left: np.ndarray
+    right: np.ndarray
+    distances: np.ndarray
+    conflicts: np.ndarray
 
 
 def audit(splits: dict[str, Split], class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -24,9 +34,9 @@ def audit(splits: dict[str, Split], class_names: tuple[str, ...]) -> dict[str, A
 
     Returns a JSON-ready dictionary:
       `classes`: number of images of each class in each split.
-      `pairs`: close pairs within each split and across any two, closest first. A pair has `splits`,
-        `indices`, `labels` (class names), `distance` and `conflict` (whether the labels differ), and `files`
-        where the images have files.
+      `pairs`: close pairs within each split and across any two, closest first. Of any two splits there are at
+        most `PAIRS_DESCRIBED`: conflicts, then the closest. A pair has `splits`, `indices`, `labels` (class
+        names), `distance` and `conflict` (whether the labels differ), and `files` where images have files.
       `near_duplicates`: for any two splits and each threshold, the number of `pairs`, of `conflicts` among
         them, and of `images` of the second split that have a near duplicate in the first. Within one split
         these are images with a near duplicate earlier in it.
@@ -38,13 +48,9 @@ def audit(splits: dict[str, Split], class_names: tuple[str, ...]) -> dict[str, A
     pairs, counts = [], []
     for i, first in enumerate(names):
         for second in names[i:]:
-            others = None if first == second else splits[second].images
-            new_pairs = [
-                _describe(pair, (first, second), splits, class_names)
-                for pair in close_pairs(splits[first].images, others)
-            ]
-            pairs += new_pairs
-            counts.append({"splits": [first, second], "within": _count(new_pairs)})
+            within, close = _compare(splits[first], None if first == second else splits[second])
+            pairs += _describe(close, (first, second), splits, class_names)
+            counts.append({"splits": [first, second], "within": within})
     train = splits[names[0]]
     return {
         "classes": {name: _class_counts(split, class_names) for name, split in splits.items()},
@@ -59,40 +65,58 @@ def _class_counts(split: Split, class_names: tuple[str, ...]) -> dict[str, int]:
     return dict(zip(class_names, counts, strict=True))
 
 
-def _describe(
-    pair: tuple[int, int, float],
-    names: tuple[str, str],
-    splits: dict[str, Split],
-    class_names: tuple[str, ...],
-) -> dict[str, Any]:
-    """Describes a pair from `close_pairs` between the two named splits, as an entry of `pairs`."""
-    i, j, distance = pair
-    first, second = (splits[name] for name in names)
-    labels = [class_names[first.labels[i]], class_names[second.labels[j]]]
-    files = {}
-    if first.files is not None and second.files is not None:
-        files = {"files": [printable(str(first.files[i])), printable(str(second.files[j]))]}
-    return {
-        "splits": list(names),
-        "indices": [i, j],
-        **files,
-        "labels": labels,
-        "distance": round(distance, 3),
-        "conflict": labels[0] != labels[1],
+def _compare(first: Split, second: Split | None) -> tuple[dict[str, Any], _Pairs]:
+    """Counts near duplicates for each threshold, and returns the pairs to describe.
+
+    Without `second` they are among the images of `first`.
+    """
+    others = first if second is None else second
+    totals = [{"pairs": 0, "conflicts": 0} for _ in THRESHOLDS]
+    is_in_pair = np.zeros((len(THRESHOLDS), len(others.labels)), bool)
+    kept = _Pairs(*(np.empty(0, dtype) for dtype in (int, int, float, bool)))
+    for left, right, distances in close_pairs(first.images, None if second is None else second.images):
+        block = _Pairs(left, right, distances, first.labels[left] != others.labels[right])
+        for row, threshold in enumerate(THRESHOLDS):
+            is_close = distances <= threshold
+            totals[row]["pairs"] += int(is_close.sum())
+            totals[row]["conflicts"] += int((is_close & block.conflicts).sum())
+            is_in_pair[row, right[is_close]] = True
+        kept = _most_telling(kept, block)
+    within = {
+        f"{threshold:g}": {**total, "images": int(images)}
+        for threshold, total, images in zip(THRESHOLDS, totals, is_in_pair.sum(1), strict=True)
     }
+    return within, kept
 
 
-def _count(pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts near duplicates for each threshold."""
-    counts = {}
-    for threshold in THRESHOLDS:
-        close = [pair for pair in pairs if pair["distance"] <= threshold]
-        counts[f"{threshold:g}"] = {
-            "pairs": len(close),
-            "conflicts": sum(pair["conflict"] for pair in close),
-            "images": len({pair["indices"][1] for pair in close}),
-        }
-    return counts
+def _most_telling(*blocks: _Pairs) -> _Pairs:
+    """Returns the `PAIRS_DESCRIBED` first of all pairs: conflicts, then the closest."""
+    pairs = _Pairs(*map(np.concatenate, zip(*blocks, strict=True)))
+    order = np.lexsort((pairs.distances, ~pairs.conflicts))[:PAIRS_DESCRIBED]
+    return _Pairs(*(column[order] for column in pairs))
+
+
+def _describe(
+    pairs: _Pairs, names: tuple[str, str], splits: dict[str, Split], class_names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Describes pairs of the two named splits, as entries of `pairs`."""
+    first, second = (splits[name] for name in names)
+    described = []
+    for i, j, distance, conflict in zip(*(column.tolist() for column in pairs), strict=True):
+        files = {}
+        if first.files is not None and second.files is not None:
+            files = {"files": [printable(str(first.files[i])), printable(str(second.files[j]))]}
+        described.append(
+            {
+                "splits": list(names),
+                "indices": [i, j],
+                **files,
+                "labels": [class_names[first.labels[i]], class_names[second.labels[j]]],
+                "distance": round(distance, 3),
+                "conflict": conflict,
+            }
+        )
+    return described
 
 
 def _nearest_neighbour(train: Split, split: Split) -> dict[str, Any]:

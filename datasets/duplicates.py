@@ -40,25 +40,35 @@ def nearest(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.
 def has_twin(images: np.ndarray, references: np.ndarray, distance: float = TWIN_DISTANCE) -> np.ndarray:
     """Returns, bool `[N]`, whether `images` uint8 `[N, H, W, 3]` have a reference within `distance`."""
     result = np.zeros(len(images), bool)
-    for rows, _, _ in _near_pairs(images, references, distance):
+    for rows, _, _ in close_pairs(images, references, distance):
         result[rows] = True
     return result
 
 
 def close_pairs(
     images: np.ndarray, others: np.ndarray | None = None, distance: float = TWIN_DISTANCE
-) -> list[tuple[int, int, float]]:
-    """Lists the pairs of `images[i]` and `others[j]` within `distance`, the closest first.
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields the pairs of `images[i]` and `others[j]` within `distance`, block by block: i, j, distances.
 
-    Without `others` the pairs are among `images` themselves. Every pair is listed once, with i < j.
+    Without `others` the pairs are among `images` themselves. Every pair comes once, with i < j. All of them
+    may not fit into memory where most images are alike.
 
-    Returns: tuples (i, j, distance).
+    Thumbnails tell most pairs apart, as in `twin_groups`.
     """
-    blocks = list(_near_pairs(images, images if others is None else others, distance))
-    left, right, exact = map(np.concatenate, zip(*blocks, strict=True)) if blocks else ([], [], [])
-    order = np.argsort(exact, kind="stable")
-    pairs = [(int(left[k]), int(right[k]), float(exact[k])) for k in order]
-    return [pair for pair in pairs if pair[0] < pair[1]] if others is None else pairs
+    second = images if others is None else others
+    columns = [(part, _thumbnails(second[part], SIDE)[0]) for part in _slices(len(second))]
+    for rows in _slices(len(images)):
+        thumbnails = _thumbnails(images[rows], SIDE)[0]
+        for part, other_thumbnails in columns:
+            if others is None and part.start < rows.start:
+                continue
+            is_near = _near_thumbnails(thumbnails, other_thumbnails, distance)
+            if others is None and part.start == rows.start:
+                is_near = np.triu(is_near, 1)
+            if is_near.any():
+                left, right = (np.arange(p.start, p.stop) for p in (rows, part))
+                i, j, exact = _exact_pairs(is_near, (images, left), (second, right), distance)
+                yield left[i], right[j], exact
 
 
 def twin_groups(images: np.ndarray, distance: float = TWIN_DISTANCE) -> np.ndarray:
@@ -144,24 +154,6 @@ def _drop_distant(
     i, j, _ = _exact_pairs(is_near, (images, left), (images, right), distance)
     is_near[:] = False
     is_near[i, j] = True
-
-
-def _near_pairs(
-    images: np.ndarray, others: np.ndarray, distance: float
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields the pairs of `images[i]` and `others[j]` within `distance`, block by block: i, j, distances.
-
-    Thumbnails tell most pairs apart, as in `twin_groups`.
-    """
-    columns = [(part, _thumbnails(others[part], SIDE)[0]) for part in _slices(len(others))]
-    for rows in _slices(len(images)):
-        thumbnails = _thumbnails(images[rows], SIDE)[0]
-        for part, other_thumbnails in columns:
-            is_near = _near_thumbnails(thumbnails, other_thumbnails, distance)
-            if is_near.any():
-                left, right = (np.arange(p.start, p.stop) for p in (rows, part))
-                i, j, exact = _exact_pairs(is_near, (images, left), (others, right), distance)
-                yield left[i], right[j], exact
 
 
 def _exact_pairs(

@@ -2,11 +2,13 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from datasets import decoding
 from datasets.decoding import Square
 from datasets.duplicates import twin_groups
 from datasets.image_cache import load_or_decode
@@ -58,13 +60,10 @@ def load(config: "ConfigDict") -> Dataset:
     """
     listing = list_images(os.path.expanduser(config.dir))
     splits = np.array([file.split for file in listing.files], "U5")
-    splits_are_given = bool((splits != "").any())
     _check_fit(listing, config)
     _check_folds(splits, listing, config)
     square = Square(config.image_size, config.crop, config.fit)
-    stored = square
-    if config.store_size > config.image_size:
-        stored = Square(config.store_size, 1.0, config.fit)
+    stored = _training_square(config)
     lazy = _is_streamed(len(listing.files), stored.size, config)
     # Together in one pass if possible, as an archive may be read as a whole each time.
     is_wanted = (splits == "") | (splits == "train") | (stored == square)
@@ -86,10 +85,7 @@ def load(config: "ConfigDict") -> Dataset:
         val if len(val.labels) else None,
         tuple(unreadable),
     )
-    line = describe(dataset, listing, config.dir)
-    if config.test_fraction and splits_are_given:
-        line += "; it has splits, so data.test_fraction is not used"
-    print(line, file=sys.stderr, flush=True)
+    print(describe(dataset, listing, config), file=sys.stderr, flush=True)
     return dataset
 
 
@@ -101,23 +97,47 @@ def class_names(config: "ConfigDict") -> tuple[str, ...]:
     return list_images(os.path.expanduser(config.dir)).class_names
 
 
-def describe(dataset: Dataset, listing: Listing, path: str) -> str:
-    """Says in one line what a data set holds and what is not part of it."""
+def training_digests(config: "ConfigDict", files: Sequence[str]) -> list[str]:
+    """Returns the digests that `files` of the images at `config.dir` have where they are trained on.
+
+    A file that cannot be read has "".
+
+    Raises: UserError for a place that `list_images` refuses.
+    """
+    source = list_images(os.path.expanduser(config.dir)).source
+    return decoding.decode(files, source, _training_square(config), decoding.Nowhere()).digests
+
+
+def describe(dataset: Dataset, listing: Listing, config: "ConfigDict") -> str:
+    """Says in one line what a data set holds, which fields are not used, and what is not part of it."""
     sizes = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     counts = {name: len(split.labels) for name, split in sizes.items() if split is not None}
     total = sum(counts.values())
-    name = last_name(path)
+    name = last_name(config.dir)
     line = (
         f"{printable(name)}: {total:,} images of {len(listing.class_names)} classes in {listing.layout}:"
         f" {', '.join(f'{count:,} {split}' for split, count in counts.items())}"
     )
     if dataset.test is None and dataset.val is None:
-        line += "; none held out, as config.data.val_fraction and config.data.test_fraction are 0"
+        line += "; none held out"
+        if not (config.val_fraction or config.test_fraction):
+            line += ", as config.data.val_fraction and config.data.test_fraction are 0"
     elif dataset.test is None:
         line += "; no test images, so validation is what is measured"
+    given = {file.split for file in listing.files}
+    is_unused = {"test_fraction": given != {""}, "val_fraction": "val" in given}
+    if unused := [f"data.{name}" for name in is_unused if is_unused[name] and config[name]]:
+        line += f"; it has splits, so {' and '.join(unused)} {'are' if len(unused) > 1 else 'is'} not used"
     passed_over = dict(listing.passed_over) | {"that cannot be read": len(listing.files) - total}
     reasons = [f"{count:,} {reason}" for reason, count in passed_over.items() if count]
     return f"{line}; passed over: {', '.join(reasons)}" if reasons else line
+
+
+def _training_square(config: "ConfigDict") -> Square:
+    """Returns how a picture becomes a training image."""
+    if config.store_size > config.image_size:
+        return Square(config.store_size, 1.0, config.fit)
+    return Square(config.image_size, config.crop, config.fit)
 
 
 def _check_fit(listing: Listing, config: "ConfigDict") -> None:

@@ -193,7 +193,7 @@ def _survey(names: Sequence[str], source: Source, square: Square, note: Path | N
     if learnt is None:
         decoding = decode(names, source, square, Nowhere())
         learnt = decoding.digests, decoding.unreadable
-        if note:
+        if note and decoding.content is not None:  # A file that could not be opened is tried again.
             with suppress(OSError):  # Without the note the next start decodes them once more.
                 note.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(note, _text_with_checksum(*learnt))

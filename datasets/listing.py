@@ -152,7 +152,8 @@ def list_images(path: str) -> Listing:
         without training images, or it contradicts itself.
     """
     storage, table = _open(path)
-    if table:
+    # A folder of records lists its files in its table alone.
+    if isinstance(storage, RecordFolder) or table:
         return _list_table(storage, table)
     names, passed_over = storage.entries()
     images = [name for name in sorted(names) if name.endswith("/") or _is_image(name)]
@@ -365,7 +366,7 @@ def _labelled_images(
     Raises:
       UserError: a folder has no images, and is not one of validation or test. Or two are of one class.
     """
-    counts = Counter(map(_class_name, classes))
+    counts = Counter(map(class_name_of, classes))
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise UserError(
             f"{printable(place)}: holds two folders of the class {_some(repeated)}, whose names are written"
@@ -380,7 +381,7 @@ def _labelled_images(
     return [
         _LabelledImage(f"{prefix}{folder}/{name}", class_name, split, name)
         for folder, names in classes.items()
-        for class_name in [_class_name(folder)]
+        for class_name in [class_name_of(folder)]
         for name in names
         if not name.endswith("/")
     ]
@@ -424,10 +425,11 @@ def _list_table(
     ((_, content),) = storage.contents([table])
     if isinstance(content, UserError):
         raise content
-    if len(content) > MAX_TABLE_SIZE:
+    # What was packed is read, however many images it has.
+    is_index = isinstance(storage, RecordFolder)
+    if len(content) > MAX_TABLE_SIZE and not is_index:
         raise UserError(f"{place}: is larger than {MAX_TABLE_SIZE // 2**20} MB, the limit; take a part of it")
-    # In a folder of records, spaces around a name are part of it.
-    rows = _read_table(content, place, strips=not isinstance(storage, RecordFolder))
+    rows = _read_table(content, place, is_index=is_index)
     images = _images_of_rows(rows, storage, table, place)
     passed_over = Counter(passed_over or {})
     passed_over["named more than once"] = len(rows) - len(images)
@@ -436,11 +438,12 @@ def _list_table(
     return _listing(storage, images, place=place, layout=layout, passed_over=passed_over)
 
 
-def _read_table(content: bytes, place: str, *, strips: bool) -> list[_Row]:
+def _read_table(content: bytes, place: str, *, is_index: bool) -> list[_Row]:
     """Returns the rows of a table in UTF-8, with or without a byte order mark.
 
-    Its separator is the comma, semicolon or tab, whichever the header has most of. `strips` says whether
-    spaces around values are left out.
+    Its separator is the comma, semicolon or tab, whichever the header has most of. Spaces around values
+    are left out. With `is_index` it is that of a folder of records: there, spaces are part of a name, and any
+    number of rows is read.
 
     Raises:
       UserError: the table is in another encoding, is damaged, or lacks a column or a value.
@@ -452,7 +455,7 @@ def _read_table(content: bytes, place: str, *, strips: bool) -> list[_Row]:
     columns = _columns(header, place)
     rows = []
     for line, record in records:
-        if len(rows) == MAX_ROWS:
+        if len(rows) == MAX_ROWS and not is_index:
             raise UserError(f"{place}: has more than {MAX_ROWS:,} rows, the limit; take a part of them")
         if len(record) != len(header):
             raise UserError(
@@ -460,7 +463,7 @@ def _read_table(content: bytes, place: str, *, strips: bool) -> list[_Row]:
                 " put values that hold a separator into quotes"
             )
         values = {name: record[column] for name, column in columns.items()}
-        if strips:
+        if not is_index:
             values = {name: value.strip() for name, value in values.items()}
         if missing := [name for name in ("path", "label") if not values[name]]:
             raise UserError(f"{place}: line {line} has no {missing[0]}, expected one in every row; add it")
@@ -469,7 +472,7 @@ def _read_table(content: bytes, place: str, *, strips: bool) -> list[_Row]:
             raise UserError(
                 f"{place}: line {line} has the split {split!r}, expected train, val or test; rename it"
             )
-        rows.append(_Row(line, values["path"], _class_name(values["label"]), _split_of(split)))
+        rows.append(_Row(line, values["path"], class_name_of(values["label"]), _split_of(split)))
     unsplit = [row for row in rows if not row.split]
     if 0 < len(unsplit) < len(rows):
         raise UserError(
@@ -623,7 +626,7 @@ def _sorted(images: Sequence[_LabelledImage]) -> list[_LabelledImage]:
     )
 
 
-def _class_name(text: str) -> str:
+def class_name_of(text: str) -> str:
     """Returns a class as it is shown. macOS writes é as two characters, others as one: they are one class."""
     return printable(unicodedata.normalize("NFC", text))
 

@@ -2,8 +2,8 @@
 
 `python -m datasets.records` packs one. It holds
 
-- `records.json`: the shards with their sizes and SHA-256 checksums, and of images that were resized their
-  side and their fit;
+- `records.json`: the shards with their sizes and SHA-256 checksums, the checksum of the index, and of images
+  that were resized their side and their fit;
 - `index.csv`: a line for each image with its path, label, split, and the shard and record that hold it;
 - `shard-00000.array_record` and so on, in the ArrayRecord format
   (https://github.com/google/array_record). A record is the content of a file.
@@ -12,13 +12,12 @@
 import csv
 import io
 import os
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets.archives import Entries
 from resnet.errors import UserError
 from resnet.files import printable, read_file
 from resnet.json_files import Schema, read_json
@@ -31,13 +30,14 @@ COLUMNS = ("path", "label", "split", "shard", "record")
 MAX_INDEX_SIZE = 2**30  # bytes
 PACK_AGAIN = "pack it again with: python -m datasets.records"
 
+_SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _SHARD: Schema = {
     "type": "object",
     "properties": {
         "file": {"type": "string", "pattern": r"^shard-\d{5,}\.array_record$"},
         "bytes": {"type": "integer", "minimum": 0},
         "records": {"type": "integer", "minimum": 1},
-        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "sha256": _SHA256,
     },
     "required": ["file", "bytes", "records", "sha256"],
 }
@@ -47,9 +47,10 @@ SCHEMA: Schema = {
         "version": {"const": 1},
         "size": {"type": "integer", "minimum": 0, "maximum": 4096},
         "fit": {"enum": list(CHOICES["fit"])},
+        "index_sha256": _SHA256,
         "shards": {"type": "array", "items": _SHARD},
     },
-    "required": ["version", "size", "shards"],
+    "required": ["version", "size", "index_sha256", "shards"],
 }
 
 
@@ -90,11 +91,8 @@ class RecordFolder:
         self.shards: list[dict[str, Any]] = settings["shards"]
         for shard in self.shards:
             self._check_size(shard)
+        self._index_sha256: str = settings["index_sha256"]
         self._places = self._read_index()
-
-    def entries(self) -> Entries:
-        """Lists all files of the data set, with the table that names their classes."""
-        return Entries([INDEX_FILE, *self._places], Counter())
 
     def locate(self, path: str, table: str) -> str | None:
         """Returns the name of the file that the table `table` calls `path`, or None if there is none."""
@@ -123,7 +121,13 @@ class RecordFolder:
         return content
 
     def _index(self) -> bytes:
-        return read_file(Path(self.path, INDEX_FILE), MAX_INDEX_SIZE)
+        file = Path(self.path, INDEX_FILE)
+        content = read_file(file, MAX_INDEX_SIZE)
+        if sha256(content).hexdigest() != self._index_sha256:
+            raise UserError(
+                f"{printable(file)}: is damaged (its checksum is another); copy it again, or {PACK_AGAIN}"
+            )
+        return content
 
     def _read_index(self) -> dict[str, Place]:
         file = os.path.join(self.path, INDEX_FILE)

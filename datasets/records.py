@@ -24,8 +24,10 @@ from datasets.listing import Listing, check_classes, list_images
 from datasets.record_folder import (
     COLUMNS,
     INDEX_FILE,
+    MAX_INDEX_SIZE,
     PACKING_FILE,
     SETTINGS_FILE,
+    Place,
     RecordFolder,
     damaged_shard,
 )
@@ -38,6 +40,7 @@ from resnet.preprocessing import CHOICES
 SHARD_BYTES = 2**28  # of the contents in a shard; the last file may go beyond it
 # Of each record alone, so that one is read at a time. Pictures are compressed already.
 WRITER_OPTIONS = "group_size:1,uncompressed"
+LAST_PLACE = Place(99_999, 9_999_999)  # as long in the index as any place will be
 
 _PACKED_SHARD: Schema = {
     "type": "object",
@@ -63,16 +66,13 @@ def pack(source: str, out: Path, square: Square | None = None, shard_bytes: int 
     Returns: what is wrong with each file that was left out.
 
     Raises:
-      UserError: there are no images at `source`, none of a class's training images can be read, or `out`
-        cannot be written or holds something else.
+      UserError: there are no images at `source`, or too many for an index, or none of a class's training
+        images can be read. Or `out` cannot be written, holds something else, or lies inside of `source`.
     """
     listing = list_images(source)
+    _check_is_outside(out, source)
+    _check_index(listing, source)
     names = [file.name for file in listing.files]
-    try:
-        "\n".join(names).encode()
-    except UnicodeEncodeError:
-        wrong = next(name for name in names if printable(name) != name)
-        raise UserError(f"{printable(wrong)}: its name is not UTF-8, expected UTF-8; rename it") from None
     try:
         done = _begin(listing, out, square)
         packed = {name for shard in done for name in shard.names}
@@ -106,6 +106,30 @@ def check(out: Path) -> int:
         if not is_whole:
             raise damaged_shard(str(file), "its checksum is another")
     return len(folder.shards)
+
+
+def _check_is_outside(out: Path, source: str) -> None:
+    """Raises UserError if `out` lies inside of `source`, where its shards would be files of the source."""
+    if Path(os.path.realpath(source)) in Path(os.path.realpath(out)).parents:
+        raise UserError(
+            f"{printable(out)}: lies inside of {printable(source)}, expected a folder outside,"
+            " as it would be taken for a class; choose one beside it"
+        )
+
+
+def _check_index(listing: Listing, source: str) -> None:
+    """Raises UserError for names that are not UTF-8, and for an index that would be too large to be read."""
+    names = [file.name for file in listing.files]
+    try:
+        "\n".join(names).encode()
+    except UnicodeEncodeError:
+        wrong = next(name for name in names if printable(name) != name)
+        raise UserError(f"{printable(wrong)}: its name is not UTF-8, expected UTF-8; rename it") from None
+    if len(_index(listing, dict.fromkeys(names, LAST_PLACE))) > MAX_INDEX_SIZE:
+        raise UserError(
+            f"{printable(source)}: the index of its {len(names):,} images would take more than"
+            f" {MAX_INDEX_SIZE:,} bytes, expected at most that; pack a part of them"
+        )
 
 
 def _begin(listing: Listing, out: Path, square: Square | None) -> list[Packed]:
@@ -214,25 +238,34 @@ def _write_shard(out: Path, number: int, contents: Sequence[tuple[str, bytes]]) 
 def _finish(out: Path, done: Sequence[Packed], listing: Listing, square: Square | None) -> None:
     """Writes the index and the settings, without which the folder is not complete, and removes the notes."""
     places = {
-        name: (shard, record) for shard, packed in enumerate(done) for record, name in enumerate(packed.names)
+        name: Place(shard, record)
+        for shard, packed in enumerate(done)
+        for record, name in enumerate(packed.names)
     }
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(COLUMNS)
-    for file in listing.files:
-        if file.name in places:
-            writer.writerow([file.name, listing.class_names[file.label], file.split, *places[file.name]])
-    write_whole(out / INDEX_FILE, table.getvalue())
+    index = _index(listing, places)
+    write_whole(out / INDEX_FILE, index)
     settings: Mapping[str, Any] = {
         "version": 1,
         "size": square.size if square else 0,
         **({"fit": square.fit} if square else {}),
+        "index_sha256": sha256(index).hexdigest(),
         "shards": [packed.shard for packed in done],
     }
     write_whole(out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
     for number in range(len(done)):
         (out / _note_name(number)).unlink(missing_ok=True)
     (out / PACKING_FILE).unlink(missing_ok=True)
+
+
+def _index(listing: Listing, places: Mapping[str, Place]) -> bytes:
+    """Returns the table of the images that have a place."""
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(COLUMNS)
+    for file in listing.files:
+        if file.name in places:
+            writer.writerow([file.name, listing.class_names[file.label], file.split, *places[file.name]])
+    return table.getvalue().encode()
 
 
 def _shard_name(number: int) -> str:
@@ -258,7 +291,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, new or empty")
     parser.add_argument("--size", type=int, default=0, help="resize images to this side; 0: store the files")
     parser.add_argument(
-        "--fit", choices=CHOICES["fit"], default="crop", help="how a resized picture becomes a square"
+        "--fit", choices=CHOICES["fit"], help="how a resized picture becomes a square; default: crop"
     )
     parser.add_argument("--check", action="store_true", help="read all of OUT, and say whether it is whole")
     args = parser.parse_args()
@@ -269,7 +302,9 @@ def main() -> None:
         parser.error("name the images and the folder to write: SRC OUT")
     if not 0 <= args.size <= 4096:
         raise UserError(f"--size={args.size}: expected 0 to 4096 pixels")
-    square = Square(args.size, 1.0, args.fit) if args.size else None
+    if args.fit and not args.size:
+        raise UserError(f"--fit={args.fit}: is for pictures that are resized; set their side by --size")
+    square = Square(args.size, 1.0, args.fit or "crop") if args.size else None
     errors = pack(os.path.expanduser(args.source), args.out, square)
     for error in errors:
         print(f"warning: left out: {error}", file=sys.stderr)

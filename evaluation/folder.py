@@ -1,18 +1,19 @@
 """Evaluation on a folder of labelled images: top-1 and top-5, with one crop and with ten."""
 
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datasets.archives import Folder
+from datasets.listing import class_name_of
 from resnet import imagenet
 from resnet.classifier import Classifier
 from resnet.errors import UserError
 from resnet.files import printable
-from resnet.images import find_images, image_extensions, is_hidden
+from resnet.images import describe_kinds, image_extensions, is_hidden, unreadable_kind
 from resnet.wording import first_of
 
 TOP = (1, 5)
@@ -25,14 +26,25 @@ def labelled_images(
     """Returns the image files in `folder`, which has a folder for each class, with their labels.
 
     The folder of a class has the name of the class or, for a class of ImageNet, its WordNet id, such as
-    n01440764. However its letters are composed, it is the same name. Not every class needs a folder. Hidden
-    files and folders are skipped. `report` is called once if there are pictures of kinds that cannot be read.
+    n01440764. It is read as for training: however its letters are composed, it is the same name, and links
+    are followed. Not every class needs a folder. Hidden files and folders are skipped. `report` is called
+    once if there are pictures of kinds that cannot be read, and once for links in a circle and the like.
 
     Raises:
         UserError: there is no such folder, it cannot be listed, or it holds something else: folders that are
             no class, a class without images, images outside of the folders of the classes.
     """
     labels, examples = _labels_by_folder_name(class_names)
+    folders = _class_folders(folder, labels, examples)
+    return {file: labels[class_name_of(path.name)] for path, file in _images_below(folders, report)}
+
+
+def _class_folders(folder: Path, labels: Mapping[str, int], examples: Sequence[str]) -> list[Path]:
+    """Returns the folders in `folder`, which are all called as one of `labels`.
+
+    Raises:
+        UserError: as `labelled_images`.
+    """
     expected = f"expected one for each class, named as {' or '.join(examples)}"
     try:
         entries = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
@@ -44,7 +56,7 @@ def labelled_images(
     folders = [path for path in entries if path.is_dir()]
     if not folders:
         raise UserError(f"{printable(folder)}: has no folders in it; {expected}, with its images")
-    if unknown := [printable(path.name) for path in folders if _composed(path.name) not in labels]:
+    if unknown := [printable(path.name) for path in folders if class_name_of(path.name) not in labels]:
         raise UserError(
             f"{printable(folder)}: has folders that are no class of these weights:"
             f" {first_of(unknown, NAMES_SHOWN)}; {expected}"
@@ -56,18 +68,45 @@ def labelled_images(
             f"{printable(folder)}: has {len(loose)} images outside of the classes' folders, such as"
             f" {printable(loose[0])}; expected none: move them"
         )
-    depth = len(folder.parts)
-    return {file: labels[_composed(file.parts[depth])] for file in find_images(folders, report)}
+    return folders
 
 
-def _composed(name: str) -> str:
-    """Returns a name as most systems write it. macOS writes é as two characters."""
-    return unicodedata.normalize("NFC", name)
+def _images_below(
+    folders: Sequence[Path], report: Callable[[UserError], None] | None
+) -> list[tuple[Path, Path]]:
+    """Returns each of `folders` with each image file below it, sorted.
+
+    Raises:
+        UserError: a folder has none, or cannot be listed.
+    """
+    images: list[tuple[Path, Path]] = []
+    kinds: Counter[str] = Counter()
+    links: Counter[str] = Counter()
+    for folder in folders:
+        names, passed_over = Folder(str(folder)).entries()
+        files = [folder / name for name in names if not name.endswith("/")]
+        readable = sorted(file for file in files if file.suffix.lower() in image_extensions())
+        others = Counter(kind for file in files if (kind := unreadable_kind(file.name)))
+        if not readable:
+            content = f"only {describe_kinds(others)}, which cannot be read" if others else "no image files"
+            raise UserError(
+                f"{printable(folder)}: the folder has {content}, expected some such as *.jpg or *.png;"
+                " add some, or delete it"
+            )
+        images += [(folder, file) for file in readable]
+        kinds += others
+        links.update({kind: count for kind, count in passed_over.items() if kind != "hidden"})
+    place = printable(folders[0]) if len(folders) == 1 else f"{len(folders):,} folders"
+    if kinds and report is not None:
+        report(UserError(f"{place}: {describe_kinds(kinds)} cannot be read; convert them to JPEG or PNG"))
+    if links and report is not None:
+        report(UserError(f"{place}: {describe_kinds(links)} are left out; replace them by files"))
+    return images
 
 
 def _labels_by_folder_name(class_names: tuple[str, ...]) -> tuple[dict[str, int], Sequence[str]]:
     """Returns the label for every name that a folder may have, and examples of such names."""
-    labels = {_composed(name): label for label, name in enumerate(class_names)}
+    labels = {class_name_of(name): label for label, name in enumerate(class_names)}
     if synsets := imagenet.synsets_of(class_names):
         for label, names in enumerate(imagenet.classes().items()):
             labels = dict.fromkeys(names, label) | labels

@@ -10,15 +10,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import datasets
-from datasets.contents import image_table
+from datasets.contents import DIGITS, image_table, training_images
 from datasets.duplicates import has_twin
+from datasets.folder import training_digests
 from datasets.types import Dataset, Split
 from devices.mesh import make_mesh, replicated
 from evaluation.predictor import make_predictor
 from evaluation.scores import ensemble_logits, full_report
-from resnet.checkpoint import Which, newest_step
+from resnet.checkpoint import Which
 from resnet.classifier import Trained, load_trained
 from resnet.errors import UserError
+from resnet.files import printable
 from resnet.network import Network, Weights
 from resnet.wording import first_of
 from workdir import settings
@@ -32,10 +34,10 @@ class TrainedRun(NamedTuple):
     """A trained run with its data.
 
     `splits` by name are those of its data: train (as trained on), val if it held one out, and test. With
-    `on_other_data` they are those of a data set that it was not trained on. `stored_train` are the training
-    images before `config.data.store_size` is cropped to the network's size. `predict` takes images uint8
-    [N, H, W, 3] to logits float32 [N, classes]. `kind` of weights is `raw` or `ema`. `batch_size` is a
-    multiple of the number of devices here.
+    `other_data`, the `data` part of a config, they are those of another data set, prepared as predict does
+    for the run. `stored_train` are the training images before `config.data.store_size` is cropped to the
+    network's size. `predict` takes images uint8 [N, H, W, 3] to logits float32 [N, classes]. `kind` of
+    weights is `raw` or `ema`. `batch_size` is a multiple of the number of devices here.
     """
 
     config: ConfigDict
@@ -48,7 +50,7 @@ class TrainedRun(NamedTuple):
     kind: str
     batch_size: int
     predict: Callable[[np.ndarray], np.ndarray]
-    on_other_data: bool = False
+    other_data: ConfigDict | None = None
 
     @property
     def main_split(self) -> str:
@@ -64,15 +66,15 @@ class TrainedRun(NamedTuple):
         """Returns the split of that name.
 
         Raises:
-            UserError: the run has no such images.
+            UserError: there are no such images.
         """
         if name not in self.splits:
-            reasons = {
-                "val": "held out no validation images, and its data set brings none",
-                "test": "held out no test images, and its data set brings none",
-            }
+            kind = {"val": "validation", "test": "test"}[name]
+            reason = f"the run held out no {kind} images, and its data set brings none"
+            if self.other_data is not None:
+                reason = f"the data of --config have no {kind} images"
             others = " or ".join(f"--split={other}" for other in self.splits)
-            raise UserError(f"--split={name}: the run {reasons[name]}; expected {others}")
+            raise UserError(f"--split={name}: {reason}; expected {others}")
         return self.splits[name]
 
     def report(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -86,7 +88,7 @@ class TrainedRun(NamedTuple):
 
         None for the training images themselves, and for a data set that the run was not trained on.
         """
-        if name == "train" or self.on_other_data:
+        if name == "train" or self.other_data is not None:
             return None
         return has_twin(self.split(name).images, self.splits["train"].images)
 
@@ -99,33 +101,48 @@ def load_runs(
     `other_data`, the `data` part of a config, takes the place of the data that it was trained on.
 
     Raises:
-        UserError: there is no trained run, or its seeds stand at different steps. Or the data cannot be read,
-            are not those that it was trained on, or have other classes or another image size.
+        UserError: as `load_trained`. Or the data cannot be read, have other classes or another image size, or
+            are not what the run was trained on.
     """
     config, class_names = settings.load(workdir)
     _check_image_size(config, other_data)
     trained = load_trained(workdir, checkpoint, raw)
-    _check_same_step(trained, config, workdir, checkpoint)
+    data = config.data
     if other_data is None:
-        data = config.data
         dataset = _load_own_data(data, class_names, workdir)
     else:
-        data = as_prepared_for(config, other_data)
+        data = other_data = _as_prepared_for(config, other_data)
         dataset = datasets.load(data)
         _check_classes(dataset, data, class_names, any_of_them=True)
         dataset = _with_labels_of(class_names, dataset)
-    splits = datasets.splits_by_name(dataset, data)
-    stored_train, _ = datasets.train_val_split(dataset, data)
-    return _with_data(
-        trained, config, class_names, splits, stored_train, on_other_data=other_data is not None
-    )
+    train, val = datasets.train_val_split(dataset, data)
+    splits = datasets.splits_by_name(dataset._replace(train=train, val=val), data)
+    return _with_data(trained, config, class_names, splits, stored_train=train, other_data=other_data)
 
 
-def as_prepared_for(config: ConfigDict, other_data: ConfigDict) -> ConfigDict:
+def _as_prepared_for(config: ConfigDict, other_data: ConfigDict) -> ConfigDict:
     """Returns `other_data`, whose images are prepared as predict does for the run of `config`."""
     data = other_data.copy_and_resolve_references()
     data.update(settings.preparation(config.data), store_size=0)  # Nothing is cropped from larger ones.
     return data
+
+
+def files_trained_on(run: TrainedRun, split_name: str, workdir: Path) -> list[str]:
+    """Returns the files of a split of another data set that `run`, in `workdir`, was trained on.
+
+    They have the name and the pixels of a training image. A run without a table of its images has none.
+    """
+    files = run.split(split_name).files
+    if files is None or run.other_data is None:
+        return []
+    trained = training_images(settings.stored_sources(workdir).table)
+    known = [file for file in files.tolist() if printable(file) in trained]
+    if not known:
+        return []
+    data = run.other_data.copy_and_resolve_references()
+    data.store_size = run.config.data.store_size
+    digests = zip(known, training_digests(data, known), strict=True)
+    return [file for file, digest in digests if digest[:DIGITS] in trained[printable(file)]]
 
 
 def load_own_splits(workdir: Path) -> dict[str, Split]:
@@ -150,9 +167,9 @@ def _with_data(
     config: ConfigDict,
     class_names: tuple[str, ...],
     splits: dict[str, Split],
-    stored_train: Split,
     *,
-    on_other_data: bool,
+    stored_train: Split,
+    other_data: ConfigDict | None,
 ) -> list[TrainedRun]:
     """Returns the runs of the `trained` seeds on `splits`, which share one compiled program."""
     devices = jax.local_device_count()
@@ -174,7 +191,7 @@ def _with_data(
             kind=seed.kind,
             batch_size=batch_size,
             predict=partial(predictor, weights),
-            on_other_data=on_other_data,
+            other_data=other_data,
         )
 
     return [run_of(seed) for seed in trained]
@@ -220,25 +237,7 @@ def _check_trained_on(dataset: Dataset, data: ConfigDict, workdir: Path) -> None
         raise UserError(
             f"data set {datasets.display_name(data)}: its images are not those of the run in {workdir}"
             f"{f' ({changes})' if changes else ''}, so that nothing tells what it has seen; name those, for"
-            " SIGNS by SIGNS_DIR, or measure these as another data set, with --config"
-        )
-
-
-def _check_same_step(
-    trained: Sequence[Trained], config: ConfigDict, workdir: Path, checkpoint: Which
-) -> None:
-    """Checks that the seeds are trained equally far. Each may have a best step of its own before that."""
-    folders = settings.seed_workdirs(config, workdir)
-    # The last one of `trained` is older than the newest where that is damaged.
-    newest = [
-        seed.step if checkpoint == "last" else newest_step(folder)
-        for seed, folder in zip(trained, folders, strict=True)
-    ]
-    if len(set(newest)) > 1:
-        steps = ", ".join(f"{seed}: {step}" for seed, step in zip(config.seeds, newest, strict=True))
-        raise UserError(
-            f"{workdir}: its seeds stand at different steps ({steps}), and have no mean; train on to the end,"
-            f" or name the folder of one, such as {folders[0]}"
+            " SIGNS by SIGNS_DIR, or measure images that it has not seen as another data set, with --config"
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from modes.flags import JSON, Command, Mode, require_workdir
 from modes.tables import table
 
-CONFLICTS_PRINTED = 20  # pairs of files; `audit.json` has all
+CONFLICTS_PRINTED = 20  # pairs of files; `audit.json` has more
 
 
 def run(command: Command) -> int:
@@ -57,7 +57,8 @@ def format_audit(audit: dict[str, Any]) -> str:
     ][:CONFLICTS_PRINTED]
     lists = []
     if conflicts:
-        lists.append("Near duplicates of different classes\n" + table(conflicts, ["", "", "apart"], "llr"))
+        title = "Near duplicates of different classes, the closest of those counted above"
+        lists.append(f"{title}\n" + table(conflicts, ["", "", "apart"], "llr"))
     if audit.get("unreadable", ()):
         lists.append("Files that cannot be read\n" + "\n".join(audit.get("unreadable", ())))
     return "\n\n".join(

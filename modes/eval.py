@@ -11,6 +11,8 @@ from tabulate import tabulate
 
 from modes.flags import (
     CHECKPOINT,
+    FIELDS_OF_MACHINE,
+    FIELDS_OVER_WEIGHTS,
     JSON,
     RAW,
     SPLIT,
@@ -24,12 +26,21 @@ from modes.flags import (
     refuse_weights_and_config,
     require_workdir,
 )
+from modes.tables import table
 from resnet.errors import UserError
 
 if TYPE_CHECKING:
     from evaluation.trained_run import TrainedRun
 
 CLASSES_PRINTED = 20  # with more of them, tables show those that stand out
+FIELDS_OF_TRAINING = (  # those of the data that count in training alone
+    "data.store_size",
+    "data.sampling",
+    "data.loader_processes",
+    "data.rendered_size",
+    "data.rendered_share",
+    "data.rendered_share_at_start",
+)
 
 CORRUPTIONS = Flag("corruptions", "Evaluate on corrupted images.", None, ("standard", "extra"))
 CROPS = Flag(
@@ -55,6 +66,7 @@ def check(command: Command) -> None:
         refuse_config(command, ", or name a file of weights by --config.init_from")
     if from_file:
         refuse_run_beside_weights(command)
+        _check_changes_prediction_alone(command)
     else:
         require_workdir(command)
         _check_changes_data_alone(command)
@@ -66,18 +78,31 @@ def check(command: Command) -> None:
 
 
 def _check_changes_data_alone(command: Command) -> None:
-    """Checks that fields on the command line are of the data, as all else comes from the run."""
+    """Checks that fields on the command line are of the images, as all else comes from the run."""
     from resnet.preprocessing import PREPARATION
 
     if command.config is None:
         return
     fields_of_network = {f"data.{name}" for name in PREPARATION if name != "image_size"}
     for name in command.config_changes:
+        if name in FIELDS_OF_TRAINING:
+            raise UserError(f"--config.{name}: is for training, and changes nothing here; leave it out")
         is_of_data = name.startswith("data.") and name not in fields_of_network
-        if not is_of_data and not name.startswith(("gpu.", "compilation_cache")):
+        if not is_of_data and not name.startswith(FIELDS_OF_MACHINE):
             raise UserError(
                 f"--config.{name}: --mode=eval takes the data of --config, and all else from the run,"
                 " how images are prepared included; leave it out"
+            )
+
+
+def _check_changes_prediction_alone(command: Command) -> None:
+    """Checks that fields on the command line are of use for weights in a file."""
+    known = (*FIELDS_OVER_WEIGHTS, "init_from")
+    for name in command.config_changes if command.config is not None else ():
+        if name not in known and not name.startswith(FIELDS_OF_MACHINE):
+            raise UserError(
+                f"--config.{name}: --mode=eval takes {', '.join(FIELDS_OVER_WEIGHTS)} of --config, and all"
+                " else from the file of weights; leave it out"
             )
 
 
@@ -113,7 +138,7 @@ def evaluate_run(
     is in the name of the file. Without a split it is the run's `main_split`.
     """
     import datasets
-    from evaluation.trained_run import as_prepared_for, load_runs
+    from evaluation.trained_run import load_runs
     from resnet.files import write_json
 
     runs = load_runs(workdir, checkpoint, raw, other_data)
@@ -121,10 +146,11 @@ def evaluate_run(
     split = split or first.main_split
     result: dict[str, Any] = {"split": split, **first.identity}
     name = split
-    if other_data is not None:
-        _refuse_hands_that_were_trained_on(split, first.config, other_data)
-        result["data"] = as_prepared_for(first.config, other_data).to_dict()
-        name = f"{datasets.display_name(other_data)}_{split}"
+    if first.other_data is not None:
+        _refuse_hands_that_were_trained_on(split, first.config, first.other_data)
+        _refuse_files_that_were_trained_on(split, first, workdir)
+        result["data"] = first.other_data.to_dict()
+        name = f"{datasets.display_name(first.other_data)}_{split}"
     result |= _evaluate_corruptions(runs, split, corruptions) if corruptions else _evaluate(runs, split)
     file = workdir / f"eval_{name}{f'_{corruptions}_corruptions' if corruptions else ''}.json"
     if as_json:
@@ -145,6 +171,18 @@ def _refuse_hands_that_were_trained_on(split: str, config: ConfigDict, other_dat
         raise UserError(
             f"--split={split}: the run was trained on rendered hands, perhaps on these; expected"
             " --split=test, which are other people's"
+        )
+
+
+def _refuse_files_that_were_trained_on(split: str, run: "TrainedRun", workdir: Path) -> None:
+    from evaluation.trained_run import files_trained_on
+    from resnet.files import printable
+
+    if files := files_trained_on(run, split, workdir):
+        raise UserError(
+            f"--split={split}: the run was trained on {len(files):,} of the {len(run.split(split).labels):,}"
+            f" images, such as {printable(files[0])}; expected others: put new images into a folder of their"
+            " own, or leave --config out for those that the run held out"
         )
 
 
@@ -231,8 +269,8 @@ def format_report(report: dict[str, Any]) -> str:
 
     if "seeds" in report:
         headers, rows = seed_table(report)
-        table = tabulate(rows, headers, disable_numparse=True)
-        return f"{table}\n\nensemble: {format_report(report['ensemble'])}"
+        text = tabulate(rows, headers, disable_numparse=True)
+        return f"{text}\n\nensemble: {format_report(report['ensemble'])}"
     head = [
         f"accuracy {report['accuracy']:.4f}   loss {report['loss']:.4f}   images {report['images']}",
         f"balanced accuracy {report['balanced_accuracy']:.4f}",
@@ -249,20 +287,27 @@ def _class_tables(report: dict[str, Any]) -> list[str]:
     """Returns the scores of every class and the confusion matrix; of many classes what stands out."""
     from evaluation.scores import frequent_confusions, hardest_classes
 
+    def score(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
     def scores(rows: Sequence[dict[str, Any]]) -> str:
-        return tabulate(rows, headers="keys", floatfmt=".4f", missingval="-")
+        texts = [
+            [row["class"], str(row["images"]), score(row["precision"]), score(row["recall"])] for row in rows
+        ]
+        return table(texts, ["class", "images", "precision", "recall"], "lrrr")
 
     classes = report["classes"]
     if len(classes) > CLASSES_PRINTED:
-        confusions = frequent_confusions(report, CLASSES_PRINTED)
+        confusions = [(i, j, str(images)) for i, j, images in frequent_confusions(report, CLASSES_PRINTED)]
         return [
             f"the {CLASSES_PRINTED} of {len(classes)} classes with the lowest recall; the JSON has all",
             scores(hardest_classes(report, CLASSES_PRINTED)),
-            tabulate(confusions, headers=["true", "predicted", "images"]),
+            table(confusions, ["true", "predicted", "images"], "llr"),
         ]
     names = [row["class"] for row in classes]
-    confusion = [[name, *row] for name, row in zip(names, report["confusion_matrix"], strict=True)]
-    return [scores(classes), tabulate(confusion, headers=["true \\ predicted", *names])]
+    confusion = [[name, *map(str, row)] for name, row in zip(names, report["confusion_matrix"], strict=True)]
+    headers = ["true \\ predicted", *names]
+    return [scores(classes), table(confusion, headers, "l" + "r" * len(names))]
 
 
 def format_corruptions(result: dict[str, Any]) -> str:
@@ -279,8 +324,8 @@ def format_corruptions(result: dict[str, Any]) -> str:
     rows.append(["mean", *result["by_severity"], result["mean"]])
     severities = [f"severity {i}" for i in range(1, len(result["by_severity"]) + 1)]
     head = f"accuracy {result['clean']:.4f} clean, {result['mean']:.4f} mean under corruptions"
-    table = tabulate(rows, headers=["corruption", *severities, "mean"], floatfmt=".3f")
-    return f"{head}   images {result['images']}\n\n{table}"
+    text = tabulate(rows, headers=["corruption", *severities, "mean"], floatfmt=".3f")
+    return f"{head}   images {result['images']}\n\n{text}"
 
 
 def format_crops(result: dict[str, Any]) -> str:

@@ -71,6 +71,18 @@ JSON = Flag("json", "Print one JSON object a line rather than a table.", False)
 # The network that comes with the project: it reads the fingers of a hand, 0 to 5.
 HANDS = Path(__file__).parent.parent / "web" / "hands.onnx"
 
+# Fields of a config that count where it names a file of weights. All else comes from the file.
+FIELDS_OVER_WEIGHTS = (
+    "compute_dtype",
+    "model.convolution",
+    "data.image_size",
+    "data.fit",
+    "data.crop",
+    "test_time_flip",
+    "temperature",
+)
+FIELDS_OF_MACHINE = ("gpu.", "compilation_cache")  # beginnings of those that change no answer
+
 MAX_FILE_BYTES = 2**20  # of a config file or a file of flags
 MISSING_WORKDIR = "--workdir is missing: name the folder of the run, such as runs/signs"
 _CONFIG_FLAGS = ("--config", "-config")
@@ -89,7 +101,7 @@ class Command:
         self.mode = mode
         self.arguments = tuple(arguments)  # what follows the flags
         self.config: ConfigDict | None = values.config
-        self.workdir = Path(_local_path("workdir", values.workdir)) if values.workdir else None
+        self.workdir = None if values.workdir is None else Path(_local_path("workdir", values.workdir))
         self._values = values
         self._settings: ConfigDict | None = None
 
@@ -109,7 +121,7 @@ class Command:
     def weights_file(self) -> str | None:
         """The file, folder or `hf://` address to use instead of a run, from --weights or config.init_from."""
         from_config = self.config.get("init_from") if self.config is not None else None
-        if self["weights"]:
+        if self["weights"] is not None:
             return _weights_path("weights", self["weights"])
         if from_config:
             return _weights_path("config.init_from", from_config)
@@ -126,7 +138,7 @@ class Command:
     def load_classifier(self) -> tuple["Classifier", dict[str, Any]]:
         """Returns the classifier of the file of weights or of the run, and what identifies it in results.
 
-        A config sets the image size, crop, precision and prediction settings in place of those of the file.
+        The `FIELDS_OVER_WEIGHTS` of a config take the place of what the file says.
 
         Raises:
             UserError: there is no trained run, or the file of weights cannot be used.
@@ -142,17 +154,8 @@ class Command:
         path, source = locate_weights(file)
         if config is None:
             return load_pretrained(path), {"weights": source}
-        classifier = load_pretrained(
-            path,
-            compute_dtype=config.compute_dtype,
-            convolution=config.model.convolution,
-            image_size=config.data.image_size,
-            fit=config.data.fit,
-            crop=config.data.crop,
-            test_time_flip=config.test_time_flip,
-            temperature=config.temperature,
-        )
-        return classifier, {"weights": source}
+        changes = {name.split(".")[-1]: v for name, v in rules.flatten(config) if name in FIELDS_OVER_WEIGHTS}
+        return load_pretrained(path, **changes), {"weights": source}
 
     def settings(self) -> ConfigDict:
         """Returns the config, checked, or else the settings of the run in the workdir.

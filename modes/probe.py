@@ -72,10 +72,11 @@ def _subject_of_config(command: Command) -> Subject:
     path, source = locate_weights(config.init_from)
     pretrained = read_pretrained(path, with_head=config.init_head != "replace")
     config = adopt(config, pretrained)
-    splits, class_names = datasets.load_splits(config.data)
-    network = make_network(config, len(class_names))
+    dataset = datasets.load(config.data)
+    splits = datasets.splits_by_name(dataset, config.data)
+    network = make_network(config, len(dataset.class_names))
     weights = initial_weights(network, pretrained, init_head=config.init_head, seed=config.seed)
-    return Subject(Classifier(network, weights, class_names), splits, {"weights": source})
+    return Subject(Classifier(network, weights, dataset.class_names), splits, {"weights": source})
 
 
 def format_probe(result: dict[str, Any]) -> str:

@@ -29,7 +29,9 @@ def run(command: Command) -> int:
         workdir = command.run_folder
         _, class_names = settings.load(workdir)
         if have_checkpoints(config, workdir):
-            load_trained(workdir, "last", raw=True)  # Raises an error if the weights do not fit the settings.
+            for folder in settings.seed_workdirs(config, workdir):
+                # Raises an error if the weights do not fit the settings.
+                load_trained(folder, "last", raw=True)
     else:
         class_names = datasets.class_names(config.data)
         # A run has long adopted what was in its own.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from resnet.checkpoint import Checkpoints, Expected, Which
+from resnet.checkpoint import Checkpoints, Expected, Which, newest_step
 from resnet.errors import UserError
 from resnet.formats.onnx_model import FLOAT32, OnnxOptions
 from resnet.imagenet import synsets_of
@@ -83,11 +83,14 @@ class Classifier:
         several seeds gives an `Ensemble`; the folder of one of its seeds gives that seed alone.
 
         Raises:
-            UserError: there is no trained run in `workdir`, no whole checkpoint, or no such `checkpoint`.
+            UserError: there is no trained run in `workdir`, no whole checkpoint, or no such `checkpoint`. Or
+                its seeds stand at different steps, or there is such a choice for an ONNX model.
         """
         if Path(workdir).suffix == ".onnx" and not os.path.isdir(workdir):
             from resnet.onnx_classifier import OnnxClassifier
 
+            if checkpoint != "best" or raw:
+                raise UserError(f"{workdir}: has one set of weights; leave checkpoint and raw out")
             return OnnxClassifier(workdir)
         return combine(load_trained(workdir, checkpoint, raw))
 
@@ -353,7 +356,8 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[
     """Loads the classifier of every seed of the run in `workdir`, see `Classifier.load`.
 
     Raises:
-        UserError: there is no trained run in `workdir`, no whole checkpoint, or no such `checkpoint`.
+        UserError: there is no trained run in `workdir`, no whole checkpoint, or no such `checkpoint`. Or its
+            seeds stand at different steps.
     """
     workdir = Path(workdir)
     run = read_run(workdir)
@@ -361,7 +365,8 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[
     trained: list[Trained] = []
     network = network_of(run)
     expected = Expected(network.shapes(), run.keeps_average, workdir / CONFIG_FILE)
-    for folder in [seed_workdir(workdir, seed) for seed in run.seeds] or [workdir]:
+    folders = [seed_workdir(workdir, seed) for seed in run.seeds] or [workdir]
+    for folder in folders:
         with Checkpoints(folder, read_only=True) as checkpoints:
             weights, step = checkpoints.restore_weights(checkpoint, kind == "ema", expected)
         if trained:
@@ -369,7 +374,20 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[
         else:
             classifier = Classifier(network, weights, run.class_names)
         trained.append(Trained(classifier, step, kind))
+    # The last one of `trained` is older than the newest where that is damaged.
+    reached = [seed.step for seed in trained] if checkpoint == "last" else [*map(newest_step, folders)]
+    _check_same_step(workdir, folders, reached)
     return trained
+
+
+def _check_same_step(workdir: Path, folders: Sequence[Path], steps: Sequence[int | None]) -> None:
+    """Checks that the seeds are trained equally far. Each may have a best step of its own before that."""
+    if len(set(steps)) > 1:
+        found = ", ".join(f"{folder.name}: {step}" for folder, step in zip(folders, steps, strict=True))
+        raise UserError(
+            f"{workdir}: its seeds stand at different steps ({found}), and have no mean; train on to the end,"
+            f" or name the folder of one, such as {folders[0]}"
+        )
 
 
 def network_of(run: StoredRun) -> Network:

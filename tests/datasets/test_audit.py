@@ -41,6 +41,22 @@ def test_audit_finds_leaks_and_conflicts() -> None:
     assert neighbour["without_twins"] == {"accuracy": expected[2:].mean(), "images": 2}
 
 
+def test_of_mostly_alike_images_all_pairs_are_counted_and_some_described(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("datasets.audit.PAIRS_DESCRIBED", 7)
+    monkeypatch.setattr("datasets.duplicates.BLOCK", 16)
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] // 4 + np.full((40, 8, 8, 3), 100, np.uint8)
+    labels = np.zeros(40, np.int32)
+    labels[[0, 21]] = 1
+    report = audit({"train": Split(images, labels)}, ("a", "b"))
+    (within,) = report["near_duplicates"]
+    assert within["within"]["0"] == {"pairs": 10 * 6, "images": 30, "conflicts": 6}
+    assert within["within"]["12"] == {"pairs": 40 * 39 / 2, "images": 39, "conflicts": 2 * 38}
+    assert [pair["distance"] for pair in report["pairs"]] == [0.0] * 6 + [1.0]
+    assert all(pair["conflict"] for pair in report["pairs"])
+
+
 @pytest.mark.skipif(not os.environ.get("SIGNS_DIR"), reason="needs SIGNS")
 def test_signs_has_its_known_twins() -> None:
     dataset = signs.load()

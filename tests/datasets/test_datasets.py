@@ -82,11 +82,12 @@ def test_every_name_has_class_names_where_there_are_no_files(tmp_path, monkeypat
 # Image sizes
 
 
-@pytest.mark.parametrize("image_size", [32, 96, 128])
+@pytest.mark.parametrize("image_size", [32, 64, 96, 128])
 @pytest.mark.parametrize("crop", [1.0, 0.875])
 def test_images_are_resized_as_for_a_prediction(signs_dir, image_size, crop):
     original = signs.load(str(signs_dir))
-    resized = datasets.load(data_config(dir=str(signs_dir), image_size=image_size, crop=crop))
+    config = data_config(dir=str(signs_dir), image_size=image_size, crop=crop)
+    resized = datasets.load(config)
     for before, after in ((original.train, resized.train), (original.test, resized.test)):
         assert after.images.shape == (len(before.images), image_size, image_size, 3)
         assert after.images.dtype == np.uint8
@@ -94,13 +95,15 @@ def test_images_are_resized_as_for_a_prediction(signs_dir, image_size, crop):
         np.testing.assert_array_equal(after.labels, before.labels)
         for image, expected in zip(after.images, before.images, strict=True):
             np.testing.assert_array_equal(image, fit_square(expected, image_size, crop))
+    splits = datasets.splits_by_name(resized, config)
+    assert splits["train"] is resized.train  # It is not cropped twice.
+    assert splits["test"] is resized.test
 
 
-@pytest.mark.parametrize("crop", [1.0, 0.875])
-def test_images_that_have_the_size_are_left_alone(signs_dir, monkeypatch, crop):
+def test_images_that_have_the_size_are_left_alone(signs_dir, monkeypatch):
     dataset = signs.load(str(signs_dir))
     monkeypatch.setattr(signs, "load", lambda folder: dataset)
-    loaded = datasets.load(data_config(dir=str(signs_dir), image_size=64, crop=crop))
+    loaded = datasets.load(data_config(dir=str(signs_dir), image_size=64))
     assert loaded.train is dataset.train
     assert loaded.test is dataset.test
 

@@ -172,6 +172,20 @@ def test_validation_images_are_drawn_from_training_where_only_test_has_a_folder(
     assert names(dataset.train, dataset.val, dataset.test) == sorted(files)
 
 
+def test_shares_that_are_not_used_are_said(load, capsys):
+    def line(*splits: str, **fields: float) -> str:
+        load(photographs(*splits, count=10), **fields)
+        return capsys.readouterr().err.splitlines()[-1]
+
+    shares = {"val_fraction": 0.3, "test_fraction": 0.3}
+    note = "; it has splits, so data.test_fraction"
+    assert f"{note} is not used" in line("train/", "test/", **shares)
+    assert f"{note} and data.val_fraction are not used" in line("train/", "val/", **shares)
+    assert "not used" not in line("", **shares)
+    assert f"20 train; none held out{note} is not used" in line("train/", test_fraction=0.3)
+    assert "none held out, as config.data.val_fraction and config.data.test_fraction are 0;" in line("train/")
+
+
 def test_a_share_that_is_too_small_is_named(load):
     error_line(lambda: load(photographs(""), test_fraction=0.01), "config.data.test_fraction=0.01:")
 

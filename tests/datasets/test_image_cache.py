@@ -293,6 +293,16 @@ def test_lazy_images_without_room_are_decoded_each_time_and_surveyed_once(not_de
 
 
 @pytest.mark.usefixtures("no_room")
+def test_a_lazy_file_that_cannot_be_opened_is_tried_again():
+    files = source()
+    files.stamps = source().stamps  # as where it is a disk that fails, not the file
+    content, files.files["c.png"] = files.files["c.png"], None
+    assert load_lazily(files).unreadable[2] == "c.png: cannot be read"
+    files.files["c.png"] = content
+    assert_right(load_lazily(files))
+
+
+@pytest.mark.usefixtures("no_room")
 def test_surveys_unused_the_longest_make_room(not_decoded, folder, monkeypatch):
     for place in ("/1", "/2"):
         load_lazily(source(), place)

@@ -6,12 +6,13 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from datasets import folder, records
+from datasets import folder, listing, records
 from datasets.decoding import Square
 from datasets.listing import list_images
 from datasets.record_folder import RecordFolder
@@ -164,6 +165,42 @@ def test_nothing_is_written_among_other_files(tmp_path: Path, photos: Path) -> N
     assert sorted(photos.rglob("*")) == before
 
 
+def test_nothing_is_written_into_the_source(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "link").symlink_to(photos)
+    before = sorted(photos.rglob("*"))
+    for out in (photos / "packed", photos / "train/packed", tmp_path / "link/packed"):
+        line = error_line(lambda out=out: pack(str(photos), out), "choose one beside it")
+        assert line.startswith(f"{out}: lies inside of {photos}, expected a folder outside")
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_the_limits_of_tables_are_not_those_of_records(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_ROWS", 2)
+    monkeypatch.setattr(listing, "MAX_TABLE_SIZE", 20)
+    pack(str(photos), tmp_path / "packed")
+    assert len(list_images(str(tmp_path / "packed")).files) == len(FILES)
+
+
+def test_an_index_that_could_not_be_read_is_refused_before_packing(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(str(photos), tmp_path / "packed")
+    size = (tmp_path / "packed/index.csv").stat().st_size
+    monkeypatch.setattr(records, "MAX_INDEX_SIZE", size)
+    line = error_line(lambda: pack(str(photos), tmp_path / "more"), f"more than {size:,} bytes")
+    assert line.startswith(f"{photos}: the index of its {len(FILES)} images")
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_fit_without_a_size_is_refused(tmp_path: Path, photos: Path) -> None:
+    result = run_program("-m", "datasets.records", photos, tmp_path / "packed", "--fit=pad")
+    assert result.returncode == 2
+    assert result.stderr == "error: --fit=pad: is for pictures that are resized; set their side by --size\n"
+    assert not (tmp_path / "packed").exists()
+
+
 def test_files_that_cannot_be_read_are_left_out_with_a_warning(tmp_path: Path, photos: Path) -> None:
     (photos / "train/cat/1.png").write_bytes(BROKEN)
     out = tmp_path / "packed"
@@ -216,13 +253,11 @@ def test_every_flipped_byte_of_a_shard_is_noticed_or_does_no_harm(tmp_path: Path
         ("shard-00000.array_record", lambda b: b[:-1], "is damaged (it has "),
         ("shard-00000.array_record", None, "cannot be read (No such file or directory); pack it again"),
         ("index.csv", None, "is missing; pack it again with"),
-        ("index.csv", lambda b: b.replace(b",0,1", b",7,1"), "is damaged (there is no shard 7)"),
-        ("index.csv", lambda b: b.replace(b",0,1\r", b",0,99\r"), "is damaged (shard 0 has no record 99)"),
-        ("index.csv", lambda b: b.replace(b"shard", b"shred"), "is damaged ('shard'), expected the columns"),
-        ("index.csv", lambda b: b"\xff" + b, "is damaged ("),
+        ("index.csv", lambda b: b[: b[:-1].rindex(b"\n") + 1], "is damaged (its checksum is another)"),
         ("records.json", lambda b: b[:-9], "is not JSON"),
         ("records.json", lambda b: b.replace(b'"shard-', b'"../shard-'), "does not match"),
         ("records.json", lambda b: b.replace(b'"version": 1', b'"version": 2'), "1 was expected"),
+        ("records.json", lambda b: b.replace(b'"index_sha256"', b'"index"'), "is a required property"),
     ],
 )
 def test_damage_is_one_line(
@@ -234,9 +269,33 @@ def test_damage_is_one_line(
         (out / name).unlink()
     else:
         (out / name).write_bytes(edit((out / name).read_bytes()))
-    line = error_line(lambda: loaded(out))
-    assert line.startswith(f"{out / name}: ")
-    assert message in line
+    for read in (loaded, check):
+        line = error_line(lambda read=read: read(out))
+        assert line.startswith(f"{out / name}: ")
+        assert message in line
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda b: b.replace(b",0,1", b",7,1"), "is damaged (there is no shard 7)"),
+        (lambda b: b.replace(b",0,1\r", b",0,99\r"), "is damaged (shard 0 has no record 99)"),
+        (lambda b: b.replace(b"shard", b"shred"), "is damaged ('shard'), expected the columns"),
+        (lambda b: b"\xff" + b, "is damaged ("),
+    ],
+)
+def test_an_index_whose_checksum_was_made_to_fit_is_one_line(
+    tmp_path: Path, photos: Path, edit: Callable[[bytes], bytes], message: str
+) -> None:
+    out = tmp_path / "packed"
+    pack(str(photos), out)
+    index = edit((out / "index.csv").read_bytes())
+    (out / "index.csv").write_bytes(index)
+    settings = json.loads((out / "records.json").read_text())
+    settings["index_sha256"] = sha256(index).hexdigest()
+    (out / "records.json").write_text(json.dumps(settings))
+    line = error_line(lambda: loaded(out), message)
+    assert line.startswith(f"{out / 'index.csv'}: ")
 
 
 def test_a_folder_that_was_not_packed_is_not_checked(tmp_path: Path, photos: Path) -> None:

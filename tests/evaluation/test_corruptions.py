@@ -55,9 +55,12 @@ def test_severities_grow(images: np.ndarray, name: str) -> None:
 @pytest.mark.parametrize("side", [32, 96])
 @pytest.mark.parametrize("name", ALL)
 def test_other_sizes_and_plain_images(name: str, side: int) -> None:
-    for value in (0, 255):
-        plain = np.full((1, side, side, 3), value, np.uint8)
-        assert corrupt(plain, name, 5).shape == plain.shape
+    noise = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+    with np.errstate(all="raise"):
+        assert (corrupt(noise, name, 5) != noise).any()
+        for value in (0, 255):
+            plain = np.full_like(noise, value)
+            assert corrupt(plain, name, 5).shape == plain.shape
 
 
 def test_a_tiny_image_may_have_no_frost() -> None:

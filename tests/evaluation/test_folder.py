@@ -1,5 +1,6 @@
 """Folders of labelled images: which are found, which are refused, and how hits are counted."""
 
+import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,29 @@ def test_names_are_the_same_however_their_letters_are_composed(tmp_path: Path) -
     folder = sort_into(tmp_path / "val", random_pictures(2), [composed, decomposed])
     for name in (composed, decomposed):
         assert list(labelled_images(folder, ("tea", name)).values()) == [1, 1]
+
+
+def test_folders_are_called_as_classes_are_shown(tmp_path: Path) -> None:
+    folder = sort_into(tmp_path / "val", random_pictures(2), [os.fsdecode(b"caf\xe9"), "tea\n"])
+    assert [*labelled_images(folder, ("tea\\x0a", "caf\\xe9")).values()] == [1, 0]
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    folder = sort_into(tmp_path / "val", random_pictures(2), ["fist", "palm"])
+    sort_into(tmp_path, random_pictures(1), ["album"])
+    (folder / "fist" / "album").symlink_to(tmp_path / "album")
+    (folder / "palm" / "again").symlink_to(folder / "palm")
+    (folder / "palm" / "lost.png").symlink_to(tmp_path / "nothing")
+    reports: list[UserError] = []
+    labels = labelled_images(folder, CLASSES, reports.append)
+    assert {str(file.relative_to(folder)): label for file, label in labels.items()} == {
+        "fist/00.png": 0,
+        "fist/album/00.png": 0,
+        "palm/01.png": 1,
+    }
+    assert [str(report) for report in reports] == [
+        "2 folders: 1 broken links and 1 links in a circle are left out; replace them by files"
+    ]
 
 
 def test_pictures_of_kinds_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:

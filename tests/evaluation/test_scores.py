@@ -121,3 +121,16 @@ def test_of_many_classes_those_that_stand_out_are_printed() -> None:
     printed = format_report(report)
     assert len(printed.splitlines()) < 60
     assert "the 20 of 300 classes with the lowest recall" in printed
+
+
+def test_classes_that_look_like_numbers_are_printed_as_they_are() -> None:
+    report = full_report(one_hot_logits([0, 1, 1], 3), np.arange(3), ("1.1", "1.10", "1e3"))
+    rows = [line.split() for line in format_report(report).splitlines()]
+    assert ["1.10", "1", "0.5000", "1.0000"] in rows
+    assert ["1e3", "0", "1", "0"] in rows
+    labels = np.arange(30)
+    predicted = np.where(labels == 7, 9, labels)
+    report = full_report(one_hot_logits(predicted.tolist(), 30), labels, tuple(f"{i}.10" for i in labels))
+    rows = [line.split() for line in format_report(report).splitlines()]
+    assert ["7.10", "1", "-", "0.0000"] in rows
+    assert ["7.10", "9.10", "1"] in rows

@@ -56,10 +56,12 @@ def test_seeds_at_different_steps_have_no_mean(seeds_in_turn: Path, tmp_path: Pa
     for folder in (copy / "seed_4" / "checkpoints").iterdir():
         if folder.name.isdigit() and int(folder.name) < newest:
             shutil.rmtree(folder)
-    message = f"different steps \\(4: {steps[0]}, 1: {newest_step(copy / 'seed_1')}\\).*{copy / 'seed_4'}"
+    found = f"seed_4: {steps[0]}, seed_1: {newest_step(copy / 'seed_1')}"
+    message = f"different steps \\({found}\\).*{copy / 'seed_4'}"
     for checkpoint in ("last", "best"):
-        with pytest.raises(UserError, match=message):
-            load_runs(copy, checkpoint, raw=False)
+        for load in (load_runs, Classifier.load):
+            with pytest.raises(UserError, match=message):
+                load(copy, checkpoint, raw=False)
 
 
 def test_best_steps_of_finished_seeds_may_differ(

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import datasets
+from datasets.contents import image_table
 from datasets.rendered.render import TEST, render
 from resnet import Classifier, imagenet, load_pretrained
 from resnet.preprocessing import PREPARATION
@@ -17,6 +19,7 @@ from tests.pictures import random_pictures, sort_into
 from tests.runs import change_config_file, summary_of
 from tests.weights import HAND_SHAPES, SIZE, narrow_config, random_weights
 from training.network import make_network
+from workdir import settings
 
 
 def test_eval_agrees_with_the_summary_of_the_run(run: Run, workdir: Path) -> None:
@@ -99,6 +102,11 @@ def test_eval_on_a_data_set_that_the_run_was_not_trained_on(run: Run, workdir: P
     for field in ("data.standardize=image", "data.crop=0.5", "seed=1"):
         refused = run("--mode=eval", f"--workdir={workdir}", *rendered, f"--config.{field}")
         assert_refused(refused, f"--config.{field.partition('=')[0]}", "from the run")
+    for field in ("data.sampling=balanced", "data.loader_processes=2", "data.rendered_share=0.5"):
+        refused = run("--mode=eval", f"--workdir={workdir}", *rendered, f"--config.{field}")
+        assert_refused(refused, f"--config.{field.partition('=')[0]}: is for training")
+    refused = run("--mode=eval", f"--workdir={workdir}", *rendered, "--split=val")
+    assert_refused(refused, "--split=val: the data of --config have no validation images; expected")
     table = run("--mode=eval", f"--workdir={workdir}", *rendered)
     assert table.out.startswith("test split of rendered, step")
     assert_refused(
@@ -139,6 +147,34 @@ def test_other_images_are_prepared_as_those_of_the_run(run: Run, copy: Path, tmp
     assert report["data"]["fit"] == "pad"
 
 
+@pytest.mark.parametrize("store_size", [0, 80])
+def test_files_that_a_run_was_trained_on_are_not_evaluated_as_other_data(
+    run: Run, copy: Path, tmp_path: Path, store_size: int
+) -> None:
+    """They are not where a picture was added, or splits are drawn by another seed."""
+    hands = [render(i % 6, i, seed=0, stream=TEST) for i in range(36)]
+    names = [str(i % 6) for i in range(36)]
+    folder = sort_into(tmp_path / "hands", hands, names)
+    config, class_names = settings.load(copy)
+    config.augment.resized_crop = 0.5  # which a store_size needs
+    config.data.update(name="folder", dir=str(folder), store_size=store_size, test_fraction=0.2)
+    dataset = datasets.load(config.data)
+    sources = settings.Sources(dataset.train.digest(), image_table(dataset))
+    settings.save(config, class_names, copy, sources)
+    fields = {"data.image_size": 64, "data.val_fraction": 0.2, "data.test_fraction": 0.2}
+    flags = ["--mode=eval", f"--workdir={copy}", "--config=configs/folder.py", *flags_of(fields)]
+    assert run(*flags, f"--config.data.dir={folder}").code == 0, "the images that it held out"
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    for place in (folder, moved):
+        refused = run(*flags, f"--config.data.dir={place}", "--config.data.split_seed=1")
+        assert (refused.code, refused.out) == (2, "")
+        line = refused.err.splitlines()[-1]
+        assert line.startswith("error: --split=test: the run was trained on ")
+        assert "of the 6 images, such as " in line
+    others = sort_into(tmp_path / "others", [hand[::-1] for hand in hands], names)
+    assert run(*flags, f"--config.data.dir={others}", "--config.data.split_seed=1").code == 0
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_rendered_hands_that_a_run_may_have_seen_are_not_evaluated(
     run: Run, workdir: Path, copy: Path, split: str
@@ -166,7 +202,8 @@ def test_eval_prints_every_seed_the_mean_and_the_ensemble(run: Run, seeds_workdi
     result = run("--mode=eval", f"--workdir={seeds_workdir}")
     assert_succeeded(result)
     stored = json.loads((seeds_workdir / "eval_test.json").read_text())
-    rows = {line.split("  ")[0]: line for line in result.out.splitlines()}
+    table = result.out.partition("\n\nensemble: ")[0]
+    rows = {line.split("  ")[0]: line for line in table.splitlines()}
     for seed in ("7", "2"):
         alone = run("--mode=eval", f"--workdir={seeds_workdir / f'seed_{seed}'}", "--json")
         assert json.loads(alone.out)["accuracy"] == stored["seeds"][seed]["accuracy"]

@@ -247,6 +247,11 @@ COMBINATIONS = {
     f"eval {WITH_CONFIG} photos": "or name a file of weights by --config.init_from",
     f"eval {WITH_CONFIG} --config.init_from=w": "--mode=eval needs images: name the folder",
     f"eval {WITH_CONFIG} --config.init_from=FILE --config.data.image_size=8 photos": "at least 32 pixels",
+    f"eval {WITH_CONFIG} --config.init_from=w --config.data.mean=1,1,1 photos": "--config.data.mean:"
+    " --mode=eval takes compute_dtype, ",
+    "predict --workdir= a.jpg": "--workdir='': is an empty path",
+    "predict --weights= a.jpg": "--weights='': is an empty path",
+    "export --weights= --workdir=RUN": "--weights='': is an empty path",
     "train --weights=w": "--weights: not for --mode=train; it is for eval, predict, features, export, web; a"
     " config takes them by --config.init_from",
     "export --weights=w": "--workdir is missing: name the folder that --mode=export writes to",

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -79,6 +80,12 @@ def test_nothing_is_reported_to_anybody(file: Path, tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.onnx: no such file; check the path$"):
         Classifier.load(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize("choice", [{"checkpoint": "last"}, {"raw": True}])
+def test_an_onnx_model_has_one_set_of_weights(file: Path, choice: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"\.onnx: has one set of weights; leave checkpoint and raw out$"):
+        Classifier.load(file, **choice)
 
 
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.999])
