@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property, lru_cache, partial
+from math import prod
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -36,7 +37,7 @@ from devices.mesh import (
 )
 from resnet.errors import UserError
 from resnet.memory import gigabytes
-from training.augment import augment, grown
+from training.augment import augment, grown, size_after_crop
 from training.mixing import mix
 
 DEVICE_SHARE = 0.4  # of a device's memory, that training images may take before they are streamed
@@ -87,6 +88,11 @@ def put_on_devices(split: Split, mesh: Mesh, class_weights: np.ndarray | None = 
 def image_shape(train: Split, config: ConfigDict) -> tuple[int, int, int]:
     """Returns the shape of a stored training image: its sides and channels, with the matte if it has one."""
     return (*train.images.shape[1:3], 4 if config.augment.background > 0 else 3)
+
+
+def shape_of_all(train: Split, config: ConfigDict) -> tuple[int, int, int, int]:
+    """Returns the shape of all images that batches are made of, with the added ones: [N, H, W, C]."""
+    return (len(train.labels) + config.data.rendered_size, *image_shape(train, config))
 
 
 def _abstract(
@@ -250,6 +256,11 @@ def steps_of_call(step: int, steps_per_call: int, steps_per_epoch: int) -> int:
     return min(steps_per_call, steps_per_epoch - step % steps_per_epoch)
 
 
+def first_seed(config: ConfigDict) -> int:
+    """Returns the seed of a training of `config`, of several seeds the first one."""
+    return config.seeds[0] if config.seeds else config.seed
+
+
 def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """Returns the first batch, augmented as at the end of training: images uint8 [N, H, W, 3] and labels [N].
 
@@ -260,8 +271,7 @@ def first_training_batch(split: Split, config: ConfigDict) -> tuple[np.ndarray, 
     """
     steps_per_epoch(split, config.batch_size)
     mesh = make_mesh(config.batch_size)
-    seed = np.uint32(config.seeds[0] if config.seeds else config.seed)
-    size = config.data.image_size if config.data.store_size else None
+    seed, size = np.uint32(first_seed(config)), size_after_crop(config.data)
     permutation = make_epoch_order(split.labels, config.data.sampling)(seed, 0)
     batch_key, augment_key = step_keys(seed, 0)
     split = training_images(split, config)
@@ -299,6 +309,13 @@ class TrainingData(Protocol):
         """Ends what runs in the background."""
 
 
+def is_streamed(train: Split, config: ConfigDict) -> bool:
+    """Whether images are loaded ahead of the steps on this host, as `place` says."""
+    placement, needed = config.data.placement, prod(shape_of_all(train, config))
+    is_too_much = placement == "auto" and needed > DEVICE_SHARE * device_memory()
+    return isinstance(train.images, LazyImages) or placement == "stream" or is_too_much
+
+
 def place(
     train: Split, config: ConfigDict, mesh: Mesh, class_weights: np.ndarray | None = None
 ) -> TrainingData:
@@ -311,8 +328,7 @@ def place(
         UserError: they do not fit where they are to lie, or several seeds would be streamed at once.
     """
     arguments = train, config, mesh, class_weights
-    on_devices, memory = OnDevices(*arguments), device_memory()
-    needed = on_devices.abstract().images.size
+    needed, memory = prod(shape_of_all(train, config)), device_memory()
     placement = config.data.placement
     sizes = f"{gigabytes(needed)} of training images, and the device has {gigabytes(memory)}"
     if placement == "device" and needed > memory:
@@ -320,17 +336,17 @@ def place(
             f"config.data.placement=device: there are {sizes}; expected fewer; leave it at auto, which"
             " streams them"
         )
-    is_lazy = isinstance(train.images, LazyImages)
-    is_streamed = is_lazy or placement == "stream" or (placement == "auto" and needed > DEVICE_SHARE * memory)
-    is_streamed = bool(hosts.largest(is_streamed))  # Hosts may have different memory, but run one program.
-    if placement == "auto" and is_streamed:
+    # Hosts may have different memory, but run one program.
+    if not hosts.largest(is_streamed(train, config)):
+        return OnDevices(*arguments)
+    if placement == "auto":
         print(f"data.placement=auto: streams {sizes}", file=sys.stderr, flush=True)
-    if is_streamed and has_replicas(mesh):
+    if has_replicas(mesh):
         raise UserError(
             f"config.seeds_together: would stream {gigabytes(needed)} of training images for every seed;"
             " set it to no, and the seeds are trained one after the other"
         )
-    return Streamed(*arguments) if is_streamed else on_devices
+    return Streamed(*arguments)
 
 
 class OnDevices:
@@ -346,10 +362,9 @@ class OnDevices:
 
     def abstract(self) -> DeviceSplit:
         """Returns the shapes of the images that `batches` returns."""
-        count = len(self._train.labels) + self._config.data.rendered_size
-        shape = (count, *image_shape(self._train, self._config))
+        shape = shape_of_all(self._train, self._config)
         return DeviceSplit(
-            *_abstract(shape, (count,), self._class_weights, replicated(self._mesh), self._mesh)
+            *_abstract(shape, shape[:1], self._class_weights, replicated(self._mesh), self._mesh)
         )
 
     def start(self, seed: int, step: int) -> None:

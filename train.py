@@ -38,6 +38,7 @@ from input_pipeline import (
     CallBatches,
     DeviceSplit,
     batches_of_call,
+    is_streamed,
     make_epoch_order,
     place,
     step_keys,
@@ -47,7 +48,7 @@ from input_pipeline import (
 from resnet.files import write_json
 from resnet.network import Network, Tree, Weights
 from resnet.run import seed_workdir
-from training.augment import augment
+from training.augment import augment, size_after_crop
 from training.draws import Draw
 from training.early_size import at_early_size, steps_left
 from training.loss import class_weights, classification_loss
@@ -162,7 +163,7 @@ def make_train_step(
     `training.loss.class_weights`, or None. The weights in the state are as `packing` packs them.
     """
     loss_and_gradients = jax.value_and_grad(make_loss(network, config), has_aux=True)
-    size = config.data.image_size if config.data.store_size else None
+    size = size_after_crop(config.data)
 
     def train_step(
         state: TrainState,
@@ -281,28 +282,40 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, test: TestLooks = "las
         return Training(start).train([config.seed], [workdir], test)[0]
     make_training = lru_cache(maxsize=1)(partial(Training, start))
     summaries: dict[int, dict[str, Any]] = {}
-    for seeds in group_seeds(config, workdir):
-        training = make_training(len(seeds))
-        training.record_settings([workdir])
-        if hosts.is_writer():
-            print(f"seed {', '.join(map(str, seeds))}", flush=True)
-        workdirs = [seed_workdir(workdir, seed) for seed in seeds]
-        with ExitStack() as locks:
-            if hosts.is_writer():
-                for folder in workdirs:  # Each is a run that could also be trained alone.
-                    locks.enter_context(locked(folder))
-            summaries |= zip(seeds, training.train(seeds, workdirs, test), strict=True)
+    groups = group_seeds(config, workdir)
+    make_training(len(groups[0])).record_settings(start.config, workdir)
+    for group in groups:
+        training = make_training(len(group))
+        for first in range(0, len(group), training.replicas):
+            summaries |= _train_seeds(training, group[first : first + training.replicas], workdir, test)
     summary = summarize_seeds(config.seeds, [summaries[seed] for seed in config.seeds])
     if hosts.is_writer() and read_summary(workdir) != summary:
         write_json(workdir / SUMMARY_FILE, summary)
     return summary
 
 
+def _train_seeds(
+    training: "Training", seeds: Sequence[int], workdir: Path, test: TestLooks
+) -> dict[int, dict[str, Any]]:
+    """Trains `seeds` at once, each in its folder of `workdir`; returns their summaries by seed."""
+    if hosts.is_writer():
+        print(f"seed {', '.join(map(str, seeds))}", flush=True)
+    workdirs = [seed_workdir(workdir, seed) for seed in seeds]
+    with ExitStack() as locks:
+        if hosts.is_writer():
+            for folder in workdirs:  # Each is a run that could also be trained alone.
+                locks.enter_context(locked(folder))
+        return dict(zip(seeds, training.train(seeds, workdirs, test), strict=True))
+
+
 class Training:
-    """What runs share that differ in their seed alone: data on the devices and compiled programs."""
+    """What runs share that differ in their seed alone: data on the devices and compiled programs.
+
+    `replicas` is the number of seeds that are trained at once.
+    """
 
     def __init__(self, start: Start, replicas: int = 1) -> None:
-        """Prepares to train `replicas` seeds at once.
+        """Prepares to train `replicas` seeds at once, or one if their images would be streamed.
 
         Raises:
             UserError: `start.config` or the data cannot be used.
@@ -311,20 +324,22 @@ class Training:
         self._pretrained = start.pretrained
         check_visible_devices(config.gpu.visible_devices)
         check_image_sizes(config)
-        self._host = Host(hosts.is_writer(), hosts.broadcast)
-        self._replicas = replicas
-        self._mesh = make_mesh(config.batch_size, replicas, all_hosts=True)
+        make_mesh(config.batch_size, replicas, all_hosts=True)  # A wrong size shows before the data are read.
         self._dataset = datasets.load(config.data)
         self._train, self._val = datasets.train_val_split(self._dataset, config.data)
+        in_turn = config.seeds_together == "auto" and is_streamed(self._train, config)
+        self.replicas = 1 if in_turn else replicas
+        self._mesh = make_mesh(config.batch_size, self.replicas, all_hosts=True)
         splits = {"train": self._train, "val": self._val, "test": self._dataset.test}
         self._splits = {name: split for name, split in splits.items() if split is not None}
         self._check_hosts(start.digest)
         table = image_table(self._dataset) if self._dataset.train.files is not None else ""
-        sources = Sources(self._dataset.train.digest(), table, start.digest)
-        self._record_settings = partial(record_settings, config, self._dataset.class_names, sources)
+        self._sources = Sources(self._dataset.train.digest(), table, start.digest)
         per_epoch = steps_per_epoch(self._train, config.batch_size)
         total_steps = config.num_epochs * per_epoch
         self._schedule = Schedule(total_steps, per_epoch, config.batch_size, config.checkpoint)
+        host = Host(hosts.is_writer(), hosts.broadcast)
+        self._recorder = partial(Recorder, schedule=self._schedule, host=host, of_seeds=bool(config.seeds))
 
         self._network = make_network(config, len(self._dataset.class_names))
         rates = learning_rate_schedule(
@@ -338,14 +353,14 @@ class Training:
         balance = class_weights(self._train.labels, self._network.num_classes, config.loss.class_weights)
         self._data = place(self._train, config, self._mesh, balance)
 
-    def record_settings(self, workdirs: Sequence[Path], seeds: Sequence[int] = ()) -> None:
-        """Makes `workdirs` and writes the settings to their `config.json`, of one of `seeds` each if given.
+    def record_settings(self, config: ConfigDict, workdir: Path) -> None:
+        """Makes `workdir` and writes `config` to its `config.json`, see `workdir.recorder.record_settings`.
 
         Raises:
             UserError: a folder cannot be written, or holds a run of other settings or images.
         """
         if hosts.is_writer():
-            self._record_settings(workdirs=workdirs, seeds=seeds)
+            record_settings(config, self._dataset.class_names, workdir, self._sources)
 
     def train(
         self, seeds: Sequence[int], workdirs: Sequence[Path], test: TestLooks = "last"
@@ -354,12 +369,12 @@ class Training:
 
         Returns the summaries that it writes; see `train_and_evaluate`.
         """
-        self.record_settings(workdirs, seeds)
+        for seed, workdir in zip(seeds, workdirs, strict=True):
+            self.record_settings(settings.for_seed(self.config, seed), workdir)
         total_steps, per_epoch = self._schedule.total_steps, self._schedule.steps_per_epoch
         splits = [name for name in self._splits if name != "test" or test != "never"]
-        with Recorder(workdirs, self._schedule, self._host) as recorder, ExitStack() as stack:
-            initial = list(map(self._init_state, seeds))
-            states, step = recorder.restore(initial, own_sharding(self._mesh))
+        with self._recorder(workdirs) as recorder, ExitStack() as stack:
+            states, step = recorder.restore([*map(self._init_state, seeds)], own_sharding(self._mesh))
             state = stack_states(states, self._mesh)
             if step == total_steps and self._are_finished(old := recorder.read_summaries(), splits):
                 return old
@@ -436,7 +451,7 @@ class Training:
 
     def _unstack(self, part: Any) -> list[Any]:
         """Returns the state of every seed, or the same part of every state."""
-        return unstack_states(part, self._replicas, self._mesh)
+        return unstack_states(part, self.replicas, self._mesh)
 
     def _evaluate(self, weights: Weights, split: Split) -> list[dict[str, float]]:
         """Returns the metrics of every seed on `split`."""
@@ -482,7 +497,7 @@ class Training:
             split = datasets.at_image_size(self._splits[name], self.config.data)
             for kind, weights in kinds.items():
                 scores[kind][name] = self._evaluate(weights, split)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self._replicas
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self.replicas
         return make_summaries(
             scores, parameters=parameters, device=describe_devices(self._mesh), about=self._about()
         )

@@ -72,6 +72,7 @@ def main() -> int:
 def _parse() -> tuple[argparse.Namespace, list[str]]:
     """Returns the options, and the settings for main.py."""
     parser = command_line.training_parser(__doc__, RESULTS / "accuracy.json")
+    command_line.add_jobs(parser)
     parser.add_argument("--seeds", type=at_least(1), default=5, help="number of seeds")
     parser.add_argument("--workdir", default="runs/accuracy", help="folder of the runs")
     parser.add_argument("--corruptions", action="store_true", help="also measure accuracy under corruptions")

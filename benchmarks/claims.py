@@ -25,7 +25,7 @@ from tabulate import tabulate
 from benchmarks import claims_plot, command_line
 from benchmarks.command_line import at_least, exit_code, list_of, names
 from benchmarks.machine import stamp
-from benchmarks.runs import Run, train_all
+from benchmarks.runs import Run, load_with_test_images, train_all
 from benchmarks.suite import RESULTS
 from benchmarks.worker import ROOT
 from resnet.errors import UserError
@@ -67,6 +67,7 @@ def main() -> int:
 def _parse() -> tuple[argparse.Namespace, list[str]]:
     """Returns the options, and the settings that all runs share."""
     parser = command_line.training_parser(__doc__, RESULTS / "claims.json")
+    command_line.add_jobs(parser)
     parser.set_defaults(config="configs/default.py")
     parser.epilog += " --config is the recipe of `plain` and `batch`."
     parser.add_argument("--groups", type=names, default=list(TITLES), help="the claims to check")
@@ -162,7 +163,10 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         "groups": {},
     }
     table = options.json.with_suffix(".md")
-    for group, cases in make_cases(options, settings).items():
+    groups = make_cases(options, settings)
+    for first, *_ in groups.values():  # The cases of a group have the same data.
+        load_with_test_images(first.run(0, options.workdir, settings).config().data)
+    for group, cases in groups.items():
         runs = {case.name: [case.run(seed, options.workdir, settings) for seed in seeds] for case in cases}
         # All cases of one seed come before the next seed.
         in_order = [run for runs_of_seed in zip(*runs.values(), strict=True) for run in runs_of_seed]

@@ -1,11 +1,13 @@
 """What the command lines of the benchmarks have in common."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from benchmarks.rounds import Failed
+from benchmarks.worker import CPU_ONLY
 from resnet import errors
 from resnet.errors import UserError
 
@@ -19,27 +21,38 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action) if action.default else action.help
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser with the options that every benchmark has: `--device` and `--json`."""
+def parser(description: str, *, device: bool = True) -> argparse.ArgumentParser:
+    """Returns a parser with `--json`, and with `--device` for benchmarks that run on either `device`."""
     result = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
-    result.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="device to measure on")
+    if device:
+        result.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="device to measure on")
     result.add_argument("--json", type=Path, default=None, metavar="PATH", help="file for the report")
     return result
 
 
-def training_parser(description: str, report: Path | None) -> argparse.ArgumentParser:
-    """Returns a `parser` for benchmarks that train whole runs, with `--config` and `--jobs`.
+def training_parser(description: str, report: Path | None, *, device: bool = True) -> argparse.ArgumentParser:
+    """Returns a `parser` for benchmarks that train whole runs, with `--config`.
 
     `report` is the default of `--json`.
     """
-    result = parser(description)
+    result = parser(description, device=device)
     result.set_defaults(json=report)
     result.add_argument("--config", default="configs/signs.py", help="the config file for main.py")
-    result.add_argument(
-        "--jobs", type=at_least(1), default=1, help="runs at a time, each on its share of the CPU cores"
-    )
     result.epilog = "Any --config.FIELD=VALUE is passed to main.py, such as --config.num_epochs=80."
     return result
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that says how many runs are trained at a time."""
+    parser.add_argument(
+        "--jobs", type=at_least(1), default=1, help="runs at a time, each on its share of the CPU cores"
+    )
+
+
+def select_device(options: argparse.Namespace) -> None:
+    """Lets JAX start on `options.device`, if it has not been imported yet."""
+    if options.device == "cpu":
+        os.environ |= CPU_ONLY
 
 
 def add_photographs(parser: argparse.ArgumentParser) -> None:

@@ -59,6 +59,7 @@ def main() -> int:
 def _parse() -> tuple[argparse.Namespace, list[str]]:
     """Returns the options, and the settings that all variants share."""
     parser = command_line.training_parser(__doc__, None)
+    command_line.add_jobs(parser)
     parser.add_argument("--folds", type=at_least(2), default=5, help="number of folds")
     parser.add_argument(
         "--rendered", type=at_least(0), default=600, help="number of rendered hands to measure accuracy on"
@@ -107,10 +108,12 @@ def _fold_runs(variant: Variant, options: argparse.Namespace, settings: Sequence
     if options.photographs:
         measurements.append(Measurement("train", photographs=options.photographs))
     shared = [f"--config={options.config}", *settings, *variant.settings]
+    # A config may hold out images in another way.
+    shared += ["--config.data.val_fraction=0.0", f"--config.data.folds={options.folds}"]
     return [
         Run(
             f"{options.workdir}/{variant.name}/fold_{fold}",
-            [*shared, f"--config.data.folds={options.folds}", f"--config.data.fold={fold}"],
+            [*shared, f"--config.data.fold={fold}"],
             test="never",
             measurements=tuple(measurements),
         )

@@ -72,6 +72,7 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(f"{folder}: no such folder; expected one with train/CLASS and test/CLASS, unpacked")
     listing = list_images(str(folder))
     half = len(listing.class_names) // 2
+    check_test_images(folder, listing, half)
     table = options.workdir / "pretraining.csv"
     write_table(table, folder, listing, [file for file in listing.files if file.label < half])
     pretraining = Run(
@@ -94,6 +95,18 @@ def _run(options: argparse.Namespace) -> None:
         write_json(options.json, report)
     print(format_report(report))
     print(f"\nwritten: {options.json}")
+
+
+def check_test_images(folder: Path, listing: Listing, half: int) -> None:
+    """Checks that `folder` has test images of both halves of the classes, the second from label `half` on.
+
+    Raises:
+        UserError: there are none of one half.
+    """
+    if {file.label < half for file in listing.files if file.split == "test"} != {True, False}:
+        raise UserError(
+            f"--dir={folder}: has no test images of a half of its classes; expected some in test/CLASS"
+        )
 
 
 def list_cells(options: argparse.Namespace) -> Iterator[Cell]:

@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
-    parser = command_line.training_parser(__doc__, report=None)
+    parser = command_line.training_parser(__doc__, None)
     parser.set_defaults(config="configs/cifar10_short.py")
     parser.add_argument("--dir", required=True, help="a folder, an archive or a table of images")
     parser.add_argument("--rounds", type=at_least(1), default=3, help="number of rounds")

@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = command_line.parser(__doc__)
+    parser = command_line.parser(__doc__, device=False)
     parser.add_argument("--depth", type=at_least(1), default=50, help="depth of the ResNet")
     parser.add_argument("--width", type=at_least(1), default=64, help="channels of its first stage")
     parser.add_argument("--batch", type=at_least(1), default=32, help="images in a batch")

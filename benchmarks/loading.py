@@ -37,7 +37,7 @@ WARM_UP = 6  # batches that are not timed: processes start, and first batches wa
 
 def main() -> int:
     """Runs the benchmark from the command line and returns the exit code."""
-    parser = command_line.parser(__doc__)
+    parser = command_line.parser(__doc__, device=False)
     parser.add_argument("--files", type=at_least(64), default=400, help="number of JPEG files")
     parser.add_argument("--batch", type=at_least(1), default=32, help="images in a batch")
     parser.add_argument("--batches", type=at_least(1), default=40, help="timed batches in a round")

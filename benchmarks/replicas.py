@@ -43,6 +43,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
+    command_line.select_device(options)
     results = []
     train_one = _make_training(options, 1)
     for seeds in options.seeds:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ml_collections import ConfigDict
 
+import datasets
 from benchmarks.program import parse_command
 from benchmarks.rounds import Failed
 from benchmarks.worker import CPU_ONLY, ROOT
@@ -26,6 +27,7 @@ from modes.eval import evaluate_run
 from resnet.errors import UserError
 from resnet.run import CONFIG_FILE
 from workdir import settings
+from workdir.lock import locked
 from workdir.summary import SUMMARY_FILE
 
 POLL_SECONDS = 0.2
@@ -144,6 +146,18 @@ class Run(NamedTuple):
         return True
 
 
+def load_with_test_images(data: ConfigDict) -> datasets.Dataset:
+    """Returns the data set of `data`, the `data` part of a config, for a measurement on its test images.
+
+    Raises:
+        UserError: it cannot be loaded, or has no test images.
+    """
+    dataset = datasets.load(data)
+    if dataset.test is None:
+        raise UserError(f"{data.dir or data.name}: has no test images; expected some, to measure accuracy on")
+    return dataset
+
+
 def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
     """Trains and measures the `runs` that are not finished, `jobs` at a time.
 
@@ -220,7 +234,8 @@ def _train(run: Run, cores: Sequence[int]) -> int:
 
     workdir = Path(run.workdir)
     try:
-        train_and_evaluate(config, workdir, run.test)
+        with locked(workdir):
+            train_and_evaluate(config, workdir, run.test)
     except StopRun as stop:
         return 128 + stop.signum
     for measurement in run.measurements:

@@ -9,6 +9,7 @@ Then two processes train the same steps with `config.gpu.deterministic`, and mus
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -20,7 +21,7 @@ from benchmarks.command_line import DEPTHS, at_least, exit_code
 from benchmarks.machine import gpu_names, stamp
 from benchmarks.peers import CLASSES, DTYPES, Case
 from benchmarks.rounds import process_failed
-from benchmarks.worker import ROOT
+from benchmarks.worker import CPU_ONLY, ROOT
 from resnet.files import write_json
 
 SIZES = ("depth", "batch", "image_size", "steps")
@@ -76,7 +77,8 @@ def _in_a_process(options: argparse.Namespace, part: str) -> Any:
     """
     sizes = [f"--{name}={getattr(options, name)}" for name in (*SIZES, "device")]
     command = [sys.executable, "-m", "benchmarks.same_results", f"--part={part}", *sizes]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    variables = os.environ | (CPU_ONLY if options.device == "cpu" else {})
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise process_failed(part, done.returncode, done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = command_line.parser(__doc__)
+    parser = command_line.parser(__doc__, device=False)
     parser.add_argument(
         "--gpus", type=list_of(at_least(1)), default=[1, 8, 64, 1024], help="numbers of GPUs on paper"
     )

@@ -36,7 +36,7 @@ SHOWN = 12  # lines of the table
 
 def main() -> int:
     """Runs the benchmark from the command line and returns the exit code."""
-    parser = command_line.parser(__doc__)
+    parser = command_line.parser(__doc__, device=False)
     parser.add_argument("--gigabytes", type=at_least(1), default=8, help="of pixels")
     parser.add_argument(
         "--seconds", type=at_least(30), default=300, help="from its start until it is stopped"

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -28,12 +27,7 @@ from benchmarks.rounds import ratios, spread
 from configs import default
 from datasets import image_cache
 from datasets.rendered.render import CLASS_NAMES, TRAIN, render_range
-from devices.mesh import make_mesh, replicated
-from input_pipeline import make_epoch_order, place, steps_of_call
 from resnet.files import write_json
-from train import init_state, make_run_steps
-from training.network import make_network
-from training.optimizer import learning_rate_schedule, make_optimizer
 
 CONTESTANTS = ("device", "stream", "stream_decoding")
 
@@ -52,6 +46,7 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    command_line.select_device(options)
     with tempfile.TemporaryDirectory(prefix="streamed-training-") as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
         _write_hands(Path(folder, "hands"), options)
@@ -93,6 +88,14 @@ def _write_hands(folder: Path, options: argparse.Namespace) -> None:
 
 def _training(name: str, folder: Path, options: argparse.Namespace) -> Callable[[], float]:
     """Returns a function that makes a call of steps, and returns its images/s."""
+    import jax
+
+    from devices.mesh import make_mesh, replicated
+    from input_pipeline import make_epoch_order, place, steps_of_call
+    from train import init_state, make_run_steps
+    from training.network import make_network
+    from training.optimizer import learning_rate_schedule, make_optimizer
+
     config = _config(name, folder, options)
     limit = image_cache.LIMIT
     if name == "stream_decoding":

@@ -2,10 +2,10 @@
 
 Trains the network of `--config` and the same network in PyTorch on the same images, one after the other for
 each seed. Both start from fresh weights of the same distribution, and see the same recipe: batches, learning
-rates, weight decay, crops, flips, label smoothing, moving average. The test split is measured after every
-epoch, for this report alone. Only training steps count, without compiling. A run is timed at its median
-speed, which is taken over its lines of metrics here, and over its epochs in PyTorch; smaller images early in
-training have a median of their own.
+rates, weight decay, crops, flips, label smoothing, moving average. Both train on the CPU. The test split is
+measured after every epoch, for this report alone. Only training steps count, without compiling. A run is
+timed at its median speed, which is taken over its lines of metrics here, and over its epochs in PyTorch;
+smaller images early in training have a median of their own.
 
 What is finished is not trained again: a finished run of this project lies in --workdir, the lines of PyTorch
 beside it. `--peer_dtypes=float32,bfloat16` adds PyTorch's automatic mixed precision, whose products use AMX
@@ -31,7 +31,7 @@ from benchmarks.accuracy import early_epochs, steady_seconds, time_to
 from benchmarks.command_line import at_least, exit_code, names
 from benchmarks.machine import stamp
 from benchmarks.rounds import Failed
-from benchmarks.runs import Run, train_all
+from benchmarks.runs import Run, load_with_test_images, train_all
 from benchmarks.suite import RESULTS
 from benchmarks.worker import CPU_ONLY, ROOT
 from configs import cifar10, rules
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
-    parser = command_line.training_parser(__doc__, RESULTS / "time_to_accuracy.json")
+    parser = command_line.training_parser(__doc__, RESULTS / "time_to_accuracy.json", device=False)
     parser.set_defaults(config="configs/cifar10_short.py")
     parser.add_argument(
         "--workdir", type=Path, default=Path("runs/time_to_accuracy"), help="folder of the runs"
@@ -89,21 +89,26 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         "target": options.target,
         "runs": [],
     }
-    for seed in range(options.seeds):
-        arguments = [f"--config={options.config}", *settings, f"--config.seed={seed}"]
-        run = Run(str(options.workdir / f"seed_{seed}"), arguments, test="every_epoch")
+    runs = [_our_run(seed, options, settings) for seed in range(options.seeds)]
+    check_is_known(runs[0].config())
+    dataset = load_with_test_images(runs[0].config().data)
+    for seed, run in enumerate(runs):
         config = run.config()
-        check_is_known(config)
-        train_all([run], device=options.device)
+        train_all([run])
         report["runs"].append(_our_result(run, config, seed, options.target))
         if seed < options.peer_seeds:
             for dtype in options.peer_dtypes:
-                lines = _train_peer(config, options.workdir, dtype)
+                lines = _train_peer(config, dataset, options.workdir, dtype)
                 early = early_epochs(config)
                 report["runs"].append(peer_result(f"PyTorch, {dtype}", seed, lines, options.target, early))
         write_json(options.json, report)
     print(format_report(report))
     print(f"\nwritten: {options.json}")
+
+
+def _our_run(seed: int, options: argparse.Namespace, settings: Sequence[str]) -> Run:
+    arguments = [f"--config={options.config}", *settings, f"--config.seed={seed}"]
+    return Run(str(options.workdir / f"seed_{seed}"), arguments, test="every_epoch")
 
 
 def check_is_known(config: ConfigDict) -> None:
@@ -150,16 +155,15 @@ def make_recipe(config: ConfigDict, *, classes: int, train_size: int, dtype: str
     }
 
 
-def _train_peer(config: ConfigDict, workdir: Path, dtype: str) -> list[dict[str, Any]]:
+def _train_peer(
+    config: ConfigDict, dataset: datasets.Dataset, workdir: Path, dtype: str
+) -> list[dict[str, Any]]:
     """Trains in PyTorch, unless that was done before; returns its line of every epoch.
 
     Raises:
         Failed: PyTorch is not there, or breaks down.
-        UserError: it was done by another recipe, or there are no test images.
+        UserError: it was done by another recipe.
     """
-    dataset = datasets.load(config.data)
-    if dataset.test is None:
-        raise UserError(f"{config.data.dir}: has no test images; expected some, to measure accuracy on")
     recipe = make_recipe(
         config, classes=len(dataset.class_names), train_size=len(dataset.train.labels), dtype=dtype
     ) | {"images": dataset.train.digest()}

@@ -11,7 +11,6 @@ is finished.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +24,12 @@ import datasets
 from benchmarks import command_line
 from benchmarks.command_line import at_least, exit_code, list_of
 from benchmarks.machine import stamp
-from benchmarks.worker import CPU_ONLY
 from configs import finetune, rendered
 from configs.rules import CHOICES
 from devices import environment
 from resnet.errors import UserError
 from resnet.files import write_json, write_result
+from workdir.lock import locked
 from workdir.statistics import format_spread, mean_and_std
 
 STARTS = ("scratch", "rendered")
@@ -120,12 +119,10 @@ def make_config(run: Run, options: argparse.Namespace) -> ConfigDict:
 
 def _run(options: argparse.Namespace) -> None:
     pretraining = pretraining_config(options)
-    if options.device == "cpu":
-        os.environ |= CPU_ONLY
+    command_line.select_device(options)
     environment.prepare(pretraining.gpu, compilation_cache=pretraining.compilation_cache, training=True)
     # JAX reads the environment when it is imported.
     from resnet import Classifier
-    from train import train_and_evaluate
     from training.signals import StopRun
 
     # Loaded before the training, so that a missing data set is reported at once.
@@ -139,14 +136,14 @@ def _run(options: argparse.Namespace) -> None:
     }
     try:
         _print_progress("pretraining on rendered hands")
-        summary = train_and_evaluate(pretraining, pretraining_workdir(options))
+        summary = _train(pretraining, pretraining_workdir(options))
         report["parameters"] = summary["parameters"]
         report["pretraining"] |= _select_scores(summary)
         probabilities = Classifier.load(pretraining_workdir(options)).probabilities(test.images)
         report["pretraining"]["accuracy_on_signs"] = float(np.mean(probabilities.argmax(-1) == test.labels))
         for run in list_runs(options):
             _print_progress(run.name)
-            summary = train_and_evaluate(make_config(run, options), options.workdir / run.name)
+            summary = _train(make_config(run, options), options.workdir / run.name)
             report["runs"].append(run._asdict() | _select_scores(summary))
             report["cells"] = summarize_cells(report["runs"])
             if options.json:
@@ -156,6 +153,14 @@ def _run(options: argparse.Namespace) -> None:
     print(format_report(report))
     if options.plot:
         plot(report, options.plot)
+
+
+def _train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains a run and returns its summary. Nobody else trains in `workdir` meanwhile."""
+    from train import train_and_evaluate
+
+    with locked(workdir):
+        return train_and_evaluate(config, workdir)
 
 
 def _print_progress(text: str) -> None:

@@ -54,10 +54,8 @@ def main() -> int:
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
-    parser = command_line.parser(__doc__)
-    parser.add_argument("--config", default="configs/signs.py", help="the config file for main.py")
+    parser = command_line.training_parser(__doc__, None)
     parser.add_argument("--starts", type=at_least(1), default=2, help="trainings, one after the other")
-    parser.epilog = "Any --config.FIELD=VALUE is passed to main.py, such as --config.num_epochs=8."
     return command_line.parse_with_settings(parser)
 
 
@@ -92,6 +90,7 @@ def watch(command: list[str], workdir: Path, environment: dict[str, str]) -> Wat
     metrics = workdir / METRICS_FILE
     first = last = asked = 0.0
     held = most = gpu_memory()
+    has_gpu = bool(gpu_names())  # One that is idle may hold no memory.
     count = size = 0
     with tempfile.TemporaryFile("w+") as log:
         started = time.perf_counter()
@@ -106,7 +105,7 @@ def watch(command: list[str], workdir: Path, environment: dict[str, str]) -> Wat
                     lines = sum(line["split"] == "train" for line in read_metrics(workdir))
                     if lines > count:
                         first, last, count = first or now, now, lines
-                if held and now > asked + MEMORY_SECONDS:  # There is a GPU to ask.
+                if has_gpu and now > asked + MEMORY_SECONDS:
                     most, asked = max(most, gpu_memory()), now
                 time.sleep(POLL_SECONDS)
         except BaseException:

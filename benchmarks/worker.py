@@ -28,7 +28,7 @@ SHARING = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
 }
-CACHE_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+FOLDER_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TMPDIR")
 CPU_ONLY = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
@@ -39,14 +39,15 @@ class Worker:
     """
 
     def __init__(self, name: str, case: Case, caches: Path, warm_up_steps: int = WARM_UP_STEPS) -> None:
-        """Starts the contestant `name`, which keeps compiled programs in the folder `caches`.
+        """Starts the contestant `name`. Its compiled programs and temporary files lie in the folder `caches`.
 
         Raises:
             Failed: the contestant cannot be built or run.
         """
         environment = QUIET | SHARING | (CPU_ONLY if case.device == "cpu" else {})
         environment |= (PEERS | PRODUCTS)[name].environment
-        environment |= {variable: str(caches) for variable in CACHE_VARIABLES}
+        caches.mkdir(parents=True, exist_ok=True)
+        environment |= {variable: str(caches) for variable in FOLDER_VARIABLES}
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"  # as in devices/environment.py
         if case.devices > 1:
             flag = f"--xla_force_host_platform_device_count={case.devices}"

@@ -542,7 +542,6 @@ def _useless_fields(config: ConfigDict) -> dict[str, tuple[bool, str]]:
     """Returns by reason whether it holds, and the fields that then have no effect."""
     data, optimizer, name = config.data, config.optimizer, config.optimizer.name
     augment = config.augment
-    adopted = [f"{section}.{field}" for section, names in ADOPTED.items() for field in names]
     # One that is 0 is off, and asks for nothing.
     appearance = [f"augment.{field}" for field in APPEARANCE if augment[field]]
     draws = data.name == "rendered" or data.rendered_size > 0
@@ -571,5 +570,4 @@ def _useless_fields(config: ConfigDict) -> dict[str, tuple[bool, str]]:
         "config.seeds name the seeds": (bool(config.seeds), "seed"),
         "config.seeds is empty": (not config.seeds, "seeds_together"),
         "config.init_from is empty": (not config.init_from, "init_head"),
-        "the weights of config.init_from set it": (bool(config.init_from), " ".join(adopted)),
     }

@@ -32,7 +32,9 @@ def prepare(gpu: ConfigDict, *, compilation_cache: bool, training: bool) -> None
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if gpu.matmul_precision != "default":
         os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = gpu.matmul_precision
-    if compilation_cache and (folder := cache_folder()):
+    if not compilation_cache:  # Nor is one used that the user has named in the environment.
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    elif folder := cache_folder():
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         # Its disk may be full, or a kill have cut an entry off. Then the program is compiled.

@@ -84,7 +84,7 @@ class _Training:
 
         import datasets
         from devices.mesh import check_visible_devices, make_mesh, replicated
-        from input_pipeline import make_epoch_order, place, steps_per_epoch
+        from input_pipeline import first_seed, make_epoch_order, place, steps_per_epoch
         from train import init_state, make_run_steps
         from training.loss import class_weights
         from training.network import (
@@ -100,7 +100,7 @@ class _Training:
         config = adopt(config, pretrained) if pretrained else config.copy_and_resolve_references()
         check_visible_devices(config.gpu.visible_devices)
         check_image_sizes(config)
-        seed = config.seeds[0] if config.seeds else config.seed
+        seed = first_seed(config)
         mesh = make_mesh(config.batch_size)
         dataset = datasets.load(config.data)
         train, _ = datasets.train_val_split(dataset, config.data)

@@ -83,23 +83,28 @@ def _train(config: ConfigDict, workdir: Path) -> int:
 
 @contextmanager
 def fitting_into_memory(config: ConfigDict) -> Iterator[None]:
-    """Turns the error of JAX that the devices have no memory left into one that says what to lower.
+    """Turns the error that the devices or this machine have no memory left into one that says what to lower.
 
     Raises:
-        UserError: a training of `config` does not fit into the memory of the devices.
+        UserError: a training of `config` does not fit into the memory.
     """
     import jax
 
     try:
         yield
+    except MemoryError:
+        place = "this machine"
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(
-            f"config.batch_size={config.batch_size}: a step does not fit into the memory of the device; lower"
-            " it, data.image_size or steps_per_call, or set optimizer.accumulate, which lets a smaller batch"
-            " learn as a larger one"
-        ) from None
+        place = "the device"
+    else:
+        return
+    raise UserError(
+        f"config.batch_size={config.batch_size}: a step does not fit into the memory of {place}; lower it,"
+        " data.image_size or steps_per_call, or set optimizer.accumulate, which lets a smaller batch learn as"
+        " a larger one"
+    )
 
 
 def prefetch_training_step(config: ConfigDict) -> None:

@@ -358,6 +358,39 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     assert newest_step(workdir) == 1
 
 
+def test_a_last_update_that_diverges_leaves_no_summary(
+    tmp_path: Path, shared_signs_dir: Path, environment: dict[str, str]
+) -> None:
+    fields = {
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 1e18,
+        "num_epochs": 1,  # of two steps: the warm-up begins at zero, and the second explodes
+        "batch_size": 30,
+        "steps_per_call": 1,
+        "checkpoint.every_minutes": 1e-9,
+    }
+    workdir = tmp_path / "run"
+    result = run_program("main.py", *command(shared_signs_dir, workdir, **fields), environment=environment)
+    assert result.returncode == 2
+    assert "error: step 2: train loss " in result.stderr
+    assert f"the last good checkpoint is {workdir / 'checkpoints' / '1'};" in result.stderr
+    assert not (workdir / "summary.json").exists()
+    assert newest_step(workdir) == 1
+
+
+def test_a_training_that_saved_nothing_gives_its_workdir_to_one_that_can(
+    tmp_path: Path, shared_signs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("train.init_state", fail)
+    for size in (30, 15):  # which a second training lowers, as the message says
+        with pytest.raises(MemoryError):
+            train_and_evaluate(config_for(shared_signs_dir, batch_size=size), tmp_path / "run")
+        assert settings.load(tmp_path / "run")[0].batch_size == size
+
+
 def test_another_model_in_the_workdir_is_refused_and_nothing_changes(
     finished: Path, shared_signs_dir: Path
 ) -> None:

@@ -27,6 +27,11 @@ def grown(value: float, progress: float | jax.Array, ramp: float) -> float | jax
     return value * jnp.minimum(progress / ramp, 1) if ramp else value
 
 
+def size_after_crop(data: ConfigDict) -> int | None:
+    """Returns the side to which `augment` crops stored images, or None if they are stored at that size."""
+    return data.image_size if data.store_size else None
+
+
 def augment(
     key: jax.Array,
     images: jax.Array,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.rules import ADOPTED, architecture_of, preprocessing_of
+from configs.rules import ADOPTED, architecture_of, default_fields, preprocessing_of
 from resnet.checkpoint import newest_step
 from resnet.errors import UserError
 from resnet.network import Network, Weights, check_image_size
@@ -63,17 +64,25 @@ def read_initial_weights(config: ConfigDict) -> Pretrained | None:
 
 
 def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
-    """Returns `config` with the architecture and the normalisation of `pretrained`; the image size stays."""
+    """Returns `config` with the architecture and the normalisation of `pretrained`; the image size stays.
+
+    Fields that ask for something else are told on stderr.
+    """
     return _with_fields(config, asdict(pretrained.architecture), asdict(pretrained.preprocessing))
 
 
 def _with_fields(config: ConfigDict, model: Mapping[str, Any], data: Mapping[str, Any]) -> ConfigDict:
     """Returns `config` with the architecture in `model` and the normalisation in `data`."""
     adopted = config.copy_and_resolve_references()
-    for name in ADOPTED["model"]:
-        adopted.model[name] = model[name]
-    for name in ADOPTED["data"]:
-        adopted.data[name] = data[name]
+    for section, brought in (("model", model), ("data", data)):
+        for name in ADOPTED[section]:
+            asked, adopted[section][name] = config[section][name], brought[name]
+            if asked not in (brought[name], default_fields()[f"{section}.{name}"]):
+                print(
+                    f"note: config.{section}.{name}={asked} has no effect, as the weights of"
+                    f" config.init_from have {brought[name]}",
+                    file=sys.stderr,
+                )
     return adopted
 
 

@@ -16,6 +16,7 @@ def trains_at_once(config: ConfigDict) -> bool:
     `auto` says yes on accelerators and no on a CPU, where seeds are faster one after the other, see
     `benchmarks/replicas.py`. It also says no on several hosts; for streamed images, as every seed needs a
     stream of its own; and if images are smaller early in training, as one program would compute both sizes.
+    Whether `config.data.placement=auto` streams is known only with the images, see `train.Training`.
     """
     if config.seeds_together != "auto":
         return bool(config.seeds_together == "yes")

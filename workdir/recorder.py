@@ -10,22 +10,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet.checkpoint import FOLDER, Checkpoints, newest_checkpoint, newest_step, remove_unfinished
+from resnet.checkpoint import DAMAGED, FOLDER, Checkpoints, newest_checkpoint, newest_step, remove_unfinished
 from resnet.errors import UserError
 from resnet.files import disk_error, write_whole
 from resnet.json_files import Schema, check_json
-from resnet.run import CONFIG_FILE
+from resnet.run import CONFIG_FILE, seed_workdir
 from workdir import settings
 from workdir.images_file import IMAGES_FILE
 from workdir.metrics import BOARD_FOLDER, METRICS_FILE, MetricsWriter
 from workdir.settings import Sources
-from workdir.summary import SUMMARY_FILE, read_summary
+from workdir.summary import SUMMARY_FILE, read_summary, score_not_finite
 
 Metrics = dict[str, float]
 History = Mapping[str, np.ndarray]  # name to an array [seeds, steps]
@@ -232,13 +232,18 @@ def _abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
 class Recorder:
     """Records the training of one seed or several, each in its workdir; a context manager."""
 
-    def __init__(self, workdirs: Sequence[Path], schedule: Schedule, host: Host = ALONE) -> None:
-        """Opens the checkpoints in `workdirs` and starts the clock. `host` may be one that does not write."""
+    def __init__(
+        self, workdirs: Sequence[Path], schedule: Schedule, host: Host = ALONE, *, of_seeds: bool = False
+    ) -> None:
+        """Opens the checkpoints in `workdirs` and starts the clock. `host` may be one that does not write.
+
+        Runs `of_seeds` are among those of several seeds, in which all settings are the same.
+        """
         self._schedule = schedule
         self._host = host
+        self._of_seeds = of_seeds
         self._records: list[SeedRecord] = []
-        self._no_accuracies: list[float | None] = [None] * len(workdirs)
-        self._val_accuracies = self._no_accuracies
+        self._val_accuracies: Sequence[float | None] = [None] * len(workdirs)
         self._is_new_best = False
         self._started = self._last_save = time.perf_counter()
         try:
@@ -310,7 +315,7 @@ class Recorder:
             UserError: a loss or a gradient is not finite. Checkpoints of that state are thrown away.
         """
         self._check_finite(step, history)
-        self._val_accuracies, self._is_new_best = self._no_accuracies, False
+        self._val_accuracies, self._is_new_best = [None] * len(self._records), False
         count = history["loss"].shape[1]
         images, seconds = count * self._schedule.batch_size, times.seconds / len(self._records)
         waiting = {} if times.waiting is None else {"waiting": times.waiting / times.seconds}
@@ -331,8 +336,7 @@ class Recorder:
     def record_validation(self, step: int, metrics: Sequence[Metrics]) -> None:
         """Writes the validation `metrics` of every seed after `step`; a new best one makes a save due."""
         self.record(step, "val", metrics)
-        accuracies = [seed_metrics["accuracy"] for seed_metrics in metrics]
-        self._val_accuracies = [*accuracies]
+        self._val_accuracies = accuracies = [seed_metrics["accuracy"] for seed_metrics in metrics]
         for record, accuracy in zip(self._records, accuracies, strict=True):
             if accuracy > record.progress.best_accuracy:
                 record.progress = record.progress._replace(best_accuracy=accuracy)
@@ -370,7 +374,15 @@ class Recorder:
         return self._host.share(found)
 
     def write_summaries(self, summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Writes `summaries` with the seconds and the speed of every seed, and returns them."""
+        """Writes `summaries` with the seconds and the speed of every seed, and returns them.
+
+        Raises:
+            UserError: a score is not finite. Checkpoints of the last step are thrown away.
+        """
+        for seed, summary in enumerate(summaries):
+            if score := score_not_finite(summary):
+                step = self._schedule.total_steps
+                self._stop(step, seed, f"step {step}: {score}")
         self._count_seconds()
         whole = [summary | record.speed() for summary, record in zip(summaries, self._records, strict=True)]
         for summary, record in zip(whole, self._records, strict=True):
@@ -404,39 +416,72 @@ class Recorder:
             return
         first = int(finite.all(0).argmin())
         worst = int(finite[:, first].argmin())
+        found = (
+            f"step {step + first + 1}: loss {history['loss'][worst, first]},"
+            f" gradient norm {history['gradient_norm'][worst, first]}"
+        )
+        self._stop(step + first, worst, found)
+
+    def _stop(self, step: int, seed: int, found: str) -> NoReturn:
+        """Throws away the checkpoints of `step`, after what was `found` with their weights in a seed.
+
+        `seed` is its index among those that are trained at once.
+
+        Raises:
+            UserError: always.
+        """
         for record in self._records:
             record.wait()
             # Weights that give no finite loss are no good, though every one of them may be finite.
-            record.discard(step + first)
+            record.discard(step)
         # The others wait until the writer has discarded it.
-        newest = self._host.share(str(newest_checkpoint(self._records[worst].workdir) or ""))
+        newest = self._host.share(str(newest_checkpoint(self._records[seed].workdir) or ""))
         raise UserError(
-            f"step {step + first + 1}: loss {history['loss'][worst, first]}, gradient norm"
-            f" {history['gradient_norm'][worst, first]}, expected finite numbers; stopped,"
+            f"{found}, expected finite numbers; stopped,"
             f" {f'the last good checkpoint is {newest}' if newest else 'no checkpoint was saved yet'};"
             " run again with a lower --config.optimizer.learning_rate"
+            f"{' in another --workdir, as all seeds share it' if self._of_seeds else ''}"
         )
 
 
 def record_settings(
-    config: ConfigDict,
-    class_names: tuple[str, ...],
-    sources: Sources,
-    *,
-    workdirs: Sequence[Path],
-    seeds: Sequence[int] = (),
+    config: ConfigDict, class_names: tuple[str, ...], workdir: Path, sources: Sources
 ) -> None:
-    """Makes `workdirs` and writes `config` to the `config.json` in each, with one of `seeds` alone if given.
+    """Makes `workdir` and writes `config` to its `config.json`.
+
+    Several seeds are recorded one by one, in folders of their own. That all of them may go on is checked
+    here, before any is trained.
 
     Raises:
-        UserError: a folder cannot be written, or holds a run of other settings or sources.
+        UserError: `workdir` cannot be written, or it or the folder of a seed holds a run of other settings or
+            sources.
     """
-    configs = [settings.for_seed(config, seed) for seed in seeds] if seeds else [config] * len(workdirs)
-    for own, workdir in zip(configs, workdirs, strict=True):
-        _check_places(workdir)
-        finished = read_summary(workdir).get("epochs") == own.num_epochs
-        settings.check_same_run(own, workdir, sources, finished)
-        settings.save(own, class_names, workdir, sources)
+    runs = {seed_workdir(workdir, seed): settings.for_seed(config, seed) for seed in config.seeds}
+    for folder, own in ({workdir: config} | runs).items():
+        _check_places(folder)
+        if _is_taken(folder, own):
+            finished = read_summary(folder).get("epochs") == own.num_epochs
+            settings.check_same_run(own, folder, sources, finished)
+    settings.save(config, class_names, workdir, sources)
+
+
+def _is_taken(workdir: Path, config: ConfigDict) -> bool:
+    """Whether the training in `workdir` keeps its place, or gives it to one of other settings.
+
+    It gives it away if it has saved nothing, as when its first step did not fit into memory. The other one
+    drops the metrics that it finds, so it has to begin in every folder that has some.
+    """
+    if not os.path.lexists(workdir / CONFIG_FILE):
+        return False
+    stored, _ = settings.load(workdir)
+    before, now = ({*settings.seed_workdirs(either, workdir)} for either in (stored, config))
+    return not before <= now or any(map(_has_results, {workdir} | before))
+
+
+def _has_results(workdir: Path) -> bool:
+    """Whether a training has left a summary or checkpoints, such as damaged ones, in `workdir`."""
+    others = (workdir / SUMMARY_FILE, workdir / FOLDER / DAMAGED)
+    return newest_step(workdir) is not None or any(map(os.path.lexists, others))
 
 
 def _check_places(workdir: Path) -> None:

@@ -61,7 +61,7 @@ def save(
     """Makes `workdir` and writes every field and the names of the classes to its `config.json`, atomically.
 
     The fields of the hosts are left out: the next start may have others. The file also holds the checksums of
-    the `sources`, see `stored_sources`. Their table is in `images.tsv`.
+    the `sources`, see `stored_sources`. Their table is in `images.tsv`, which is removed if they have none.
 
     Raises:
         UserError: `workdir` cannot be made or written.
@@ -77,6 +77,8 @@ def save(
         workdir.mkdir(parents=True, exist_ok=True)
         if sources.table:
             write_whole(workdir / IMAGES_FILE, sources.table)
+        elif os.path.lexists(workdir / CONFIG_FILE):  # A training that saved nothing has left it.
+            (workdir / IMAGES_FILE).unlink(missing_ok=True)
         write_whole(workdir / CONFIG_FILE, text + "\n")
     except OSError as error:
         raise cannot_write(f"--workdir={workdir}", error) from None

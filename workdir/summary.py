@@ -1,5 +1,6 @@
 """The `summary.json` of a run: its scores at the end, parameters, time, device and versions."""
 
+import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,16 @@ def _with_float_scores(part: Any) -> Any:
         else _with_float_scores(value)
         for name, value in part.items()
     }
+
+
+def score_not_finite(summary: Mapping[str, Any]) -> str | None:
+    """Names a score of a summary that is not finite, such as "train loss nan", or returns None."""
+    for part in (summary, summary.get("ema", {})):
+        for split in BY_SPLIT:
+            for name, score in part.get(split, {}).items():
+                if not math.isfinite(score):
+                    return f"{split} {name} {score}"
+    return None
 
 
 def make_summaries(

@@ -84,6 +84,17 @@ def test_a_stopped_benchmark_stops_its_runs_and_they_save(tmp_path: Path) -> Non
     assert not (tmp_path / "cross_validation.json").exists()
 
 
+@pytest.mark.parametrize("config", ["folder", "hands"])
+def test_folds_take_the_place_of_the_validation_images_of_a_config(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [f"--config=configs/{config}.py", "--folds=3", "--config.data.dir=photos"]
+    monkeypatch.setattr(sys, "argv", ["cross_validation", *flags])
+    runs = cross_validation._fold_runs(Variant("base", []), *cross_validation._parse())
+    data = [run.config().data for run in runs]
+    assert [(fold.fold, fold.folds, fold.val_fraction) for fold in data] == [(i, 3, 0.0) for i in range(3)]
+
+
 def test_variants_are_read_as_written() -> None:
     assert parse_variants(["base:", 'wide : --config.model.width=8 --config.augment.flip="0.0"']) == [
         Variant("base", []),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import growth
-from benchmarks.growth import cases, format_report
+from benchmarks.growth import cases
 from benchmarks.growth_plot import plot
 from benchmarks.peers import Case
 from benchmarks.rounds import Failed
@@ -120,4 +120,16 @@ def test_the_picture_shows_every_axis_that_has_points(tmp_path: Path) -> None:
         with Image.open(tmp_path / "growth.png") as image:
             widths.append(image.width)
     assert widths[0] < widths[1]
-    assert "base" in format_report(report | {"points": []})
+
+
+@pytest.mark.parametrize("depths", ["50", "101,50"])  # A base of 101 layers fails.
+def test_a_picture_that_cannot_be_drawn_is_left_out_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture, depths: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(growth, "start", FakeWorker)
+    sizes = ("--batch=32", "--image_size=64", "--dataset_size=1080", "--devices=1")
+    picture = tmp_path / "growth.png"
+    growth._run(parse(monkeypatch, *sizes, f"--depth={depths}", f"--plot={picture}"))
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{picture}: not drawn, ")
+    assert not picture.exists()

@@ -30,7 +30,7 @@ def test_invalid_values_are_refused() -> None:
 
 def test_jax_is_not_imported_before_its_environment_is_set() -> None:
     code = (
-        "import sys; from benchmarks import runs, startup_phases, transfer;"
+        "import sys; from benchmarks import replicas, runs, startup_phases, streamed_training, transfer;"
         "from benchmarks.program import parse_command;"
         "parse_command(['--config=configs/signs.py']).settings();"
         "sys.exit('jax' in sys.modules)"

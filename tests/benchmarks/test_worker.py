@@ -30,6 +30,13 @@ def test_a_contestant_that_cannot_be_built_gives_the_reason(tmp_path: Path) -> N
         Worker("ours", Case("train", 18, 2, 32, "float32", "cpu", 1, devices=3), tmp_path)
 
 
+def test_what_a_contestant_writes_lies_in_the_folder_that_is_removed(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    ours = Worker("ours_onnx", Case("inference", 18, 2, 32, "float32", "cpu", 1), tmp_path / "new" / "ours")
+    ours.stop()
+    assert len([*(tmp_path / "new").rglob("*.onnx")]) == 1
+
+
 class FakeWorker:
     """Records the order in which processes start and stop, and the folder of their caches."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default, finetune, rules
+from configs import default, rules
 from resnet.architecture import Architecture
 from resnet.errors import UserError
 from resnet.formats.export import INITIAL_ONLY
@@ -198,13 +198,7 @@ def test_what_appearance_would_change_is_told_without_it() -> None:
     assert rules.fields_without_effect(config) == {}
 
 
-def test_what_initial_weights_bring_is_told() -> None:
-    fields = {"model.depth": 18, "model.zero_init_last": False, "model.stochastic_depth": 0.1}
-    config = small_config(init_from="w", **fields, **{"data.mean": (0.4, 0.4, 0.4), "data.image_size": 32})
-    names = ("model.depth", "model.width", "data.mean")
-    assert rules.fields_without_effect(config) == dict.fromkeys(
-        names, "the weights of config.init_from set it"
-    )
+def test_initial_weights_bring_all_of_the_network_but_how_fresh_ones_are_drawn() -> None:
     of_the_network = {field.name for field in dataclasses.fields(Architecture)}
     assert {*rules.ADOPTED["model"]} == of_the_network - {*INITIAL_ONLY}
 
@@ -265,10 +259,6 @@ def test_every_choice_and_bound_is_of_a_field_whose_default_meets_it() -> None:
 def test_seeds_that_are_none_are_refused(seeds: tuple) -> None:
     with pytest.raises(UserError, match=r"config\.seeds=.* expected different whole numbers"):
         rules.check(small_config(seeds=seeds))
-
-
-def test_config_of_finetuning_is_valid() -> None:
-    rules.check(finetune.get_config())
 
 
 DEFAULTS = dict(rules.flatten(default.get_config()))

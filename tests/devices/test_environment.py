@@ -12,7 +12,7 @@ from tests.command_line import run_program
 NAMES = (
     "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS",
     "XLA_PYTHON_CLIENT_PREALLOCATE", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_COMPILATION_CACHE_DIR",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_ENABLE_COMPILATION_CACHE",
 )  # fmt: skip
 
 
@@ -43,12 +43,16 @@ def test_training_takes_its_devices_and_its_share_of_memory(monkeypatch: pytest.
         "XLA_CLIENT_MEM_FRACTION": "0.5",
         "CUDA_VISIBLE_DEVICES": "0,1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
 
 
 def test_other_modes_leave_devices_and_memory_to_others() -> None:
     gpu = gpu_with(memory_fraction=0.5, visible_devices="0,1", preallocate=True)
-    assert prepared(gpu, training=False) == {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    assert prepared(gpu, training=False) == {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -69,6 +73,16 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(monkeypatch: pytest
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
     assert "JAX_COMPILATION_CACHE_DIR" not in prepared(gpu_with(), training=True, compilation_cache=True)
+
+
+def test_a_cache_that_is_switched_off_is_not_taken_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
+    assert "JAX_ENABLE_COMPILATION_CACHE" not in prepared(gpu_with(), training=True, compilation_cache=True)
+    prepared(gpu_with(), training=True, compilation_cache=False)
+    code = "import jax; print(jax.config.jax_enable_compilation_cache)"
+    assert run_program("-c", code, environment=os.environ).stdout == "False\n"
 
 
 @pytest.mark.parametrize(

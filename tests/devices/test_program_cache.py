@@ -258,3 +258,12 @@ def test_nothing_is_written_without_a_compilation_cache(tmp_path: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", None)
     assert len(Start().result()) == 5
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_where_the_cache_is_switched_off(tmp_path: Path) -> None:
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        assert len(Start().result()) == 5
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert not list(tmp_path.iterdir())

@@ -127,6 +127,19 @@ def test_devices_without_memory_are_told_in_one_line(
         run(*flags)
 
 
+@pytest.mark.parametrize("mode", ["train", "lr_find"])
+def test_a_machine_without_memory_is_told_in_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("Unable to allocate 16.0 GiB for an array")
+
+    monkeypatch.setattr("train.train_and_evaluate", fail)
+    monkeypatch.setattr("modes.lr_find.find_learning_rate", fail)
+    result = run(f"--mode={mode}", *SHORT_TRAINING, f"--workdir={tmp_path / 'run'}")
+    assert_refused(result, "config.batch_size=12: a step does not fit into the memory of this machine; lower")
+
+
 def test_training_does_not_wait_for_what_the_report_needs() -> None:
     code = (
         "import sys, main, train; main.load_modes();"

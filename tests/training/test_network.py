@@ -9,7 +9,7 @@ from resnet.errors import UserError
 from resnet.pretrained import read_pretrained
 from tests.runs import DIGITS, save_untrained_run, small_config, without_augmentation
 from train import train_and_evaluate
-from training.network import make_network
+from training.network import find_start, make_network
 from workdir import settings
 
 
@@ -52,6 +52,21 @@ def test_a_run_goes_on_from_another_run_and_then_does_not_need_it(tmp_path: Path
     config.init_from = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="nowhere: no such file"):  # Nothing tells that it is the same.
         train_and_evaluate(config, tmp_path / "second")
+
+
+def test_fields_that_initial_weights_decide_otherwise_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = {"data.image_size": 32}
+    folder = save_untrained_run(tmp_path / "first", small_config(**size), DIGITS)
+    # The width is another than by default, but the one that the weights have.
+    config = small_config(init_from=str(folder), **size, **{"model.depth": 34, "data.mean": (0.4, 0.4, 0.4)})
+    find_start(config, tmp_path / "second")
+    assert capsys.readouterr().err.splitlines() == [
+        "note: config.model.depth=34 has no effect, as the weights of config.init_from have 18",
+        "note: config.data.mean=(0.4, 0.4, 0.4) has no effect, as the weights of config.init_from have"
+        " (0.5, 0.5, 0.5)",
+    ]
 
 
 def test_missing_weights_are_reported_before_anything_is_written(tmp_path: Path) -> None:

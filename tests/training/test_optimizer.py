@@ -17,7 +17,7 @@ from resnet.errors import UserError
 from resnet.network import Weights
 from tests.quick_compilation import quick_jit
 from tests.runs import small_config, without_augmentation
-from train import TrainState, init_state, make_train_step
+from train import TrainState, init_state, make_loss, make_train_step
 from training.network import make_network
 from training.optimizer import learning_rate_schedule, make_optimizer, update_scales
 
@@ -401,11 +401,17 @@ def test_moving_average_does_not_share_memory_with_the_weights() -> None:
 
 
 def test_l2_reaches_the_kernels_of_a_real_network() -> None:
-    config = config_with()
-    config.model.update(depth=18, width=2)
-    params = make_network(config, 6).init(0).params
-    assert params["stem_conv"]["kernel"].shape == (7, 7, 3, 2)
-    assert params["head"]["kernel"].shape == (16, 6)
+    config = small_config(compute_dtype="float32", label_smoothing=0.0)
+    network = make_network(config, 6)
+    weights = network.init(0)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    losses = []
+    for config.optimizer.l2_stem_and_head in (0.0, 0.5):
+        loss = quick_jit(make_loss(network, config))
+        losses.append(loss(*weights, images, np.eye(6, dtype=np.float32)[:4], None, jax.random.key(0))[0])
+    kernels = weights.params["stem_conv"]["kernel"], weights.params["head"]["kernel"]
+    squares = sum(float((kernel.astype(np.float64) ** 2).sum()) for kernel in kernels)
+    assert losses[1] - losses[0] == pytest.approx(0.5 * squares, rel=1e-4)
 
 
 # Fine-tuning: which parts move, and how far

@@ -125,6 +125,29 @@ def test_seeds_spread_over_devices_end_where_each_does_alone() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_settings_that_a_finished_seed_refuses_are_refused_before_anything_changes(
+    tmp_path: Path, in_turn: Path, shared_signs_dir: Path
+) -> None:
+    workdir = Path(shutil.copytree(in_turn, tmp_path / "run"))
+    for folder in (workdir, workdir / "seed_1"):  # It has stopped, after seed 4.
+        (folder / "summary.json").unlink()
+    before = modification_times(workdir)
+    fields = {"seeds_together": "no", "optimizer.learning_rate": 1e-5}
+    with pytest.raises(UserError, match=r"seed_4: holds a run with other settings: optimizer\.learning_rate"):
+        train_and_evaluate(seeds_config(shared_signs_dir, seeds=(1, 4), **fields), workdir)
+    assert modification_times(workdir) == before
+
+
+def test_seeds_whose_images_turn_out_to_be_streamed_are_trained_in_turn(
+    tmp_path: Path, in_turn: Path, shared_signs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.seeds.trains_at_once", lambda config: True)  # as on an accelerator
+    monkeypatch.setattr("input_pipeline.DEVICE_SHARE", 0.0)
+    train_and_evaluate(seeds_config(shared_signs_dir, seeds=(4, 1)), tmp_path / "run")
+    for seed in (4, 1):
+        assert_close(in_turn / f"seed_{seed}", tmp_path / "run" / f"seed_{seed}")
+
+
 def test_one_seed_and_several_do_not_share_a_workdir(in_turn: Path, shared_signs_dir: Path) -> None:
     with pytest.raises(UserError, match=r"other settings: .*seeds \(there \(4, 1\), here \(\)\)"):
         train_and_evaluate(seeds_config(shared_signs_dir), in_turn)

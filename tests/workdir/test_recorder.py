@@ -15,9 +15,11 @@ from configs import default
 from devices.mesh import make_mesh, replicated
 from resnet.checkpoint import Checkpoints
 from resnet.errors import UserError
-from tests.runs import metrics_of, modification_times, saved_steps, summary_of
+from tests.runs import config_with, metrics_of, modification_times, saved_steps, summary_of
 from workdir import recorder as recorder_module
-from workdir.recorder import CallTimes, Host, Recorder, Schedule
+from workdir import settings
+from workdir.recorder import CallTimes, Host, Recorder, Schedule, record_settings
+from workdir.settings import Sources
 
 
 class State(NamedTuple):
@@ -159,6 +161,28 @@ def test_without_a_checkpoint_there_is_none_to_name(tmp_path: Path) -> None:
         recorder.record_steps(0, history_of([1.0, np.nan]), CallTimes(1.0))
 
 
+def test_one_of_several_seeds_that_diverges_names_another_workdir(tmp_path: Path) -> None:
+    schedule = Schedule(12, 3, 8, default.get_config().checkpoint)
+    with (
+        Recorder([tmp_path], schedule, of_seeds=True) as recorder,
+        pytest.raises(UserError, match=r"learning_rate in another --workdir, as all seeds share it$"),
+    ):
+        recorder.record_steps(0, history_of([np.nan]), CallTimes(1.0))
+
+
+def test_scores_that_are_not_finite_are_no_summary_and_throw_away_the_last_state(tmp_path: Path) -> None:
+    good = {"train": {"loss": 1.0, "accuracy": 0.5}}
+    bad = good | {"ema": {"test": {"loss": np.nan, "accuracy": 0.1}}}
+    with recording([tmp_path / "a", tmp_path / "b"]) as recorder:
+        for step in (9, 12):
+            recorder.save(step, [state_at(step)] * 2)
+        with pytest.raises(UserError, match=r"^step 12: test loss nan, expected finite.*/b/checkpoints/9;"):
+            recorder.write_summaries([good, bad])
+    for name in "ab":
+        assert saved_steps(tmp_path / name) == {9}
+        assert not (tmp_path / name / "summary.json").exists()
+
+
 # Metrics, seconds and speed
 
 
@@ -229,6 +253,56 @@ def test_seeds_at_different_steps_do_not_go_on_together(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"its seeds stand at steps 2, 0.*run the same command again"),
     ):
         recorder.restore([state_at(0)] * 2, replicated(make_mesh(8)))
+
+
+# Settings
+
+
+def record(workdir: Path, table: str = "", **fields: object) -> None:
+    """Records a training with `fields` on images that `table` lists."""
+    record_settings(config_with(**fields), ("0", "1"), workdir, Sources("digest of the images", table))
+
+
+def test_a_training_that_saved_nothing_gives_its_workdir_to_another(tmp_path: Path) -> None:
+    record(tmp_path, "split\tclass\tfile\tdigest\n", data__name="folder")
+    with recording([tmp_path]) as recorder:
+        recorder.record_steps(0, history_of([1.0]), CallTimes(1.0))
+    record(tmp_path, batch_size=16)
+    assert settings.load(tmp_path)[0].batch_size == 16
+    assert not (tmp_path / "images.tsv").exists()
+    with recording([tmp_path]):
+        assert metrics_of(tmp_path, "train") == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "left"),
+    [
+        ((), "checkpoints/3"),
+        ((), "checkpoints/damaged/3"),
+        ((), "summary.json"),
+        ((4, 1), "seed_1/checkpoints/3"),
+        ((4, 1), "seed_4/summary.json"),
+    ],
+)
+def test_a_training_that_saved_something_keeps_its_workdir(
+    tmp_path: Path, seeds: tuple[int, ...], left: str
+) -> None:
+    record(tmp_path, seeds=seeds)
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).touch()
+    with pytest.raises(UserError, match=r"holds a run with other settings: batch_size \(there 32, here 16\)"):
+        record(tmp_path, seeds=seeds, batch_size=16)
+    assert settings.load(tmp_path)[0].batch_size == 32
+
+
+@pytest.mark.parametrize("seeds", [(), (4,)])
+def test_a_training_that_would_leave_metrics_of_another_beside_its_own_is_refused(
+    tmp_path: Path, seeds: tuple[int, ...]
+) -> None:
+    record(tmp_path, seeds=(4, 1))
+    with pytest.raises(UserError, match="other settings: "):
+        record(tmp_path, seeds=seeds, batch_size=16)
+    record(tmp_path, seeds=(4, 1, 0), batch_size=16)
 
 
 # Hosts that do not write
