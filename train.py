@@ -324,7 +324,7 @@ class Training:
         self._pretrained = start.pretrained
         check_visible_devices(config.gpu.visible_devices)
         check_image_sizes(config)
-        make_mesh(config.batch_size, replicas, all_hosts=True)  # A wrong size shows before the data are read.
+        make_mesh(config.batch_size, replicas, all_hosts=True)  # A wrong size is refused before any data.
         self._dataset = datasets.load(config.data)
         self._train, self._val = datasets.train_val_split(self._dataset, config.data)
         in_turn = config.seeds_together == "auto" and is_streamed(self._train, config)

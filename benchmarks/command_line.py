@@ -22,7 +22,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def parser(description: str, *, device: bool = True) -> argparse.ArgumentParser:
-    """Returns a parser with `--json`, and with `--device` for benchmarks that run on either `device`."""
+    """Returns a parser with `--json`, and with `--device` unless `device` is False."""
     result = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     if device:
         result.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="device to measure on")

@@ -105,7 +105,8 @@ def check_test_images(folder: Path, listing: Listing, half: int) -> None:
     """
     if {file.label < half for file in listing.files if file.split == "test"} != {True, False}:
         raise UserError(
-            f"--dir={folder}: has no test images of a half of its classes; expected some in test/CLASS"
+            f"--dir={folder}: has no test images for one half of its classes; expected some for both, in"
+            " test/CLASS"
         )
 
 

@@ -21,7 +21,7 @@ BLUE, GREY = "#1f5fa8", "#8a8a8a"
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draws one column for each axis that grows: seconds a step, images a second and peak memory.
 
-    Without the base case, or where nothing grows, there is a line on stderr in its place.
+    Prints a line on stderr instead if the base case is missing, or if nothing grows.
     """
     # Measuring works without Matplotlib, and the second module imports JAX.
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     base = next((point for point in report["points"] if point["axis"] is None), None)
     axes = [axis for axis in TITLES if any(point["axis"] == axis for point in report["points"])]
     if base is None or not axes:
-        print(f"{path}: not drawn, as that needs the base and another value of an axis", file=sys.stderr)
+        print(f"{path}: not drawn, as it needs the base case and another value of an axis", file=sys.stderr)
         return
     figure = Figure(figsize=(2.1 * len(axes) + 0.6, 5.4), layout="constrained")
     grid = figure.subplots(3, len(axes), sharey="row", sharex="col", squeeze=False)

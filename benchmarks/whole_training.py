@@ -90,7 +90,7 @@ def watch(command: list[str], workdir: Path, environment: dict[str, str]) -> Wat
     metrics = workdir / METRICS_FILE
     first = last = asked = 0.0
     held = most = gpu_memory()
-    has_gpu = bool(gpu_names())  # One that is idle may hold no memory.
+    has_gpu = bool(gpu_names())  # An idle GPU may hold no memory.
     count = size = 0
     with tempfile.TemporaryFile("w+") as log:
         started = time.perf_counter()

@@ -147,6 +147,8 @@ def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Sp
         image_size=split.images.shape[1],
         variety=config.variety,
     ).train
+    if split.images.shape[1] == config.image_size:  # Images that are stored larger are cropped in training.
+        hands = _prepared(hands, config)
     return Split(
         concatenate(split.images, hands.images),
         np.concatenate([split.labels, hands.labels]),

@@ -13,7 +13,7 @@ from datasets.types import Split
 from resnet.files import printable
 
 THRESHOLDS = (0.0, 6.0, TWIN_DISTANCE)  # grey levels: identical, very close, twins
-PAIRS_DESCRIBED = 1000  # of any two splits; mostly alike images have more pairs than fit into memory
+PAIRS_DESCRIBED = 1000  # for any two splits; if most images are alike, not all pairs fit into memory
 
 
 class _Pairs(NamedTuple):
@@ -34,9 +34,10 @@ def audit(splits: dict[str, Split], class_names: tuple[str, ...]) -> dict[str, A
 
     Returns a JSON-ready dictionary:
       `classes`: number of images of each class in each split.
-      `pairs`: close pairs within each split and across any two, closest first. Of any two splits there are at
-        most `PAIRS_DESCRIBED`: conflicts, then the closest. A pair has `splits`, `indices`, `labels` (class
-        names), `distance` and `conflict` (whether the labels differ), and `files` where images have files.
+      `pairs`: close pairs within each split and across any two, closest first. Of more than `PAIRS_DESCRIBED`
+        for any two splits, conflicts are kept first, then the closest. A pair has `splits`, `indices`,
+        `labels` (class names), `distance` and `conflict` (whether the labels differ), and `files` where
+        images have files.
       `near_duplicates`: for any two splits and each threshold, the number of `pairs`, of `conflicts` among
         them, and of `images` of the second split that have a near duplicate in the first. Within one split
         these are images with a near duplicate earlier in it.
@@ -90,7 +91,7 @@ def _compare(first: Split, second: Split | None) -> tuple[dict[str, Any], _Pairs
 
 
 def _most_telling(*blocks: _Pairs) -> _Pairs:
-    """Returns the `PAIRS_DESCRIBED` first of all pairs: conflicts, then the closest."""
+    """Returns the first `PAIRS_DESCRIBED` of all pairs, conflicts before others, then by distance."""
     pairs = _Pairs(*map(np.concatenate, zip(*blocks, strict=True)))
     order = np.lexsort((pairs.distances, ~pairs.conflicts))[:PAIRS_DESCRIBED]
     return _Pairs(*(column[order] for column in pairs))

@@ -98,7 +98,7 @@ def class_names(config: "ConfigDict") -> tuple[str, ...]:
 
 
 def training_digests(config: "ConfigDict", files: Sequence[str]) -> list[str]:
-    """Returns the digests that `files` of the images at `config.dir` have where they are trained on.
+    """Returns the digests of `files` at `config.dir`, as prepared for training.
 
     A file that cannot be read has "".
 

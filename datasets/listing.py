@@ -442,8 +442,8 @@ def _read_table(content: bytes, place: str, *, is_index: bool) -> list[_Row]:
     """Returns the rows of a table in UTF-8, with or without a byte order mark.
 
     Its separator is the comma, semicolon or tab, whichever the header has most of. Spaces around values
-    are left out. With `is_index` it is that of a folder of records: there, spaces are part of a name, and any
-    number of rows is read.
+    are left out. `is_index` says that it is the index of a folder of records: then spaces are part of a name,
+    and any number of rows is read.
 
     Raises:
       UserError: the table is in another encoding, is damaged, or lacks a column or a value.

@@ -2,8 +2,8 @@
 
 `python -m datasets.records` packs one. It holds
 
-- `records.json`: the shards with their sizes and SHA-256 checksums, the checksum of the index, and of images
-  that were resized their side and their fit;
+- `records.json`: the shards with their sizes and SHA-256 checksums, the checksum of the index, and for
+  resized images their side and fit;
 - `index.csv`: a line for each image with its path, label, split, and the shard and record that hold it;
 - `shard-00000.array_record` and so on, in the ArrayRecord format
   (https://github.com/google/array_record). A record is the content of a file.
@@ -81,6 +81,8 @@ class RecordFolder:
             raise UserError(
                 f"{printable(path)}: holds no {SETTINGS_FILE}; expected a folder that was packed to the end"
             ) from None
+        except UserError as error:
+            raise UserError(f"{error}; {PACK_AGAIN}") from None
         if settings["size"] and "fit" not in settings:
             raise UserError(
                 f"{printable(os.path.join(path, SETTINGS_FILE))}: does not say how its images became squares,"
@@ -117,16 +119,14 @@ class RecordFolder:
         try:
             (content,) = _reader(file).read([place.record])
         except Exception as error:  # The reader of ArrayRecord raises nearly anything.
-            return damaged_shard(file, str(error))
+            return damaged_file(file, str(error))
         return content
 
     def _index(self) -> bytes:
         file = Path(self.path, INDEX_FILE)
         content = read_file(file, MAX_INDEX_SIZE)
         if sha256(content).hexdigest() != self._index_sha256:
-            raise UserError(
-                f"{printable(file)}: is damaged (its checksum is another); copy it again, or {PACK_AGAIN}"
-            )
+            raise damaged_file(str(file), "its checksum is another")
         return content
 
     def _read_index(self) -> dict[str, Place]:
@@ -157,11 +157,11 @@ class RecordFolder:
         except OSError as error:
             raise UserError(f"{printable(file)}: cannot be read ({error.strerror}); {PACK_AGAIN}") from None
         if size != shard["bytes"]:
-            raise damaged_shard(file, f"it has {size:,} bytes, expected {shard['bytes']:,}")
+            raise damaged_file(file, f"it has {size:,} bytes, expected {shard['bytes']:,}")
 
 
-def damaged_shard(file: str, reason: str) -> UserError:
-    """Returns the error for a shard that is damaged."""
+def damaged_file(file: str, reason: str) -> UserError:
+    """Returns the error for a shard or an index that is damaged."""
     reason = reason.splitlines()[0] if reason else "it cannot be read"
     return UserError(
         f"{printable(file)}: is damaged ({printable(reason)}); copy it again, or delete it and {PACK_AGAIN}"

@@ -29,7 +29,7 @@ from datasets.record_folder import (
     SETTINGS_FILE,
     Place,
     RecordFolder,
-    damaged_shard,
+    damaged_file,
 )
 from datasets.threads import map_in_threads
 from resnet.errors import UserError, exit_code
@@ -102,9 +102,9 @@ def check(out: Path) -> int:
         try:
             is_whole = _checksum(file) == shard["sha256"]
         except OSError as error:
-            raise damaged_shard(str(file), str(error.strerror)) from None
+            raise damaged_file(str(file), str(error.strerror)) from None
         if not is_whole:
-            raise damaged_shard(str(file), "its checksum is another")
+            raise damaged_file(str(file), "its checksum is another")
     return len(folder.shards)
 
 

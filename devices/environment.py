@@ -32,7 +32,7 @@ def prepare(gpu: ConfigDict, *, compilation_cache: bool, training: bool) -> None
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if gpu.matmul_precision != "default":
         os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = gpu.matmul_precision
-    if not compilation_cache:  # Nor is one used that the user has named in the environment.
+    if not compilation_cache:  # This also switches off one that the environment names.
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     elif folder := cache_folder():
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))

@@ -159,7 +159,7 @@ def traced_files() -> list[Path]:
 def _file(settings: dict[str, Any], sharding: NamedSharding) -> Path | None:
     """Returns the file of the program, or None if there is no folder of compiled programs."""
     cache = jax.config.jax_compilation_cache_dir
-    # It may be the address of a bucket.
+    # The cache may be off, or be the address of a bucket.
     if not jax.config.jax_enable_compilation_cache or not cache or not os.path.isabs(cache):
         return None
     digest = hashlib.sha256()

@@ -13,7 +13,7 @@ from resnet import imagenet
 from resnet.classifier import Classifier
 from resnet.errors import UserError
 from resnet.files import printable
-from resnet.images import describe_kinds, image_extensions, is_hidden, unreadable_kind
+from resnet.images import describe_kinds, image_extensions, is_hidden, report_unreadable, unreadable_kind
 from resnet.wording import first_of
 
 TOP = (1, 5)
@@ -26,9 +26,9 @@ def labelled_images(
     """Returns the image files in `folder`, which has a folder for each class, with their labels.
 
     The folder of a class has the name of the class or, for a class of ImageNet, its WordNet id, such as
-    n01440764. It is read as for training: however its letters are composed, it is the same name, and links
-    are followed. Not every class needs a folder. Hidden files and folders are skipped. `report` is called
-    once if there are pictures of kinds that cannot be read, and once for links in a circle and the like.
+    n01440764. Names and folders are read as for training: letters may be composed in any way, and links are
+    followed. Not every class needs a folder. Hidden files and folders are skipped, and links in a circle.
+    `report` is called once if there are pictures of kinds that cannot be read, and once for broken links.
 
     Raises:
         UserError: there is no such folder, it cannot be listed, or it holds something else: folders that are
@@ -40,7 +40,7 @@ def labelled_images(
 
 
 def _class_folders(folder: Path, labels: Mapping[str, int], examples: Sequence[str]) -> list[Path]:
-    """Returns the folders in `folder`, which are all called as one of `labels`.
+    """Returns the folders in `folder`, each of which has a name in `labels`.
 
     Raises:
         UserError: as `labelled_images`.
@@ -81,7 +81,7 @@ def _images_below(
     """
     images: list[tuple[Path, Path]] = []
     kinds: Counter[str] = Counter()
-    links: Counter[str] = Counter()
+    broken = 0
     for folder in folders:
         names, passed_over = Folder(str(folder)).entries()
         files = [folder / name for name in names if not name.endswith("/")]
@@ -95,12 +95,12 @@ def _images_below(
             )
         images += [(folder, file) for file in readable]
         kinds += others
-        links.update({kind: count for kind, count in passed_over.items() if kind != "hidden"})
-    place = printable(folders[0]) if len(folders) == 1 else f"{len(folders):,} folders"
-    if kinds and report is not None:
-        report(UserError(f"{place}: {describe_kinds(kinds)} cannot be read; convert them to JPEG or PNG"))
-    if links and report is not None:
-        report(UserError(f"{place}: {describe_kinds(links)} are left out; replace them by files"))
+        broken += passed_over["broken links"]
+    if report is not None:
+        report_unreadable(kinds, folders, report)
+        if broken:
+            place = printable(folders[0].parent)
+            report(UserError(f"{place}: holds {broken:,} broken links, expected none; replace them by files"))
     return images
 
 

@@ -34,9 +34,9 @@ class TrainedRun(NamedTuple):
     """A trained run with its data.
 
     `splits` by name are those of its data: train (as trained on), val if it held one out, and test. With
-    `other_data`, the `data` part of a config, they are those of another data set, prepared as predict does
-    for the run. `stored_train` are the training images before `config.data.store_size` is cropped to the
-    network's size. `predict` takes images uint8 [N, H, W, 3] to logits float32 [N, classes]. `kind` of
+    `other_data`, the `data` part of a config, they are of another data set, prepared as for
+    predictions of the run. `stored_train` are the training images before `config.data.store_size` is cropped
+    to the network's size. `predict` takes images uint8 [N, H, W, 3] to logits float32 [N, classes]. `kind` of
     weights is `raw` or `ema`. `batch_size` is a multiple of the number of devices here.
     """
 
@@ -121,7 +121,7 @@ def load_runs(
 
 
 def _as_prepared_for(config: ConfigDict, other_data: ConfigDict) -> ConfigDict:
-    """Returns `other_data`, whose images are prepared as predict does for the run of `config`."""
+    """Returns `other_data`, whose images are prepared as for predictions of the run of `config`."""
     data = other_data.copy_and_resolve_references()
     data.update(settings.preparation(config.data), store_size=0)  # Nothing is cropped from larger ones.
     return data
@@ -130,7 +130,8 @@ def _as_prepared_for(config: ConfigDict, other_data: ConfigDict) -> ConfigDict:
 def files_trained_on(run: TrainedRun, split_name: str, workdir: Path) -> list[str]:
     """Returns the files of a split of another data set that `run`, in `workdir`, was trained on.
 
-    They have the name and the pixels of a training image. A run without a table of its images has none.
+    A file counts if a training image has its name and its pixels. If the run has no table of its images, none
+    counts.
     """
     files = run.split(split_name).files
     if files is None or run.other_data is None:

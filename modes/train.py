@@ -93,17 +93,16 @@ def fitting_into_memory(config: ConfigDict) -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        place = "this machine"
+        what = "the training does not fit into the memory of this machine"
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        place = "the device"
+        what = "a step does not fit into the memory of the device"
     else:
         return
     raise UserError(
-        f"config.batch_size={config.batch_size}: a step does not fit into the memory of {place}; lower it,"
-        " data.image_size or steps_per_call, or set optimizer.accumulate, which lets a smaller batch learn as"
-        " a larger one"
+        f"config.batch_size={config.batch_size}: {what}; lower it, data.image_size or steps_per_call, or set"
+        " optimizer.accumulate, which lets a smaller batch learn as a larger one"
     )
 
 

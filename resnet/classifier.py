@@ -84,7 +84,7 @@ class Classifier:
 
         Raises:
             UserError: there is no trained run in `workdir`, no whole checkpoint, or no such `checkpoint`. Or
-                its seeds stand at different steps, or there is such a choice for an ONNX model.
+                its seeds stand at different steps, or `checkpoint` or `raw` is set for an ONNX model.
         """
         if Path(workdir).suffix == ".onnx" and not os.path.isdir(workdir):
             from resnet.onnx_classifier import OnnxClassifier

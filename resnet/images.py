@@ -123,10 +123,18 @@ def find_images(
             raise UserError(f"{printable(path)}: no such file or folder; check the path")
         for file in files:
             images.setdefault(os.path.abspath(file), file)
-    if others and report is not None:
-        place = printable(paths[0]) if len(paths) == 1 else f"{len(paths):,} folders"
-        report(UserError(f"{place}: {describe_kinds(others)} cannot be read; convert them to JPEG or PNG"))
+    if report is not None:
+        report_unreadable(others, paths, report)
     return list(images.values())
+
+
+def report_unreadable(
+    kinds: Counter[str], paths: Sequence[str | PathLike], report: Callable[[UserError], None]
+) -> None:
+    """Calls `report` with an error that counts pictures of kinds that cannot be read, if any."""
+    if kinds:
+        place = printable(paths[0]) if len(paths) == 1 else f"{len(paths):,} folders"
+        report(UserError(f"{place}: {describe_kinds(kinds)} cannot be read; convert them to JPEG or PNG"))
 
 
 def unreadable_kind(name: str) -> str | None:

@@ -101,7 +101,7 @@ def _check_graph(graph: str | bytes, weights: Weights, architecture: Architectur
     Raises:
         UserError: it has been edited, so that Keras would compute something else.
     """
-    # A head of no classes is none there.
+    # The graph leaves out a head of no classes.
     named = {name: array for name, array in weights.named().items() if array.size}
     exported = keras_graph(named, architecture)
     if parse_json(graph, {}, f"{path}: the graph of the model") != exported:

@@ -66,7 +66,7 @@ def read_initial_weights(config: ConfigDict) -> Pretrained | None:
 def adopt(config: ConfigDict, pretrained: Pretrained) -> ConfigDict:
     """Returns `config` with the architecture and the normalisation of `pretrained`; the image size stays.
 
-    Fields that ask for something else are told on stderr.
+    Fields that ask for something else are named on stderr.
     """
     return _with_fields(config, asdict(pretrained.architecture), asdict(pretrained.preprocessing))
 

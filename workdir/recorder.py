@@ -237,7 +237,7 @@ class Recorder:
     ) -> None:
         """Opens the checkpoints in `workdirs` and starts the clock. `host` may be one that does not write.
 
-        Runs `of_seeds` are among those of several seeds, in which all settings are the same.
+        `of_seeds` says that they belong to a run of several seeds, which all have the same settings.
         """
         self._schedule = schedule
         self._host = host
@@ -423,7 +423,7 @@ class Recorder:
         self._stop(step + first, worst, found)
 
     def _stop(self, step: int, seed: int, found: str) -> NoReturn:
-        """Throws away the checkpoints of `step`, after what was `found` with their weights in a seed.
+        """Throws away the checkpoints of `step`, and says what was `found` with their weights in a seed.
 
         `seed` is its index among those that are trained at once.
 
@@ -438,9 +438,9 @@ class Recorder:
         newest = self._host.share(str(newest_checkpoint(self._records[seed].workdir) or ""))
         raise UserError(
             f"{found}, expected finite numbers; stopped,"
-            f" {f'the last good checkpoint is {newest}' if newest else 'no checkpoint was saved yet'};"
+            f" {f'the last good checkpoint is {newest}' if newest else 'there is no good checkpoint'};"
             " run again with a lower --config.optimizer.learning_rate"
-            f"{' in another --workdir, as all seeds share it' if self._of_seeds else ''}"
+            f"{' in another --workdir, as all seeds have the same one' if self._of_seeds else ''}"
         )
 
 
@@ -449,8 +449,8 @@ def record_settings(
 ) -> None:
     """Makes `workdir` and writes `config` to its `config.json`.
 
-    Several seeds are recorded one by one, in folders of their own. That all of them may go on is checked
-    here, before any is trained.
+    The folder of each seed gets its own `config.json` when that seed is trained. Whether all of them may go
+    on is checked here, before any is trained.
 
     Raises:
         UserError: `workdir` cannot be written, or it or the folder of a seed holds a run of other settings or
@@ -466,10 +466,10 @@ def record_settings(
 
 
 def _is_taken(workdir: Path, config: ConfigDict) -> bool:
-    """Whether the training in `workdir` keeps its place, or gives it to one of other settings.
+    """Whether `workdir` holds a training that one of other settings must not replace.
 
-    It gives it away if it has saved nothing, as when its first step did not fit into memory. The other one
-    drops the metrics that it finds, so it has to begin in every folder that has some.
+    A training that has saved nothing may be replaced, such as one whose first step did not fit into memory.
+    The new one drops old metrics where it begins, so it must begin in every folder of the old one.
     """
     if not os.path.lexists(workdir / CONFIG_FILE):
         return False

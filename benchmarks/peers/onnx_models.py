@@ -15,7 +15,7 @@ CALIBRATION_IMAGES = 32
 
 def make(name: str, case: Case) -> Contestant:
     """Builds the contestant. Our models take pixels, the others images that are normalised before."""
-    folder = Path(tempfile.mkdtemp())  # in the folder of the worker, which whoever started it removes
+    folder = Path(tempfile.mkdtemp())  # below TMPDIR, which the worker's parent removes
     model = _ours(case, name, folder) if name.startswith("ours") else _from_torch(case, name, folder)
     images = case.images() if name.startswith("ours") else case.normalized_images().transpose(0, 3, 1, 2)
     predict = (_in_openvino if name == "openvino" else _in_onnx_runtime)(model, np.ascontiguousarray(images))

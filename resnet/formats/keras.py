@@ -105,10 +105,10 @@ OLD = Format(
 
 
 def fields_of_layers(layers: Iterable[str]) -> dict[str, Any] | None:
-    """Returns the description of a network that the names of its layers give, None if they give none.
+    """Returns what the names of the layers say of a network, or None if they say nothing.
 
-    Files of the older ResNet-50 name a layer `pool1_pad` if it pads before its max-pool. The weights are the
-    same without.
+    Files of the older ResNet-50 list a layer `pool1_pad` if the network pads before its max-pool. The weights
+    are the same either way.
     """
     is_padded = {"bn_conv1", "pool1_pad"} <= set(layers)
     return {"model": {"max_pool": "padded"}} if is_padded else None

@@ -248,10 +248,10 @@ class _Builder:
 
 
 def _kind_of(layer: dict[str, Any]) -> str:
-    """Returns the class of a layer or model, which no class of Keras equals if it is somebody's own.
+    """Returns the class of a layer or model. A custom class gives a text that names no class of Keras.
 
-    Keras 3 writes the module of a class, and a registered name such as `Package>Class`. Its own classes have
-    none, or that of the class. Files of Keras 2 have the registered name for the name of the class.
+    Keras 3 writes the module of a class, and for custom ones a registered name such as `Package>Class`. For
+    its own classes, that name is missing or equals the class. Keras 2 writes it as the class.
     """
     name: str = layer["class_name"]
     registered: str = layer.get("registered_name") or name

@@ -8,7 +8,7 @@ import shlex
 import types
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ from resnet.formats.containers import Container, damaged
 if TYPE_CHECKING:
     import torch
 
-# Where the weights are in a file that holds more; the first of them that is there. Averages come first: the
-# figures of a training that keeps one are those of it, and timm takes it too (`use_ema`).
+# Where the weights are in a file that holds more; the first of them that is there. Averages come first: a
+# training that keeps one publishes the accuracy of its average, and timm takes it too (`use_ema`).
 _AVERAGES = ("state_dict_ema", "model_ema", "ema")
 _WRAPPERS = (*_AVERAGES, "state_dict", "model_state_dict", "model", "model_state", "net", "network")
 _NO_WEIGHTS = ("optimizer", "optimizer_state_dict", "state")  # which hold arrays of an optimizer
@@ -35,7 +35,8 @@ _ALLOWANCE = 2**20  # bytes, for small files
 _CONVERSION = (
     "import sys, torch, safetensors.torch as s;"
     " w = torch.load(sys.argv[1], map_location='cpu', weights_only=True);"
-    f" [w := w[k] for k in {_WRAPPERS} if isinstance(w.get(k), dict) and w[k]];"
+    f" [w := w[k] for k in {_WRAPPERS} if isinstance(w.get(k), dict)"
+    " and any(isinstance(t, (dict, torch.Tensor)) for t in w[k].values())];"
     " s.save_file({n: t.detach().clone().contiguous() for n, t in w.items() if isinstance(t, torch.Tensor)},"
     " 'weights.safetensors')"
 )
@@ -166,17 +167,26 @@ def _state_dicts(
         entries = list(enumerate(content))
     elif isinstance(content, dict):
         entries = list(content.items())
-        wrapped = [(name, content[name]) for name in _WRAPPERS if isinstance(content.get(name), dict)]
-        for name, value in wrapped if depth else ():
-            if inside := list(_state_dicts(value, array_type, (*place, name), depth - 1, seen)):
-                yield from inside
-                return
+        wrapped = [
+            list(_state_dicts(content[name], array_type, (*place, name), depth - 1, seen))
+            for name in _WRAPPERS
+            if depth and isinstance(content.get(name), dict)
+        ]
+        wrapped.sort(key=_lacks_statistics)
+        if inside := next(filter(None, wrapped), None):
+            yield from inside
+            return
         if any(isinstance(k, str) and isinstance(v, array_type) and v.ndim for k, v in entries):
             yield place, content
             return
     for key, value in entries if depth else ():
         if key not in _NO_WEIGHTS:
             yield from _state_dicts(value, array_type, (*place, key), depth - 1, seen)
+
+
+def _lacks_statistics(found: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> bool:
+    """Whether what `_state_dicts` has found lacks those of norms: an average of parameters is no network."""
+    return not any("running_mean" in str(name) for _, arrays in found for name in arrays)
 
 
 def _summary(loaded: Any) -> str:

@@ -254,6 +254,9 @@ def test_training_is_extended_by_rendered_hands_with_mattes_for_all() -> None:
     np.testing.assert_array_equal(extended.labels, [*split.labels, *hands.labels])
     np.testing.assert_array_equal(extended.mattes[7:], hands.mattes)
     assert datasets.extend_training(split, config, with_mattes=False).mattes is None
+    config.crop = 0.5  # as of the images beside them
+    cropped = datasets.extend_training(split, config, with_mattes=False).images
+    np.testing.assert_array_equal(cropped[7], fit_square(hands.images[0], 32, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_machine_without_memory_is_told_in_one_line(
     monkeypatch.setattr("train.train_and_evaluate", fail)
     monkeypatch.setattr("modes.lr_find.find_learning_rate", fail)
     result = run(f"--mode={mode}", *SHORT_TRAINING, f"--workdir={tmp_path / 'run'}")
-    assert_refused(result, "config.batch_size=12: a step does not fit into the memory of this machine; lower")
+    assert_refused(result, "config.batch_size=12: the training does not fit into the memory of this machine;")
 
 
 def test_training_does_not_wait_for_what_the_report_needs() -> None:

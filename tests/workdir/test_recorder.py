@@ -156,7 +156,7 @@ def test_what_is_not_finite_stops_and_throws_away_the_state_before_it(
 def test_without_a_checkpoint_there_is_none_to_name(tmp_path: Path) -> None:
     with (
         recording([tmp_path]) as recorder,
-        pytest.raises(UserError, match=r"^step 2: loss nan, gradient norm 1\.0, .*no checkpoint was saved"),
+        pytest.raises(UserError, match=r"^step 2: loss nan, gradient norm 1\.0, .*is no good checkpoint"),
     ):
         recorder.record_steps(0, history_of([1.0, np.nan]), CallTimes(1.0))
 
@@ -165,7 +165,7 @@ def test_one_of_several_seeds_that_diverges_names_another_workdir(tmp_path: Path
     schedule = Schedule(12, 3, 8, default.get_config().checkpoint)
     with (
         Recorder([tmp_path], schedule, of_seeds=True) as recorder,
-        pytest.raises(UserError, match=r"learning_rate in another --workdir, as all seeds share it$"),
+        pytest.raises(UserError, match=r"rate in another --workdir, as all seeds have the same one$"),
     ):
         recorder.record_steps(0, history_of([np.nan]), CallTimes(1.0))
 

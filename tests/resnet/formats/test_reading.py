@@ -379,6 +379,15 @@ def test_the_average_in_a_checkpoint_is_taken_rather_than_the_raw_weights(
     np.testing.assert_array_equal(kernel, network_arrays()["stem_conv.kernel"] + 1)
 
 
+def test_an_average_of_parameters_alone_is_not_taken(
+    arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = {name: array + 1 for name, array in arrays.items() if "running" not in name}
+    fake_torch(monkeypatch, lambda: {"model": arrays, "ema": {"decay": 0.99, "shadow": parameters}})
+    kernel = read_pretrained(pytorch_file(tmp_path)).weights.named()["stem_conv.kernel"]
+    np.testing.assert_array_equal(kernel, network_arrays()["stem_conv.kernel"])
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
