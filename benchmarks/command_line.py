@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from benchmarks.rounds import Failed
-from benchmarks.worker import CPU_ONLY
+from benchmarks.worker import device_variables
 from resnet import errors
 from resnet.errors import UserError
 
@@ -51,8 +51,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 def select_device(options: argparse.Namespace) -> None:
     """Lets JAX start on `options.device`, if it has not been imported yet."""
-    if options.device == "cpu":
-        os.environ |= CPU_ONLY
+    os.environ |= device_variables(options.device)
 
 
 def add_photographs(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 import datasets
 from benchmarks.program import parse_command
 from benchmarks.rounds import Failed
-from benchmarks.worker import CPU_ONLY, ROOT
+from benchmarks.worker import ROOT, device_variables
 from configs import default, rules
 from devices import environment
 from modes.eval import evaluate_run
@@ -197,7 +197,7 @@ def train_all(runs: Sequence[Run], jobs: int = 1, device: str = "cpu") -> None:
 def _start(run: Run, slot: int, jobs: int, device: str) -> subprocess.Popen:
     cores = sorted(os.sched_getaffinity(0))
     cores = cores[slot % len(cores) :: jobs] if jobs > 1 else cores
-    variables = os.environ | (CPU_ONLY if device == "cpu" else {})
+    variables = os.environ | device_variables(device)
     command = [sys.executable, "-m", "benchmarks.runs", json.dumps(run._asdict()), json.dumps(cores)]
     # In a session of its own, Ctrl-C does not reach it. It would be a second signal, which kills a run that
     # is saving.

@@ -21,7 +21,7 @@ from benchmarks.command_line import DEPTHS, at_least, exit_code
 from benchmarks.machine import gpu_names, stamp
 from benchmarks.peers import CLASSES, DTYPES, Case
 from benchmarks.rounds import process_failed
-from benchmarks.worker import CPU_ONLY, ROOT
+from benchmarks.worker import ROOT, device_variables
 from resnet.files import write_json
 
 SIZES = ("depth", "batch", "image_size", "steps")
@@ -77,7 +77,7 @@ def _in_a_process(options: argparse.Namespace, part: str) -> Any:
     """
     sizes = [f"--{name}={getattr(options, name)}" for name in (*SIZES, "device")]
     command = [sys.executable, "-m", "benchmarks.same_results", f"--part={part}", *sizes]
-    variables = os.environ | (CPU_ONLY if options.device == "cpu" else {})
+    variables = os.environ | device_variables(options.device)
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise process_failed(part, done.returncode, done.stderr)

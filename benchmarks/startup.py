@@ -29,7 +29,7 @@ from benchmarks.command_line import DEPTHS, at_least, exit_code, parse_with_sett
 from benchmarks.machine import stamp
 from benchmarks.peers import CLASSES
 from benchmarks.rounds import Failed, process_failed, spread
-from benchmarks.worker import CPU_ONLY, QUIET, ROOT
+from benchmarks.worker import QUIET, ROOT, device_variables
 from resnet.files import write_json
 from workdir.metrics import METRICS_FILE
 
@@ -131,7 +131,7 @@ def start_environment(device: str, cache: str) -> dict[str, str]:
     """Returns the environment of a start on `device` whose compilation cache is in the folder `cache`."""
     # main.py does not override variables of JAX that are set already.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    return environment | QUIET | (CPU_ONLY if device == "cpu" else {}) | {"XDG_CACHE_HOME": cache}
+    return environment | QUIET | device_variables(device) | {"XDG_CACHE_HOME": cache}
 
 
 def first_step(command: list[str], workdir: Path, environment: dict[str, str]) -> Start:

@@ -32,6 +32,11 @@ FOLDER_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TMP
 CPU_ONLY = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
+def device_variables(device: str) -> dict[str, str]:
+    """Returns the environment variables by which a program runs on `device`, cpu or gpu."""
+    return CPU_ONLY if device == "cpu" else {}
+
+
 class Worker:
     """The process as its parent sees it: starts it, waits until it is warm, asks for rounds.
 
@@ -44,7 +49,7 @@ class Worker:
         Raises:
             Failed: the contestant cannot be built or run.
         """
-        environment = QUIET | SHARING | (CPU_ONLY if case.device == "cpu" else {})
+        environment = QUIET | SHARING | device_variables(case.device)
         environment |= (PEERS | PRODUCTS)[name].environment
         caches.mkdir(parents=True, exist_ok=True)
         environment |= {variable: str(caches) for variable in FOLDER_VARIABLES}

@@ -13,7 +13,7 @@ from datasets.types import Split
 from resnet.files import printable
 
 THRESHOLDS = (0.0, 6.0, TWIN_DISTANCE)  # grey levels: identical, very close, twins
-PAIRS_DESCRIBED = 1000  # for any two splits; if most images are alike, not all pairs fit into memory
+PAIRS_DESCRIBED = 1000  # for any two splits; all pairs of very similar images may not fit into memory
 
 
 class _Pairs(NamedTuple):

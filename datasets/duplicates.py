@@ -50,8 +50,8 @@ def close_pairs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields the pairs of `images[i]` and `others[j]` within `distance`, block by block: i, j, distances.
 
-    Without `others` the pairs are among `images` themselves. Every pair comes once, with i < j. All of them
-    may not fit into memory where most images are alike.
+    Without `others` the pairs are among `images` themselves. Every pair comes once, with i < j. If most
+    images are alike, all pairs together may not fit into memory.
 
     Thumbnails tell most pairs apart, as in `twin_groups`.
     """

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from evaluation.trained_run import TrainedRun
 
 CLASSES_PRINTED = 20  # with more of them, tables show those that stand out
-FIELDS_OF_TRAINING = (  # those of the data that count in training alone
+FIELDS_OF_TRAINING = (  # fields of the data that only training uses
     "data.store_size",
     "data.sampling",
     "data.loader_processes",

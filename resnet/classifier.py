@@ -19,7 +19,7 @@ from resnet.formats.onnx_model import FLOAT32, OnnxOptions
 from resnet.imagenet import synsets_of
 from resnet.images import fit_square, read_image, read_square, ten_crops
 from resnet.network import Arranged, Network, Weights, check_image_size
-from resnet.run import CONFIG_FILE, StoredRun, read_run, seed_workdir
+from resnet.run import CONFIG_FILE, StoredRun, read_run, trained_folders
 
 # There is one batch size, as compiling takes longer than running a few hundred images. A larger one is hardly
 # faster (ResNet-50 on two CPU cores: 31 ms an image at 8, 29 ms at 32), but is slow for a single picture.
@@ -365,7 +365,7 @@ def load_trained(workdir: str | PathLike, checkpoint: Which, raw: bool) -> list[
     trained: list[Trained] = []
     network = network_of(run)
     expected = Expected(network.shapes(), run.keeps_average, workdir / CONFIG_FILE)
-    folders = [seed_workdir(workdir, seed) for seed in run.seeds] or [workdir]
+    folders = trained_folders(workdir, run.seeds)
     for folder in folders:
         with Checkpoints(folder, read_only=True) as checkpoints:
             weights, step = checkpoints.restore_weights(checkpoint, kind == "ema", expected)

@@ -165,9 +165,9 @@ class Network:
     def predict(self, weights: Weights, arranged: Arranged, images: jax.Array) -> jax.Array:
         """Returns logits float32 [N, classes] of `images` [N, H, W, 3].
 
-        `arranged` comes from `arrange` for these `weights` and for the shape of `images`: that of another
-        batch may fit and give wrong logits, which is not checked. It may be empty: then weights are used as
-        they are.
+        `arranged` comes from `arrange` for these `weights` and for the shape of `images`. If it was made for
+        another batch, it may fit and give wrong logits, which is not checked. It may be empty: then weights
+        are used as they are.
 
         With `test_time_flip` they are the mean over an image and its mirror image (Krizhevsky et al. 2012,
         section 4.1, who average probabilities). They are divided by the temperature (Guo et al. 2017,

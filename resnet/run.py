@@ -1,6 +1,6 @@
 """A trained run on disk: what the library reads of its `config.json`, and the folders of its seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -131,3 +131,8 @@ def _described(kind: type, values: Mapping[str, Any], prefix: str, workdir: Path
 def seed_workdir(workdir: Path, seed: int) -> Path:
     """Returns the folder of `seed` in the workdir of a run of several seeds. It is a run of its own."""
     return workdir / f"seed_{seed}"
+
+
+def trained_folders(workdir: Path, seeds: Iterable[int]) -> list[Path]:
+    """Returns the folders of what is trained in `workdir`: one for each of `seeds`, or itself without any."""
+    return [seed_workdir(workdir, seed) for seed in seeds] or [workdir]

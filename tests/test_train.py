@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import jax
@@ -338,41 +339,31 @@ def test_learns_signs_that_are_easy(
     assert summary["ema"]["test"]["accuracy"] > 0.9
 
 
+# The warm-up begins at zero: the first step changes nothing, the second explodes.
+DIVERGING = {
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 1e18,
+    "optimizer.warmup_epochs": 1.0,
+    "steps_per_call": 1,
+    "checkpoint.every_minutes": 1e-9,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, "step 3: loss nan"),
+        ({"num_epochs": 1, "batch_size": 30}, "step 2: train loss "),  # There is no third step to see it.
+    ],
+)
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
-    tmp_path: Path, shared_signs_dir: Path, environment: dict[str, str]
+    tmp_path: Path, shared_signs_dir: Path, environment: dict[str, str], fields: dict[str, Any], found: str
 ) -> None:
-    fields = {
-        "optimizer.name": "sgd",
-        "optimizer.learning_rate": 1e18,
-        "optimizer.warmup_epochs": 1.0,
-        "steps_per_call": 1,
-        "checkpoint.every_minutes": 1e-9,
-    }
     workdir = tmp_path / "run"
-    result = run_program("main.py", *command(shared_signs_dir, workdir, **fields), environment=environment)
+    arguments = command(shared_signs_dir, workdir, **DIVERGING | fields)
+    result = run_program("main.py", *arguments, environment=environment)
     assert result.returncode == 2
-    # The warm-up begins at zero: the first step changes nothing, the second explodes, the third sees it.
-    assert "error: step 3: loss nan" in result.stderr
-    assert f"the last good checkpoint is {workdir / 'checkpoints' / '1'};" in result.stderr
-    assert not (workdir / "summary.json").exists()
-    assert newest_step(workdir) == 1
-
-
-def test_a_last_update_that_diverges_leaves_no_summary(
-    tmp_path: Path, shared_signs_dir: Path, environment: dict[str, str]
-) -> None:
-    fields = {
-        "optimizer.name": "sgd",
-        "optimizer.learning_rate": 1e18,
-        "num_epochs": 1,  # of two steps: the warm-up begins at zero, and the second explodes
-        "batch_size": 30,
-        "steps_per_call": 1,
-        "checkpoint.every_minutes": 1e-9,
-    }
-    workdir = tmp_path / "run"
-    result = run_program("main.py", *command(shared_signs_dir, workdir, **fields), environment=environment)
-    assert result.returncode == 2
-    assert "error: step 2: train loss " in result.stderr
+    assert f"error: {found}" in result.stderr
     assert f"the last good checkpoint is {workdir / 'checkpoints' / '1'};" in result.stderr
     assert not (workdir / "summary.json").exists()
     assert newest_step(workdir) == 1

@@ -13,7 +13,7 @@ from resnet.errors import UserError
 from resnet.fields import shown
 from resnet.files import cannot_write, write_whole
 from resnet.preprocessing import PREPARATION
-from resnet.run import CONFIG_FILE, read_config_file, seed_workdir
+from resnet.run import CONFIG_FILE, read_config_file, trained_folders
 from workdir.images_file import IMAGES_FILE, describe_changes, read_images_file, table_digest
 
 # Fields that may change when a run is resumed: the model does not depend on them, nor what it has learned.
@@ -124,7 +124,7 @@ def _fill(config: ConfigDict, values: Mapping[str, Any], prefix: str = "") -> No
 
 def seed_workdirs(config: ConfigDict, workdir: Path) -> list[Path]:
     """Returns the folders of what `config` trains in `workdir`: one per seed, or `workdir` itself."""
-    return [seed_workdir(workdir, seed) for seed in config.seeds] or [workdir]
+    return trained_folders(workdir, config.seeds)
 
 
 def without_hosts(config: ConfigDict) -> ConfigDict:

@@ -53,7 +53,7 @@ class Exported(NamedTuple):
         }
 
     def in_rgb(self) -> "Exported":
-        """Returns the network, whose stem is one convolution, as one that takes red, green and blue.
+        """Returns the same network for pictures in red, green and blue. Its stem must be one convolution.
 
         A state dict has no place for another order, and whatever loads it prepares pictures in this one.
         """

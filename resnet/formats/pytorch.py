@@ -185,7 +185,7 @@ def _state_dicts(
 
 
 def _lacks_statistics(found: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> bool:
-    """Whether what `_state_dicts` has found lacks those of norms: an average of parameters is no network."""
+    """Whether no batch norm has its statistics: an average of the parameters alone is no whole network."""
     return not any("running_mean" in str(name) for _, arrays in found for name in arrays)
 
 

@@ -158,7 +158,7 @@ def unwrapped(arrays: Arrays) -> Arrays:
 
 
 def check_names(arrays: Arrays, path: Path) -> None:
-    """Checks that names are not longer or more than those of any network, as they take long to compare.
+    """Checks that there are not too many names and none is too long, as comparing them takes time.
 
     Raises:
         UserError: one is longer, or there are more.

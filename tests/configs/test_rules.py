@@ -187,7 +187,7 @@ def test_fields_without_effect_are_told(field: str, value: object, reason: str) 
 
 
 def test_what_appearance_would_change_is_told_without_it() -> None:
-    # All of them are told, but for those that are 0: they are off anyway.
+    # Every field is named, except one that is 0 and so off anyway.
     fields = dict.fromkeys(("background", "veil", "saturation", "levels", "noise", "cutout"), 0.25)
     fields |= {"brightness": 0.25, "contrast": 0.0, "channel_gain": 0.25}
     config = default.get_config()
