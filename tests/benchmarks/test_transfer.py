@@ -98,7 +98,7 @@ def test_report_and_picture(
     monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
     monkeypatch.setattr(Classifier, "load", lambda workdir: AlwaysTwo())
     monkeypatch.setattr(transfer.environment, "prepare", lambda gpu, **options: None)
-    monkeypatch.setattr(transfer.command_line, "CPU_ONLY", {})
+    monkeypatch.setattr(transfer.command_line, "select_device", lambda options: None)
     picture, report = tmp_path / "docs" / "transfer.png", tmp_path / "transfer.json"
     flags = [f"--signs_dir={shared_signs_dir}", f"--json={report}", f"--plot={picture}"]
     transfer._run(parse("--epochs=2,3", "--seeds=2", *flags))
