@@ -3,9 +3,12 @@
 Trains the network of `--config` and the same network in PyTorch on the same images, one after the other for
 each seed. Both start from fresh weights of the same distribution, and see the same recipe: batches, learning
 rates, weight decay, crops, flips, label smoothing, moving average. Both train on the CPU. The test split is
-measured after every epoch, for this report alone. Only training steps count, without compiling. A run is
-timed at its median speed, which is taken over its lines of metrics here, and over its epochs in PyTorch;
-smaller images early in training have a median of their own.
+measured after every epoch, for this report alone, which gives the epoch after which it reaches `--target`.
+
+The speed is measured apart, in `--rounds` that alternate between the two, so that whatever disturbs the
+machine disturbs both. A round is as many steps as a call of training makes, on images of noise; smaller
+images early in training have rounds of their own. The seconds are those of the steps up to that epoch, at
+their median speed, without compiling.
 
 What is finished is not trained again: a finished run of this project lies in --workdir, the lines of PyTorch
 beside it. `--peer_dtypes=float32,bfloat16` adds PyTorch's automatic mixed precision, whose products use AMX
@@ -13,27 +16,34 @@ where the processor has it.
 """
 
 import argparse
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
 import datasets
-from benchmarks import command_line
-from benchmarks.accuracy import early_epochs, steady_seconds, time_to
+from benchmarks import command_line, rounds
+from benchmarks.accuracy import early_epochs
 from benchmarks.command_line import at_least, exit_code, names
 from benchmarks.machine import stamp
-from benchmarks.rounds import Failed
+from benchmarks.peers import Case
+from benchmarks.rounds import OURS, Failed
 from benchmarks.runs import Run, load_with_test_images, train_all
 from benchmarks.suite import RESULTS
-from benchmarks.worker import CPU_ONLY, ROOT
+from benchmarks.worker import CPU_ONLY, ROOT, Worker, start
 from configs import cifar10, rules
 from resnet.errors import UserError
 from resnet.files import write_json
@@ -76,6 +86,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--peer_dtypes", type=names, default=["float32"], help="float32, bfloat16 or both, of PyTorch"
     )
+    parser.add_argument("--rounds", type=at_least(1), default=7, help="number of rounds that give the speed")
     return command_line.parse_with_settings(parser)
 
 
@@ -90,20 +101,25 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
         "runs": [],
     }
     runs = [_our_run(seed, options, settings) for seed in range(options.seeds)]
-    check_is_known(runs[0].config())
-    dataset = load_with_test_images(runs[0].config().data)
+    config = runs[0].config()
+    check_is_known(config)
+    dataset = load_with_test_images(config.data)
     for seed, run in enumerate(runs):
-        config = run.config()
         train_all([run])
-        report["runs"].append(_our_result(run, config, seed, options.target))
+        report["runs"].append(_our_result(run, seed, options.target))
         if seed < options.peer_seeds:
             for dtype in options.peer_dtypes:
-                lines = _train_peer(config, dataset, options.workdir, dtype)
-                early = early_epochs(config)
-                report["runs"].append(peer_result(f"PyTorch, {dtype}", seed, lines, options.target, early))
+                lines = _train_peer(run.config(), dataset, options.workdir, dtype)
+                report["runs"].append(peer_result(dtype, seed, lines, options.target))
         write_json(options.json, report)
-    print(format_report(report))
-    print(f"\nwritten: {options.json}")
+    sizes = (len(dataset.class_names), len(dataset.train.labels))
+    report["speed"] = measure_speed(runs[0], sizes, options.peer_dtypes, options.rounds)
+    phases = phases_of(config, sizes[1])
+    for result in report["runs"]:
+        result["seconds"] = seconds_to(result, report["speed"], phases, config.batch_size)
+    write_json(options.json, report)
+    print(format_speed(report["speed"]))
+    print(f"\n{format_report(report)}\n\nwritten: {options.json}")
 
 
 def _our_run(seed: int, options: argparse.Namespace, settings: Sequence[str]) -> Run:
@@ -200,39 +216,134 @@ def read_peer(results: Path, recipe_file: Path, recipe: dict[str, Any]) -> list[
     return [json.loads(line) for line in results.read_text().splitlines()]
 
 
-def _our_result(run: Run, config: ConfigDict, seed: int, target: float) -> dict[str, Any]:
-    lines = read_metrics(Path(run.workdir))
-    reached = time_to(lines, config, target) or {"epoch": None, "seconds": None}
-    final = [line for line in lines if line["split"] == "test"][-1]
-    return {"name": "this project", "seed": seed, "accuracy": final["accuracy"], **reached}
+def _our_result(run: Run, seed: int, target: float) -> dict[str, Any]:
+    lines = [line for line in read_metrics(Path(run.workdir)) if line["split"] == "test"]
+    return {"name": OURS, "seed": seed} | _reached(lines, target)
 
 
-def peer_result(
-    name: str, seed: int, lines: Sequence[dict[str, Any]], target: float, early: float = 0.0
-) -> dict[str, Any]:
-    """Returns the final accuracy of a run of PyTorch, and the epoch and the seconds to `target`.
+def peer_result(dtype: str, seed: int, lines: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
+    """Returns the final accuracy of a run of PyTorch, and the epoch after which it reached `target`.
 
-    `lines` has one entry for each epoch, with the `seconds` since the start of the run; the first `early`
-    ones had smaller images. Epoch and seconds are None if the run never reached `target`.
+    `lines` has one entry for each epoch. The epoch is None if the run never reached `target`.
     """
-    reached = next((line["epoch"] for line in lines if line["accuracy"] >= target), None)
-    seconds = np.diff([line["seconds"] for line in lines], prepend=0.0)
-    costs = [(line["epoch"], cost) for line, cost in zip(lines, seconds, strict=True)]
-    return {
-        "name": name,
-        "seed": seed,
-        "accuracy": lines[-1]["accuracy"],
-        "epoch": reached,
-        "seconds": reached and steady_seconds(costs, reached, early),
-    }
+    return {"name": f"torch_{dtype}", "seed": seed} | _reached(lines, target)
+
+
+def _reached(lines: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
+    epochs = [line["epoch"] for line in lines if line["accuracy"] >= target]
+    return {"accuracy": lines[-1]["accuracy"], "epoch": float(epochs[0]) if epochs else None}
+
+
+class Phase(NamedTuple):
+    """Epochs whose images have one size: from epoch `first` to epoch `last`, `steps` steps in each.
+
+    The rounds that measure it begin at the step `first_step`.
+    """
+
+    image_size: int
+    first: float
+    last: float
+    steps: int
+    first_step: int
+
+
+def phases_of(config: ConfigDict, train_size: int) -> list[Phase]:
+    """Returns the phases of a training of `config` on `train_size` images."""
+    per_epoch = train_size // config.batch_size
+    early = early_epochs(config) if config.augment.early_size else 0.0
+    # No round begins in the epoch that has images of both sizes.
+    first_late_step = math.ceil(early) * per_epoch
+    phases = [
+        Phase(config.augment.early_size, 0.0, early, per_epoch, 0),
+        Phase(config.data.image_size, early, config.num_epochs, per_epoch, first_late_step),
+    ]
+    return [phase for phase in phases if phase.first < phase.last]
+
+
+def measure_speed(
+    run: Run, sizes: tuple[int, int], dtypes: Sequence[str], count: int
+) -> list[dict[str, Any]]:
+    """Measures the training steps of `run` and of PyTorch in `count` alternating rounds.
+
+    `sizes` has the number of classes and of training images. Returns for each phase its `image_size`, and as
+    `rows` the speeds, see `benchmarks.rounds.summarize`.
+
+    Raises:
+        Failed: a contestant cannot be built or run.
+    """
+    config = run.config()
+    classes, train_size = sizes
+    dtypes_of = {OURS: config.compute_dtype} | {f"torch_{dtype}": dtype for dtype in dtypes}
+    phases = phases_of(config, train_size)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compiled-")))
+        recipe = make_recipe(config, classes=classes, train_size=train_size, dtype="float32")
+        write_json(folder / "recipe.json", recipe | {"arguments": run.arguments})
+        base = Case("train", config.model.depth, config.batch_size, config.data.image_size, "float32", "cpu",
+                    steps=config.steps_per_call, dataset_size=train_size,
+                    recipe=str(folder / "recipe.json"))  # fmt: skip
+
+        def measure_rate(worker: Worker) -> float:
+            return base.steps * base.batch / worker.run(base.steps)["seconds"]
+
+        contestants = {}
+        for phase, (name, dtype) in itertools.product(phases, dtypes_of.items()):
+            contestant = f"{name} at {phase.image_size} pixels"
+            print(f"warming up {contestant}", file=sys.stderr, flush=True)
+            case = replace(base, dtype=dtype, first_step=phase.first_step)
+            worker = start(OURS if name == OURS else "torch_recipe", case, folder / name)
+            stack.callback(worker.stop)
+            contestants[contestant] = partial(measure_rate, worker)
+        rates, failed = rounds.alternate(contestants, count)
+    for contestant, reason in failed.items():
+        raise Failed(f"{contestant}: {reason}")
+
+    def summarize(phase: Phase) -> list[dict[str, Any]]:
+        return rounds.summarize(
+            {name: rates[f"{name} at {phase.image_size} pixels"] for name in dtypes_of}, None
+        )
+
+    return [{"image_size": phase.image_size, "rows": summarize(phase)} for phase in phases]
+
+
+def seconds_to(
+    result: dict[str, Any], speed: Sequence[dict[str, Any]], phases: Sequence[Phase], batch_size: int
+) -> float | None:
+    """Returns the seconds that the steps of a run take until it reaches the target, at their median `speed`.
+
+    They are None if it never does.
+    """
+    if result["epoch"] is None:
+        return None
+    seconds = 0.0
+    for phase, measured in zip(phases, speed, strict=True):
+        [rate] = [
+            row["images_per_second"]["median"] for row in measured["rows"] if row["name"] == result["name"]
+        ]
+        epochs = max(min(result["epoch"], phase.last) - phase.first, 0.0)
+        seconds += epochs * phase.steps * batch_size / rate
+    return seconds
+
+
+def format_speed(speed: Sequence[dict[str, Any]]) -> str:
+    """Returns the table of speeds, by the size of the images; the ratio divides our speed by theirs."""
+    rows = []
+    for measured in speed:
+        for row in measured["rows"]:
+            rate, ratio = row["images_per_second"], row["ratio"]
+            cells = [f"{rate['median']:.0f}", f"{rate['low']:.0f}-{rate['high']:.0f}"]
+            cells += [f"{ratio['median']:.2f}", f"{ratio['low']:.2f}-{ratio['high']:.2f}"]
+            rows.append([measured["image_size"], row["name"], *cells])
+    headers = ["pixels", "", "images/s", "range", "ours/theirs", "range"]
+    return tabulate(rows, headers, disable_numparse=True, colalign=["right", "left", *["right"] * 4])
 
 
 def format_report(report: dict[str, Any]) -> str:
     """Returns the table of all runs; the ratio divides our seconds by the peer's, for the same seed."""
-    ours = {run["seed"]: run["seconds"] for run in report["runs"] if run["name"] == "this project"}
+    ours = {run["seed"]: run["seconds"] for run in report["runs"] if run["name"] == OURS}
     rows = []
     for run in report["runs"]:
-        both = run["seconds"] and ours[run["seed"]] and run["name"] != "this project"
+        both = run["seconds"] and ours[run["seed"]] and run["name"] != OURS
         ratio = f"{ours[run['seed']] / run['seconds']:.2f}" if both else ""
         seconds = "never" if run["seconds"] is None else f"{run['seconds']:.0f}"
         epoch = "-" if run["epoch"] is None else f"{run['epoch']:.0f}"

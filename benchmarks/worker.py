@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import PEERS, PRODUCTS, Case
+from benchmarks.peers import CONTESTANTS, Case
 from benchmarks.rounds import Failed
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ class Worker:
             Failed: the contestant cannot be built or run.
         """
         environment = QUIET | SHARING | device_variables(case.device)
-        environment |= (PEERS | PRODUCTS)[name].environment
+        environment |= CONTESTANTS[name].environment
         caches.mkdir(parents=True, exist_ok=True)
         environment |= {variable: str(caches) for variable in FOLDER_VARIABLES}
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"  # as in devices/environment.py
@@ -116,7 +116,7 @@ def start(name: str, case: Case, caches: Path, *, one_process: bool = False) -> 
         Failed: the contestant cannot be built or run.
     """
     compiling = None
-    if (PEERS | PRODUCTS)[name].compiles and not one_process:
+    if CONTESTANTS[name].compiles and not one_process:
         compiler = Worker(name, case, caches, warm_up_steps=1)
         compiler.stop()
         compiling = {key: compiler.hello[key] for key in ("warm_up_seconds", "peak_memory")}
@@ -135,7 +135,7 @@ def main(name: str, case: Case, warm_up_steps: int) -> None:
 
     try:
         started = time.perf_counter()
-        module = importlib.import_module(f"benchmarks.peers.{(PEERS | PRODUCTS)[name].module}")
+        module = importlib.import_module(f"benchmarks.peers.{CONTESTANTS[name].module}")
         contestant = module.make(name, case)
         if case.device == "gpu" and contestant.device == "cpu":
             raise RuntimeError("no GPU found; use --device=cpu")

@@ -15,9 +15,9 @@ DTYPES = {"cpu": "float32", "gpu": "bfloat16"}  # in which a device trains if no
 class Case:
     """The task of all contestants of a run: `task` is "train" or "inference", `device` "cpu" or "gpu".
 
-    The last two fields are for this project alone. `dataset_size` is the number of images from which batches
-    are gathered, 0 for a single batch. `devices` is the number of simulated devices of a CPU that share a
-    batch.
+    `dataset_size` is the number of images from which batches are gathered, 0 for a single batch. `devices` is
+    the number of simulated devices of a CPU that share a batch, for this project alone. `recipe` is a file
+    that `benchmarks.time_to_accuracy` writes. Whoever trains by it begins with the step `first_step`.
     """
 
     task: str
@@ -29,6 +29,8 @@ class Case:
     steps: int
     dataset_size: int = 0
     devices: int = 1
+    recipe: str = ""
+    first_step: int = 0
 
     def images(self, count: int = 0) -> np.ndarray:
         """Returns `count` images of noise, uint8 [N, H, W, 3], or a batch of them by default."""
@@ -99,8 +101,11 @@ PEERS = {
     "keras_tf": Peer("keras_applications", ("keras", "tensorflow"), ON_TENSORFLOW),
     "keras_jax": Peer("keras_applications", ("keras", "jax"), {"KERAS_BACKEND": "jax"}, compiles=True),
 }
+# Trains by the recipe of a config.
+RECIPES = {"torch_recipe": Peer("torch_recipe", ("torch",))}
 # Matrix products, which give the floor.
 PRODUCTS = {
     "product_jax": Peer("matrix_product", ("jax",)),
     "product_torch": Peer("matrix_product", ("torch",)),
 }
+CONTESTANTS = PEERS | RECIPES | PRODUCTS

@@ -35,7 +35,7 @@ def _make_torch(case: Case, size: int) -> Contestant:
 
     from benchmarks.peers.torch_resnet import device_name, set_up, synchronize
 
-    device = set_up(case)
+    device = set_up(case.device)
     matrix = torch.full((size, size), 1 / size, dtype=getattr(torch, case.dtype), device=device)
     result = torch.empty_like(matrix)
 

@@ -1,23 +1,27 @@
 """PyTorch: trains a small ResNet by a recipe of this project, and prints a JSON line after every epoch.
 
 `python -m benchmarks.peers.torch_recipe RECIPE.json IMAGES.npz`: see `benchmarks.time_to_accuracy`, which
-writes both. The network comes from He et al. 2015 (arXiv:1512.03385), section 4.2, in plain `torch.nn`. It is
-channels last, which is PyTorch's fastest layout here. Images lie in memory, and a batch is cropped and
-flipped by one gather, so that no loader has to be waited for.
+writes both, and which also asks for rounds of steps. The network comes from He et al. 2015
+(arXiv:1512.03385), section 4.2, in plain `torch.nn`. It is channels last, which is PyTorch's fastest layout
+here. Images lie in memory, and a batch is cropped and flipped by one gather, so that no loader has to be
+waited for.
 """
 
+import itertools
 import json
-import os
 import sys
-import time
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from benchmarks.peers import Case, Contestant
+from benchmarks.peers.torch_resnet import set_up
 
 EVALUATION_BATCH = 500
 
@@ -169,47 +173,76 @@ def accuracy(network: nn.Module, images: Images, flips: bool) -> float:
     return hits / len(images.labels)
 
 
+class Training:
+    """A network and the moving average of its weights, trained step by step from step `step` on."""
+
+    def __init__(self, recipe: dict[str, Any], step: int = 0) -> None:
+        """Starts from weights of the recipe's seed."""
+        torch.manual_seed(recipe["seed"])
+        self._recipe, self._step = recipe, step
+        self._network = make_network(
+            recipe["depth"], recipe["width"], recipe["classes"], zero_init_last=recipe["zero_init_last"]
+        )
+        self.average = deepcopy(self._network) if recipe["ema_decay"] else self._network
+        self._optimizers = make_optimizers(self._network, recipe)
+        self._autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe["dtype"] == "bfloat16")
+        self._early_steps = recipe["early_share"] * len(recipe["learning_rates"])
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(parameter.numel() for parameter in self._network.parameters())
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Makes a step on `images` [N, 3, H, W]; returns the loss."""
+        recipe = self._recipe
+        self._network.train()
+        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
+            group["lr"] = recipe["learning_rates"][self._step]
+        if self._step < self._early_steps:
+            images = resized(images, recipe["early_size"])
+        self._network.zero_grad(set_to_none=True)
+        with self._autocast:
+            logits = self._network(images)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe["label_smoothing"])
+        loss.backward()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self._step += 1
+        if self.average is not self._network:
+            update_average(self.average, self._network, self._step, recipe["ema_decay"])
+        return loss.detach()
+
+
 def train(recipe: dict[str, Any], train_images: Images, test_images: Images) -> None:
-    """Trains, and prints the seconds of steps so far and the test accuracy after every epoch."""
-    torch.manual_seed(recipe["seed"])
-    network = make_network(
-        recipe["depth"], recipe["width"], recipe["classes"], zero_init_last=recipe["zero_init_last"]
-    )
-    average = deepcopy(network) if recipe["ema_decay"] else network
-    optimizers = make_optimizers(network, recipe)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe["dtype"] == "bfloat16")
-    early_steps = recipe["early_share"] * len(recipe["learning_rates"])
-    step, seconds = 0, 0.0
+    """Trains, and prints the loss of the last batch and the test accuracy after every epoch."""
+    training = Training(recipe)
     for epoch in range(1, recipe["epochs"] + 1):
-        network.train()
-        started = time.perf_counter()
         for images, labels in train_images.batches():
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = recipe["learning_rates"][step]
-            if step < early_steps:
-                images = resized(images, recipe["early_size"])
-            network.zero_grad(set_to_none=True)
-            with autocast:
-                logits = network(images)
-            loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe["label_smoothing"])
-            loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
-            step += 1
-            if average is not network:
-                update_average(average, network, step, recipe["ema_decay"])
-        seconds += time.perf_counter() - started
-        score = accuracy(average, test_images, recipe["test_time_flip"])
-        line = {"epoch": epoch, "seconds": seconds, "accuracy": score, "loss": loss.item()}
-        print(json.dumps(line), flush=True)
+            loss = training.step(images, labels)
+        score = accuracy(training.average, test_images, recipe["test_time_flip"])
+        print(json.dumps({"epoch": epoch, "accuracy": score, "loss": loss.item()}), flush=True)
+
+
+def make(name: str, case: Case) -> Contestant:
+    """Builds the contestant that trains by the recipe of `case`, on images of noise."""
+    set_up("cpu")
+    recipe = json.loads(Path(case.recipe).read_text()) | {"dtype": case.dtype}
+    images = Images(case.images(case.dataset_size), case.labels(case.dataset_size), recipe)
+    batches = (batch for _ in itertools.count() for batch in images.batches())
+    training = Training(recipe, case.first_step)
+
+    def run(steps: int) -> None:
+        for batch in itertools.islice(batches, steps):
+            training.step(*batch)
+
+    return Contestant(run, training.parameters, "cpu")
 
 
 def main(recipe_file: str, images_file: str) -> None:
     """Trains by the two files that `benchmarks.time_to_accuracy` writes."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.set_flush_denormal(True)
-    with open(recipe_file) as file:
-        recipe = json.load(file)
+    set_up("cpu")
+    recipe = json.loads(Path(recipe_file).read_text())
     with np.load(images_file, allow_pickle=False) as arrays:
         splits = [Images(arrays[f"{s}_images"], arrays[f"{s}_labels"], recipe) for s in ("train", "test")]
     train(recipe, *splits)

@@ -1,11 +1,14 @@
 """The peers build the same network as we do, and report missing packages."""
 
+import json
+from pathlib import Path
+
 import jax
 import pytest
 from flax import nnx
 
 from benchmarks.contest import _select_peers
-from benchmarks.peers import PEERS, Case, Peer
+from benchmarks.peers import PEERS, Case, Peer, ours
 from resnet.errors import UserError
 
 PARAMETERS = {18: 11_179_590, 50: 23_520_326}
@@ -28,6 +31,19 @@ def test_torch_has_our_parameters(depth: int) -> None:
     with torch.device("meta"):
         model = ResNet(depth)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[depth]
+
+
+def test_our_steps_follow_a_recipe(tmp_path: Path) -> None:
+    arguments = ["--config=configs/cifar10_short.py", "--config.batch_size=4",
+                 "--config.num_epochs=4", "--config.steps_per_call=2"]  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps({"arguments": arguments}))
+    recipe = str(tmp_path / "recipe.json")
+    case = Case("train", 20, 4, 32, "float32", "cpu", 2, dataset_size=12, recipe=recipe, first_step=3)
+    contestant = ours.make("ours", case)
+    assert contestant.parameters == 269_722 - 4 * 65  # of ten classes, less four outputs of the head
+    state = contestant.run(4)  # The second epoch ends after three steps.
+    assert state.step == 7
+    assert state.ema is not None
 
 
 def test_a_peer_lists_the_packages_that_are_missing() -> None:

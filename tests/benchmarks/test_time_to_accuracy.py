@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from benchmarks.time_to_accuracy import check_is_known, format_report, make_recipe, peer_result, read_peer
+from benchmarks.time_to_accuracy import (
+    check_is_known,
+    format_report,
+    make_recipe,
+    peer_result,
+    phases_of,
+    read_peer,
+    seconds_to,
+)
 from configs import cifar10_short
 from resnet.errors import UserError
 
@@ -47,31 +55,43 @@ def test_what_pytorch_does_not_know_is_refused(fields: dict[str, Any]) -> None:
 
 def test_the_ratio_is_of_the_same_seed() -> None:
     runs = [
-        {"name": "this project", "seed": 0, "accuracy": 0.9, "epoch": 9.0, "seconds": 300.0},
-        {"name": "PyTorch, float32", "seed": 0, "accuracy": 0.9, "epoch": 9, "seconds": 200.0},
-        {"name": "this project", "seed": 1, "accuracy": 0.8, "epoch": None, "seconds": None},
+        {"name": "ours", "seed": 0, "accuracy": 0.9, "epoch": 9.0, "seconds": 300.0},
+        {"name": "torch_float32", "seed": 0, "accuracy": 0.9, "epoch": 9.0, "seconds": 200.0},
+        {"name": "ours", "seed": 1, "accuracy": 0.8, "epoch": None, "seconds": None},
     ]
     lines = format_report({"runs": runs, "target": 0.88}).splitlines()
     assert lines[-2].endswith("1.50")
     assert "never" in lines[-1]
 
 
-def test_an_epoch_beside_other_work_does_not_count() -> None:
-    accuracies_and_seconds = [(0.5, 10.0), (0.7, 20.0), (0.9, 300.0), (0.91, 310.0)]
-    lines = [
-        {"epoch": epoch, "seconds": seconds, "accuracy": accuracy}
-        for epoch, (accuracy, seconds) in enumerate(accuracies_and_seconds, 1)
+def test_the_first_epoch_at_the_target_counts() -> None:
+    lines = [{"epoch": epoch, "accuracy": a} for epoch, a in enumerate([0.5, 0.9, 0.7, 0.91], 1)]
+    found = peer_result("float32", 3, lines, 0.88)
+    assert found == {"name": "torch_float32", "seed": 3, "accuracy": 0.91, "epoch": 2.0}
+    assert peer_result("float32", 3, lines, 0.95)["epoch"] is None
+
+
+def test_each_size_of_the_images_has_a_speed_of_its_own() -> None:
+    config = config_with(num_epochs=10, batch_size=100, augment__early_size=24, augment__early_share=0.45)
+    phases = phases_of(config, 1050)
+    assert [phase.image_size for phase in phases] == [24, 32]
+    assert [phase.first_step for phase in phases] == [0, 50]  # The fifth epoch has both sizes.
+    speed = [
+        {"rows": [{"name": name, "images_per_second": {"median": rate}} for name, rate in rates.items()]}
+        for rates in ({"ours": 100.0, "torch_float32": 50.0}, {"ours": 10.0, "torch_float32": 20.0})
     ]
-    assert peer_result("PyTorch", 0, lines, 0.88)["seconds"] == 30.0
-    assert peer_result("PyTorch", 0, lines, 0.95)["seconds"] is None
 
+    def seconds(name: str, epoch: float | None) -> float | None:
+        return seconds_to({"name": name, "epoch": epoch}, speed, phases, config.batch_size)
 
-def test_epochs_of_smaller_images_have_a_speed_of_their_own() -> None:
-    seconds = [4.0, 8.0, 100.0, 110.0, 120.0, 130.0]  # the third epoch beside other work
-    lines = [{"epoch": epoch, "seconds": s, "accuracy": epoch / 10} for epoch, s in enumerate(seconds, 1)]
-    assert peer_result("PyTorch", 0, lines, 0.2, early=3.0)["seconds"] == 8.0
-    assert peer_result("PyTorch", 0, lines, 0.2, early=0.5)["seconds"] == 2 * 10.0  # No epoch is all early.
-    assert peer_result("PyTorch", 0, lines, 0.5, early=3.0)["seconds"] == 3 * 4.0 + 2 * 10.0
+    assert seconds("ours", 4.0) == pytest.approx(4 * 10)
+    assert seconds("ours", 7.0) == pytest.approx(4.5 * 10 + 2.5 * 100)
+    assert seconds("torch_float32", 7.0) == pytest.approx(4.5 * 20 + 2.5 * 50)
+    assert seconds("ours", None) is None
+    [only] = phases_of(config_with(augment__early_size=0), 1050)
+    assert (only.image_size, only.first_step) == (32, 0)
+    [only] = phases_of(config_with(augment__early_share=1.0), 1050)
+    assert only.image_size == 24
 
 
 def test_lines_of_another_recipe_are_not_taken_over(tmp_path: Path) -> None:

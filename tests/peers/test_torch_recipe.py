@@ -1,13 +1,18 @@
 """The network and the batches with which PyTorch takes part in `benchmarks.time_to_accuracy`."""
 
+import json
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.peers import Case, torch_recipe
 from benchmarks.peers.torch_recipe import Block, Convolution, Images, make_network, make_optimizers, resized
-from configs import cifar10
+from benchmarks.time_to_accuracy import make_recipe
+from configs import cifar10, cifar10_short
 from resnet.architecture import Architecture
 from resnet.network import Weights
 from training.network import make_network as make_our_network
@@ -120,3 +125,17 @@ def test_images_become_smaller_as_here() -> None:
     ours = jax.image.resize(images, (2, 24, 24, 3), "linear")
     theirs = resized(torch.from_numpy(images).permute(0, 3, 1, 2), 24).permute(0, 2, 3, 1)
     np.testing.assert_allclose(theirs, ours, atol=1e-2)
+
+
+def test_a_round_of_steps_follows_the_recipe(tmp_path: Path) -> None:
+    config = cifar10_short.get_config()
+    config.update(num_epochs=4, batch_size=4)
+    recipe = make_recipe(config, classes=10, train_size=12, dtype="float32")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    case = Case("train", 20, 4, 32, "float32", "cpu", 2, dataset_size=12,
+                recipe=str(tmp_path / "recipe.json"), first_step=4)  # fmt: skip
+    contestant = torch_recipe.make("torch_recipe", case)
+    assert contestant.parameters == 269_722
+    contestant.run(8)  # up to the last one; smaller images up to the eighth
+    with pytest.raises(IndexError):
+        contestant.run(1)
