@@ -52,6 +52,9 @@ def sample_sign(label: int, rng: np.random.Generator) -> Sign:
 TIGHT, LOOSE, HOOKED = np.array([[86.0, 105, 60], [64, 92, 42], [38, 106, 62]])
 # The same for fingers that meet the thumb in a wide ring, in a narrow one and in a beak.
 WIDE, NARROW, BEAK = np.array([[50.0, 54, 30], [68, 72, 36], [70, 38, 20]])
+# The same for a little finger that is folded alone. Beside a stretched ring finger, hardly anybody bends its
+# knuckle far: seen from behind, its first bone stands off like a stump.
+ALONE = np.array([5.0, 100, 52])
 FIST_ABDUCTION = np.array([3.0, -1, 2, 7])  # degrees: folded fingers lie close and point at the thumb's root
 
 # How people hold a thumb that the sign does not stretch, and how often.
@@ -96,9 +99,16 @@ def _folded(sign: Sign, strength: float, rng: np.random.Generator) -> np.ndarray
     if rng.random() < 0.2 * strength and not tight:
         fold = fold + (HOOKED - fold) * rng.uniform(0.3, 1)
     fold = fold + rng.normal(0, [4, 4, 8]) + rng.normal(0, [5, 5, 6], (4, 3))
-    if 0 < sign.fingers < 4:  # A stretched finger pulls its neighbour along.
+    if _folds_little_finger_alone(sign):
+        fold[3] += (ALONE - fold[3]) * rng.uniform(0, 1) ** 0.5
+    elif 0 < sign.fingers < 4:  # A stretched finger pulls its neighbour along.
         fold[sign.fingers] -= rng.uniform(0, 1) ** 2 * np.array([20, 8, 4])
     return np.minimum(fold, [94, 112, 72])
+
+
+def _folds_little_finger_alone(sign: Sign) -> bool:
+    """Returns whether the little finger is folded without the thumb that could keep it down."""
+    return sign.thumb and sign.fingers == 3
 
 
 def _meeting(sign: Sign, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -246,7 +256,11 @@ def sample_pose(sign: Sign, bones: Bones, strength: float, rng: np.random.Genera
     folded = _meeting(sign, strength, rng) if meets else _folded(sign, strength, rng)
     flexion = np.where(extended[:, None], _stretched(sign, rng), folded)
     fist = FIST_ABDUCTION * (0.4 if meets else 1) + rng.normal(0, 1.5, 4)
-    abduction = np.where(extended, _abduction(sign, strength, rng), fist)
+    spread = _abduction(sign, strength, rng)
+    abduction = np.where(extended, spread, fist)
+    if _folds_little_finger_alone(sign):  # The straighter its knuckle, the farther it stands off.
+        aside = spread[3] - rng.uniform(0, 20)
+        abduction[3] = np.interp(flexion[3, 0], [ALONE[0], TIGHT[0]], [aside, fist[3]])
     fingers, palmar = finger_joints(bones, np.radians(flexion), np.radians(abduction))
     thumb = _thumb(hold, sign.fingers % 4, bones=bones, fingers=fingers, palmar=palmar, rng=rng)
     return Pose(fingers, palmar, thumb)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from datasets.rendered.hand import sample_hand
-from datasets.rendered.poses import WAYS, Sign, sample_sign
+from datasets.rendered.poses import WAYS, Sign, sample_pose, sample_sign
 from datasets.rendered.round_cones import FAR, draw
+from datasets.rendered.skeleton import sample_bones
 
 
 def silhouette(sign: Sign, seed: int, yaw: float) -> np.ndarray:
@@ -62,6 +63,21 @@ def test_every_way_to_show_a_sign_is_drawn_as_often_as_it_says():
     drawn = [sample_sign(4, rng).digits for _ in range(400)]
     assert set(drawn) == {(1, 2, 3, 4), (1, 2, 3, 5)}
     assert drawn.count((1, 2, 3, 5)) / len(drawn) == pytest.approx(WAYS[4][1, 2, 3, 5], abs=0.06)
+
+
+def little_finger_stumps(sign: Sign) -> np.ndarray:
+    """Returns for random hands how much of the little finger's first bone is seen from behind, 0 to 1."""
+    shares = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        knuckle, joint = sample_pose(sign, sample_bones(rng), 0.5, rng).fingers[3, :2]
+        shares.append(np.hypot(*(joint - knuckle)[:2]) / np.linalg.norm(joint - knuckle))
+    return np.array(shares)
+
+
+def test_a_little_finger_that_is_folded_alone_leaves_a_stump():
+    assert np.mean(little_finger_stumps(Sign(4, (1, 2, 3, 5))) > 0.7) > 0.5
+    assert np.mean(little_finger_stumps(Sign(3, (1, 2, 3))) > 0.7) < 0.1
 
 
 def test_a_zero_is_closed_to_a_ring():
