@@ -34,8 +34,8 @@ def test_torch_has_our_parameters(depth: int) -> None:
 
 
 def test_our_steps_follow_a_recipe(tmp_path: Path) -> None:
-    arguments = ["--config=configs/cifar10_short.py", "--config.batch_size=4",
-                 "--config.num_epochs=4", "--config.steps_per_call=2"]  # fmt: skip
+    arguments = ["--config=configs/cifar10.py", "--config.batch_size=4", "--config.num_epochs=4",
+                 "--config.steps_per_call=2", "--config.ema_decay=0.9"]  # fmt: skip
     (tmp_path / "recipe.json").write_text(json.dumps({"arguments": arguments}))
     recipe = str(tmp_path / "recipe.json")
     case = Case("train", 20, 4, 32, "float32", "cpu", 2, dataset_size=12, recipe=recipe, first_step=3)
