@@ -107,9 +107,9 @@ def format_table(rows: list[dict[str, Any]], left_out: Mapping[str, str]) -> str
         [
             row["name"],
             f"{row['images_per_second']['median']:.1f}",
-            _range(row["images_per_second"], 1),
+            format_range(row["images_per_second"], 1),
             f"{row['ratio']['median']:.2f}" if row["ratio"] else "-",
-            _range(row["ratio"], 2) if row["ratio"] else "-",
+            format_range(row["ratio"], 2) if row["ratio"] else "-",
             f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-",
             _megabytes(row.get("peak_memory")),
             _megabytes((row.get("compiling") or {}).get("peak_memory")),
@@ -126,5 +126,6 @@ def _megabytes(size: int | None) -> str:
     return f"{size / 1e6:.0f}" if size else "-"
 
 
-def _range(values: Mapping[str, float], digits: int) -> str:
+def format_range(values: Mapping[str, float], digits: int) -> str:
+    """Returns the lowest and the highest of a `Spread` as a dictionary, such as `0.77-0.90`."""
     return f"{values['low']:.{digits}f}-{values['high']:.{digits}f}"

@@ -7,8 +7,8 @@ measured after every epoch, for this report alone, which gives the epoch after w
 
 The speed is measured apart, in `--rounds` that alternate between the two, so that whatever disturbs the
 machine disturbs both. A round is as many steps as a call of training makes, on images of noise; smaller
-images early in training have rounds of their own. The seconds are those of the steps up to that epoch, at
-their median speed, without compiling.
+images early in training have rounds of their own. The seconds are what all steps up to that epoch take at
+the median speed, without compiling.
 
 What is finished is not trained again: a finished run of this project lies in --workdir, the lines of PyTorch
 beside it. `--peer_dtypes=float32,bfloat16` adds PyTorch's automatic mixed precision, whose products use AMX
@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace, settings: Sequence[str]) -> None:
     report["speed"] = measure_speed(runs[0], sizes, options.peer_dtypes, options.rounds)
     phases = phases_of(config, sizes[1])
     for result in report["runs"]:
-        result["seconds"] = seconds_to(result, report["speed"], phases, config.batch_size)
+        result["seconds"] = seconds_to(result, report["speed"], phases)
     write_json(options.json, report)
     print(format_speed(report["speed"]))
     print(f"\n{format_report(report)}\n\nwritten: {options.json}")
@@ -235,7 +235,7 @@ def _reached(lines: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
 
 
 class Phase(NamedTuple):
-    """Epochs whose images have one size: from epoch `first` to epoch `last`, `steps` steps in each.
+    """Epochs whose images have one size: from epoch `first` to epoch `last`, with `images` images in each.
 
     The rounds that measure it begin at the step `first_step`.
     """
@@ -243,19 +243,20 @@ class Phase(NamedTuple):
     image_size: int
     first: float
     last: float
-    steps: int
+    images: int
     first_step: int
 
 
 def phases_of(config: ConfigDict, train_size: int) -> list[Phase]:
     """Returns the phases of a training of `config` on `train_size` images."""
     per_epoch = train_size // config.batch_size
-    early = early_epochs(config) if config.augment.early_size else 0.0
+    images = per_epoch * config.batch_size
+    early = early_epochs(config)
     # No round begins in the epoch that has images of both sizes.
     first_late_step = math.ceil(early) * per_epoch
     phases = [
-        Phase(config.augment.early_size, 0.0, early, per_epoch, 0),
-        Phase(config.data.image_size, early, config.num_epochs, per_epoch, first_late_step),
+        Phase(config.augment.early_size, 0.0, early, images, 0),
+        Phase(config.data.image_size, early, config.num_epochs, images, first_late_step),
     ]
     return [phase for phase in phases if phase.first < phase.last]
 
@@ -307,7 +308,7 @@ def measure_speed(
 
 
 def seconds_to(
-    result: dict[str, Any], speed: Sequence[dict[str, Any]], phases: Sequence[Phase], batch_size: int
+    result: dict[str, Any], speed: Sequence[dict[str, Any]], phases: Sequence[Phase]
 ) -> float | None:
     """Returns the seconds that the steps of a run take until it reaches the target, at their median `speed`.
 
@@ -321,7 +322,7 @@ def seconds_to(
             row["images_per_second"]["median"] for row in measured["rows"] if row["name"] == result["name"]
         ]
         epochs = max(min(result["epoch"], phase.last) - phase.first, 0.0)
-        seconds += epochs * phase.steps * batch_size / rate
+        seconds += epochs * phase.images / rate
     return seconds
 
 
@@ -331,8 +332,8 @@ def format_speed(speed: Sequence[dict[str, Any]]) -> str:
     for measured in speed:
         for row in measured["rows"]:
             rate, ratio = row["images_per_second"], row["ratio"]
-            cells = [f"{rate['median']:.0f}", f"{rate['low']:.0f}-{rate['high']:.0f}"]
-            cells += [f"{ratio['median']:.2f}", f"{ratio['low']:.2f}-{ratio['high']:.2f}"]
+            cells = [f"{rate['median']:.0f}", rounds.format_range(rate, 0)]
+            cells += [f"{ratio['median']:.2f}", rounds.format_range(ratio, 2)]
             rows.append([measured["image_size"], row["name"], *cells])
     headers = ["pixels", "", "images/s", "range", "ours/theirs", "range"]
     return tabulate(rows, headers, disable_numparse=True, colalign=["right", "left", *["right"] * 4])

@@ -82,13 +82,13 @@ def test_each_size_of_the_images_has_a_speed_of_its_own() -> None:
     ]
 
     def seconds(name: str, epoch: float | None) -> float | None:
-        return seconds_to({"name": name, "epoch": epoch}, speed, phases, config.batch_size)
+        return seconds_to({"name": name, "epoch": epoch}, speed, phases)
 
     assert seconds("ours", 4.0) == pytest.approx(4 * 10)
     assert seconds("ours", 7.0) == pytest.approx(4.5 * 10 + 2.5 * 100)
     assert seconds("torch_float32", 7.0) == pytest.approx(4.5 * 20 + 2.5 * 50)
     assert seconds("ours", None) is None
-    [only] = phases_of(config_with(augment__early_size=0), 1050)
+    [only] = phases_of(config_with(augment__early_size=0, augment__early_share=0.0), 1050)
     assert (only.image_size, only.first_step) == (32, 0)
     [only] = phases_of(config_with(augment__early_share=1.0), 1050)
     assert only.image_size == 24
