@@ -104,11 +104,14 @@ def write_result(path: Path, content: str | bytes) -> None:
     A link is followed. What is no ordinary file, such as /dev/null or a pipe, is written into.
 
     Raises:
-        UserError: `path` cannot be written.
+        UserError: `path` cannot be written, or links from another folder to a device or a pipe, where nobody
+            would find the result.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.exists(path) and not os.path.isfile(path):
+            if path.is_symlink() and not path.is_relative_to("/dev"):  # /dev/stdout is a link, too.
+                raise OSError(f"links to {os.path.realpath(path)}, which is not a file")
             _write_into(path, content)
         else:
             write_whole(Path(os.path.realpath(path)), content)

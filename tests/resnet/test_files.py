@@ -51,6 +51,13 @@ def test_a_device_is_written_into_and_stays_one() -> None:
     os.close(ours)
 
 
+def test_a_result_is_not_lost_in_a_device_behind_a_link(tmp_path: Path) -> None:
+    (link := tmp_path / "index.html").symlink_to("/dev/null")
+    with pytest.raises(UserError, match=r"cannot be written \(links to /dev/null, which is not a file"):
+        write_result(link, "result")
+    assert link.is_symlink()
+
+
 def test_a_pipe_is_written_into_if_somebody_reads(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe: cannot be written"):
