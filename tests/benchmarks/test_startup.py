@@ -96,10 +96,10 @@ def test_the_made_up_data_set_can_be_loaded(tmp_path: Path) -> None:
 
 
 def test_phases_of_a_start(tmp_path: Path) -> None:
-    write_dataset(tmp_path, images=8, image_size=32)
+    write_dataset(tmp_path, images=8, image_size=48)
     fields = {
         "data.dir": tmp_path,
-        "data.image_size": 32,
+        "data.image_size": 48,
         "batch_size": 4,
         "steps_per_call": 1,
         "model.depth": 18,
