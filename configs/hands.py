@@ -24,5 +24,5 @@ def get_config() -> ConfigDict:
     config.data.val_fraction = 0.05
     config.data.standardize = "image"
     config.augment = signs.get_config().augment
-    config.augment.update(early_size=0, early_share=0.0)
+    config.augment.update(early_size=0, early_share=0.0)  # Not tried here.
     return config

@@ -51,7 +51,7 @@ def close_pairs(
     """Yields the pairs of `images[i]` and `others[j]` within `distance`, block by block: i, j, distances.
 
     Without `others` the pairs are among `images` themselves. Every pair comes once, with i < j. If most
-    images are alike, there may be more pairs than fit into memory at once.
+    images are alike, there are too many pairs to keep all of them in memory.
 
     Thumbnails tell most pairs apart, as in `twin_groups`.
     """

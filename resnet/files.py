@@ -104,14 +104,12 @@ def write_result(path: Path, content: str | bytes) -> None:
     A link is followed. What is no ordinary file, such as /dev/null or a pipe, is written into.
 
     Raises:
-        UserError: `path` cannot be written, or links from another folder to a device or a pipe, where nobody
-            would find the result.
+        UserError: `path` cannot be written, or links from elsewhere to a device or a pipe, where nobody would
+            find the result.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.exists(path) and not os.path.isfile(path):
-            if path.is_symlink() and not path.is_relative_to("/dev"):  # /dev/stdout is a link, too.
-                raise OSError(f"links to {os.path.realpath(path)}, which is not a file")
             _write_into(path, content)
         else:
             write_whole(Path(os.path.realpath(path)), content)
@@ -123,10 +121,12 @@ def _write_into(path: Path, content: str | bytes) -> None:
     """Writes into a device or a pipe, which stays what it is.
 
     Raises:
-        OSError: it cannot be written, or is a disk, or nobody reads from the pipe.
+        OSError: it cannot be written, or is a disk, or a link from elsewhere, or nobody reads from the pipe.
     """
     if path.is_block_device():
         raise OSError("is a disk")
+    if path.is_symlink() and not path.is_relative_to("/dev"):  # /dev/stdout is a link, too.
+        raise OSError(f"links to {os.path.realpath(path)}, which is not a file")
     # It does not wait until somebody reads, nor make a terminal the one that controls this process.
     descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     os.set_blocking(descriptor, True)
