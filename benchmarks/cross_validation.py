@@ -9,6 +9,9 @@ are measured on the fold as it is, on the fold under the four corruptions that I
 choosing a recipe, and on rendered hands of full variety, which stand for hands that no photograph showed.
 `--photographs` adds real ones. The test split is never evaluated. Finished runs are not trained again: name
 more variants, and the table grows.
+
+To report how well a recipe reads SIGNS, not to choose one, `--config.data.folds_of=all` makes the folds of
+its test images too, with near duplicates in one fold.
 """
 
 import argparse

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     data.val_fraction = 0.0  # share of the training images that is held out for validation
     data.folds = 0  # number of folds for cross-validation; 0: none
     data.fold = 0  # index of the fold that is held out
+    data.folds_of = "train"  # of SIGNS: its training images (train), or its test images too (all)
     data.split_seed = 0  # draws the test and validation images, or the folds
     data.mean = (0.5, 0.5, 0.5)  # subtracted from pixels in [0, 1]: red, green, blue
     data.std = (0.25, 0.25, 0.25)  # divides the pixels after that

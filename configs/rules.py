@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "data.placement": ("auto", "device", "stream"),
     "data.unreadable": ("skip", "refuse"),
     "data.sampling": ("shuffle", "balanced"),
+    "data.folds_of": ("train", "all"),
     "augment.policy": ("none", "trivial", "rand"),
     "loss.name": ("softmax", "sigmoid"),
     "loss.class_weights": ("none", "balanced"),
@@ -402,6 +403,11 @@ def _check_validation(data: ConfigDict) -> None:
         raise UserError(
             f"config.data.fold={data.fold}: expected 0, as config.data.folds=0 makes no folds; set"
             " config.data.folds to their number, or config.data.fold to 0"
+        )
+    if data.folds_of != "train" and (data.name != "signs" or not data.folds):
+        raise UserError(
+            f"config.data.folds_of={data.folds_of!r}: is for folds of SIGNS, but data.name={data.name} and"
+            f" data.folds={data.folds}; expected 'train', or data.name=signs and a number of folds"
         )
 
 

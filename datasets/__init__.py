@@ -43,7 +43,8 @@ def load(config: "ConfigDict") -> Dataset:
 
     "signs" reads the files in `config.dir`. "rendered" renders by `config.seed`, `config.train_size`,
     `config.test_size` and `config.variety`. "folder" reads the images of the user in `config.dir`. Images are
-    prepared as for a prediction; see `resnet.images.fit_square`.
+    prepared as for a prediction; see `resnet.images.fit_square`. With `config.folds_of` "all", the test
+    images of SIGNS follow its training images, and no test split is left.
 
     Returns: images uint8 `[N, image_size, image_size, 3]`, labels int32 `[N]`, class names. Training images
     of a folder have the side `config.store_size`, if that is not 0.
@@ -56,6 +57,8 @@ def load(config: "ConfigDict") -> Dataset:
         _check_takes_hands(dataset, config)
     if config.name == "folder":
         return dataset  # Its images have been prepared as they were decoded.
+    if config.folds_of == "all" and dataset.test is not None:
+        dataset = dataset._replace(train=dataset.train.followed_by(dataset.test), test=None)
     return dataset._replace(
         train=_prepared(dataset.train, config),
         test=None if dataset.test is None else _prepared(dataset.test, config),
@@ -105,13 +108,13 @@ def train_val_split(dataset: Dataset, config: "ConfigDict") -> tuple[Split, Spli
 
     A data set that brings validation images keeps them, and `datasets.folder` has drawn its own. Otherwise
     they are drawn from the training images, see `datasets.splits.draw_validation`. If none are drawn, there
-    is no validation split.
+    is no validation split. In folds of all images, near duplicates stay together.
 
     Raises: UserError as `draw_validation`.
     """
     if dataset.val is not None or config.name == "folder":
         return dataset.train, dataset.val
-    train, val = draw_validation(dataset.train.labels, config)
+    train, val = draw_validation(dataset.train.labels, config, _twins_of_folds(dataset.train, config))
     if not len(val):
         return dataset.train, None
     return dataset.train.subset(train), dataset.train.subset(val)
@@ -177,6 +180,18 @@ def _load_source(config: "ConfigDict") -> Dataset:
 
             return folder.load(config)
     raise _unknown_name(config)
+
+
+def _twins_of_folds(train: Split, config: "ConfigDict") -> np.ndarray | None:
+    """Returns the group of near duplicates of each image of `train`, int `[N]`, if it is to stay together.
+
+    SIGNS was split at random, so its test images have twins among the others.
+    """
+    if config.folds_of != "all":
+        return None
+    from datasets.duplicates import twin_groups
+
+    return twin_groups(np.asarray(train.images))
 
 
 def _unknown_name(config: "ConfigDict") -> UserError:

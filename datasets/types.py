@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.digests import pixel_digests
-from datasets.lazy_images import Images, select
+from datasets.lazy_images import Images, concatenate, select
 
 
 class Split(NamedTuple):
@@ -30,6 +30,11 @@ class Split(NamedTuple):
     def subset(self, indices: np.ndarray) -> "Split":
         """Returns the images at `indices` `[M]`, in that order, with all that belongs to them."""
         return Split(*(None if array is None else select(array, indices) for array in self))
+
+    def followed_by(self, other: "Split") -> "Split":
+        """Returns the images and labels of this split and then of `other`, without what else they have."""
+        labels = np.concatenate([self.labels, other.labels])
+        return Split(concatenate(self.images, np.asarray(other.images)), labels)
 
     def pixel_digests(self) -> Sequence[str]:
         """Returns the `datasets.digests.pixel_digest` of each image."""

@@ -86,6 +86,12 @@ def test_configs_of_the_project_pass(name: str) -> None:
         ({"data__name": "folder", "data__fold": 2},
          "config.data.fold=2: expected 0, as config.data.folds=0 makes no folds; set config.data.folds to"
          " their number, or config.data.fold to 0"),
+        ({"data__folds_of": "all"},
+         "config.data.folds_of='all': is for folds of SIGNS, but data.name=signs and data.folds=0; expected"
+         " 'train', or data.name=signs and a number of folds"),
+        ({"data__name": "rendered", "data__folds_of": "all", "data__folds": 5},
+         "config.data.folds_of='all': is for folds of SIGNS, but data.name=rendered and data.folds=5;"
+         " expected 'train', or data.name=signs and a number of folds"),
     ],
 )  # fmt: skip
 def test_what_is_refused(fields: dict[str, object], line: str) -> None:

@@ -193,6 +193,30 @@ def test_config_fields_reach_the_split(dataset):
     assert held_out(folds=5, fold=0) != held_out(folds=5, fold=1)
 
 
+def test_folds_of_all_images_hold_the_test_images_too_and_keep_twins_together(signs_dir):
+    photographs = signs.load(str(signs_dir))
+    twins = np.clip(photographs.train.images[:12].astype(int) + 2, 0, 255)
+    with h5py.File(signs_dir / "test_signs.h5", "r+") as arrays:
+        arrays["test_set_x"][:] = twins
+        arrays["test_set_y"][:] = photographs.train.labels[:12]
+    originals = [image.tobytes() for image in photographs.train.images]
+    numbers = {image: i for i, image in enumerate(originals)}
+    numbers |= {image.astype(np.uint8).tobytes(): i for i, image in enumerate(twins)}
+    held_out = []
+    for fold in range(3):
+        config = data_config(dir=str(signs_dir), folds=3, fold=fold, folds_of="all")
+        dataset = datasets.load(config)
+        assert dataset.test is None
+        train, val = datasets.train_val_split(dataset, config)
+        assert len(train.labels) + len(val.labels) == 72
+        for part, other in ((train, val), (val, train)):
+            here = [numbers[image.tobytes()] for image in part.images]
+            assert not set(here) & {numbers[image.tobytes()] for image in other.images}
+            np.testing.assert_array_equal(part.labels, photographs.train.labels[here])
+        held_out += [numbers[image.tobytes()] for image in val.images]
+    assert sorted(held_out) == sorted([*range(60), *range(12)])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
