@@ -38,6 +38,7 @@ from devices.mesh import (
 from resnet.errors import UserError
 from resnet.memory import gigabytes
 from training.augment import augment, grown, size_after_crop
+from training.early_size import early_steps
 from training.mixing import mix
 
 DEVICE_SHARE = 0.4  # of a device's memory, that training images may take before they are streamed
@@ -251,9 +252,14 @@ def batches_of_call(
     return CallBatches(images, labels, data.class_weights)
 
 
-def steps_of_call(step: int, steps_per_call: int, steps_per_epoch: int) -> int:
-    """Returns how many steps the call after `step` makes: at most `steps_per_call`, within an epoch."""
-    return min(steps_per_call, steps_per_epoch - step % steps_per_epoch)
+def steps_of_call(step: int, steps_per_epoch: int, config: ConfigDict) -> int:
+    """Returns how many steps the call after `step` makes.
+
+    They are at most `config.steps_per_call`, all of one epoch and with images of one size.
+    """
+    most = min(config.steps_per_call, steps_per_epoch - step % steps_per_epoch)
+    early = early_steps(config.num_epochs * steps_per_epoch, config)
+    return min(most, early - step) if step < early else most
 
 
 def first_seed(config: ConfigDict) -> int:
@@ -429,7 +435,7 @@ class Streamed:
         if self._loaded is None or self._loaded[0] != step:
             assert self._loading is not None
             self._loaded = step, self._loading.result()
-            following = step + steps_of_call(step, self._config.steps_per_call, self._per_epoch)
+            following = step + steps_of_call(step, self._per_epoch, self._config)
             self._loading = self._thread.submit(self._load, following) if following < self._total else None
         return self._loaded[1]
 
@@ -453,7 +459,7 @@ class Streamed:
             np.zeros((leaf.shape[0], rows, *leaf.shape[2:]), leaf.dtype)
             for leaf in (shapes.images, shapes.labels)
         )
-        for i in range(steps_of_call(step, self._config.steps_per_call, self._per_epoch)):
+        for i in range(steps_of_call(step, self._per_epoch, self._config)):
             batch = self._next_batch()
             if isinstance(batch, UserError):
                 raise batch

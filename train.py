@@ -50,7 +50,7 @@ from resnet.network import Network, Tree, Weights
 from resnet.run import seed_workdir
 from training.augment import augment, size_after_crop
 from training.draws import Draw
-from training.early_size import at_early_size, steps_left
+from training.early_size import at_size, image_size_of_step, image_sizes, settings_of_step, steps_left
 from training.loss import class_weights, classification_loss
 from training.mixing import mix
 from training.network import Start, check_image_sizes, find_start, initial_weights, make_network
@@ -156,11 +156,13 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     packing: Packing | NoPacking = NO_PACKING,
+    image_size: int | None = None,
 ) -> Callable[..., tuple[TrainState, Tree]]:
     """Returns the pure (state, images uint8 [N, H, W, C], labels [N], key, progress) -> (state, metrics).
 
     `progress` is the share of the training that is done; its default is 1. `class_weights` are those of
-    `training.loss.class_weights`, or None. The weights in the state are as `packing` packs them.
+    `training.loss.class_weights`, or None. The weights in the state are as `packing` packs them. The network
+    learns from images of `image_size` pixels a side, if that is given.
     """
     loss_and_gradients = jax.value_and_grad(make_loss(network, config), has_aux=True)
     size = size_after_crop(config.data)
@@ -179,11 +181,10 @@ def make_train_step(
         images, targets = mix(key, images, targets, config.augment)
         depth_key = jax.random.fold_in(key, Draw.STOCHASTIC_DEPTH)
         weights = packing.unpack(state.weights)
-        (loss, (batch_stats, hits)), gradients = at_early_size(
-            lambda images: loss_and_gradients(*weights, images, targets, class_weights, depth_key),
-            images,
-            config.augment,
-            progress,
+        if image_size and image_size != size:
+            images = at_size(images, image_size)
+        (loss, (batch_stats, hits)), gradients = loss_and_gradients(
+            *weights, images, targets, class_weights, depth_key
         )
         gradients, batch_stats = packing.pack((gradients, batch_stats))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -214,7 +215,8 @@ def make_run_steps(
     """Returns the jitted (state, data, permutation, seed, count) -> (state, metrics of every step).
 
     It makes `count` steps within an epoch, at most `config.steps_per_call`; the state is donated. The count
-    is a value, so every call runs the same compiled loop, and where calls begin does not change a bit. On a
+    is a value, so every call runs the same compiled loop, and where calls begin does not change a bit. The
+    keyword `image_size` names another size for the network to learn from, with a program of its own. On a
     mesh for several replicas, the state, the permutation and the seed have a leading axis of replicas.
     Within a call the weights may be `packed`. They are on a GPU, unless the optimizer looks at layers.
     """
@@ -228,10 +230,11 @@ def make_run_steps(
         permutation: jax.Array,
         seed: jax.Array,
         count: jax.Array,
+        image_size: int | None,
     ) -> tuple[TrainState, Tree]:
         steps_in_epoch = len(permutation) // config.batch_size
         packing = Packing(state.weights) if packed else NO_PACKING
-        train_step = make_train_step(network, optimizer, config, packing)
+        train_step = make_train_step(network, optimizer, config, packing, image_size)
         batches = batches_of_call(data, permutation, state.step, seed, config=config, mesh=mesh)
 
         def one_step(i: jax.Array, carry: tuple[TrainState, Tree]) -> tuple[TrainState, Tree]:
@@ -255,9 +258,15 @@ def make_run_steps(
         state, history = lax.fori_loop(0, count, one_step, (packing.pack(state), history))
         return packing.unpack(state), history
 
-    if has_replicas(mesh):
-        run_steps = jax.vmap(run_steps, in_axes=(0, None, 0, 0, None), spmd_axis_name=REPLICA_AXIS)
-    return jax.jit(run_steps, donate_argnums=0, out_shardings=by_replica(mesh))
+    def run_steps_of_all(*arguments: Any, image_size: int | None = None) -> tuple[TrainState, Tree]:
+        run = partial(run_steps, image_size=image_size)
+        if has_replicas(mesh):
+            run = jax.vmap(run, in_axes=(0, None, 0, 0, None), spmd_axis_name=REPLICA_AXIS)
+        return run(*arguments)
+
+    return jax.jit(
+        run_steps_of_all, donate_argnums=0, static_argnames="image_size", out_shardings=by_replica(mesh)
+    )
 
 
 # A run
@@ -347,7 +356,15 @@ class Training:
         )
         self._optimizer = make_optimizer(config.optimizer, config.finetune, self._network.architecture, rates)
         run_steps = make_run_steps(self._network, self._optimizer, rates, config=config, mesh=self._mesh)
-        self._run_steps = CachedProgram(run_steps, STEP_METRICS, config.to_dict(), by_replica(self._mesh))
+        self._run_steps = {
+            size: CachedProgram(
+                partial(run_steps, image_size=size),
+                STEP_METRICS,
+                settings_of_step(config, size),
+                by_replica(self._mesh),
+            )
+            for size in image_sizes(config)
+        }
         self._predict = make_predictor(self._network, config.batch_size, self._mesh)
         self._permutation = lru_cache(maxsize=1)(self._make_permutation())
         balance = class_weights(self._train.labels, self._network.num_classes, config.loss.class_weights)
@@ -379,17 +396,20 @@ class Training:
             if step == total_steps and self._are_finished(old := recorder.read_summaries(), splits):
                 return old
             if step < total_steps:
-                self._prepare_steps(state, step, seeds)
+                arguments = self._abstract_arguments(state, step, seeds)
+                # The steps compile while hands are drawn, and those of larger images beside the first ones.
+                self._program(step).prepare(*arguments)
                 stack.callback(self._data.close)
                 self._data.start(seeds[0], step)
                 state, _, _ = self._run_call(state, step, seeds, count=0)
+                self._program(total_steps - 1).prepare(*arguments)
             recorder.open_metrics(step)
             with Signals() as signals, ProgressBar(total_steps, step) as bar:
                 while step < total_steps:
                     if signum := signals.agreed():
                         recorder.save(step, own_copy(self._unstack(state)))
                         raise StopRun(signum)
-                    count = steps_of_call(step, self.config.steps_per_call, per_epoch)
+                    count = steps_of_call(step, per_epoch, self.config)
                     state, history, times = self._run_call(state, step, seeds, count)
                     metrics = recorder.record_steps(step, history, times)
                     step += count
@@ -429,10 +449,18 @@ class Training:
         weights = initial_weights(self._network, self._pretrained, init_head=init_head, seed=seed)
         return init_state(weights, self._optimizer, with_average=self.config.ema_decay > 0)
 
-    def _prepare_steps(self, state: TrainState, step: int, seeds: Sequence[int]) -> None:
-        """Starts to compile the steps, which goes on while hands are drawn."""
+    def _program(self, step: int) -> CachedProgram:
+        """Returns the program of the step after `step`."""
+        return self._run_steps[image_size_of_step(step, self._schedule.total_steps, self.config)]
+
+    def _abstract_arguments(self, state: TrainState, step: int, seeds: Sequence[int]) -> tuple[Any, ...]:
+        """Returns the shapes of what the steps after `step` are called with, before any image is loaded."""
         permutation = self._permutation(tuple(seeds), step // self._schedule.steps_per_epoch)
-        self._run_steps.prepare(state, self._data.abstract(), permutation, self._seed_array(seeds), 0)
+        state, permutation = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding),
+            (state, permutation),
+        )
+        return state, self._data.abstract(), permutation, self._seed_array(seeds), 0
 
     def _run_call(
         self, state: TrainState, step: int, seeds: Sequence[int], count: int
@@ -442,7 +470,7 @@ class Training:
         started = time.perf_counter()
         images = self._data.batches(step)
         loaded = time.perf_counter()
-        state, history = self._run_steps(state, images, permutation, self._seed_array(seeds), count)
+        state, history = self._program(step)(state, images, permutation, self._seed_array(seeds), count)
         arrays = {
             name: np.asarray(values).reshape(len(seeds), -1)[:, :count] for name, values in history.items()
         }

@@ -119,7 +119,7 @@ def _training(name: str, folder: Path, options: argparse.Namespace) -> Callable[
 
     def call() -> float:
         nonlocal state, step
-        count = steps_of_call(step, config.steps_per_call, per_epoch)
+        count = steps_of_call(step, per_epoch, config)
         permutation = order_of(np.uint32(config.seed), step // per_epoch)
         started = time.perf_counter()
         state, history = run_steps(state, data.batches(step), permutation, np.uint32(config.seed), count)

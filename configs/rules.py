@@ -425,11 +425,6 @@ def _check_early_size(config: ConfigDict) -> None:
                 f"config.augment.{name}={augment[name]}: has no effect without augment.{other}, which is 0;"
                 " set both, or neither"
             )
-    if augment.early_size and len(config.seeds) > 1 and config.seeds_together == "yes":
-        raise UserError(
-            f"config.augment.early_size={augment.early_size}: saves nothing where seeds train as one program,"
-            " which computes both sizes; set seeds_together to no, and they are trained one after the other"
-        )
 
 
 def _check_placement(config: ConfigDict) -> None:

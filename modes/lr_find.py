@@ -124,11 +124,15 @@ class _Training:
     def call(self, step: int, most: int) -> tuple[list[float], list[float]]:
         """Makes a call of at most `most` steps after `step`; returns their learning rates and losses."""
         from input_pipeline import steps_of_call
+        from training.early_size import image_size_of_step
 
-        count = min(steps_of_call(step, self._config.steps_per_call, self._per_epoch), most)
+        count = min(steps_of_call(step, self._per_epoch, self._config), most)
         permutation = self._permute(self._seed, step // self._per_epoch)
         images = self._data.batches(step)
-        self._state, history = self._run_steps(self._state, images, permutation, self._seed, count)
+        size = image_size_of_step(step, self._config.num_epochs * self._per_epoch, self._config)
+        self._state, history = self._run_steps(
+            self._state, images, permutation, self._seed, count, image_size=size
+        )
         rates, losses = (np.asarray(history[name])[:count].tolist() for name in ("learning_rate", "loss"))
         return rates, losses
 

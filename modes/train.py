@@ -13,6 +13,7 @@ from configs import rules
 from devices import hosts
 from modes.flags import Command, Mode, require_config, require_workdir
 from resnet.errors import UserError
+from resnet.run import seed_workdir
 
 
 def check(command: Command) -> None:
@@ -61,7 +62,7 @@ def _check_hosts(config: ConfigDict) -> None:
 
 def _train(config: ConfigDict, workdir: Path) -> int:
     if not os.path.exists(workdir / "summary.json"):
-        prefetch_training_step(config)
+        prefetch_training_step(config, workdir)
 
     from train import train_and_evaluate
     from training.signals import StopRun
@@ -106,21 +107,26 @@ def fitting_into_memory(config: ConfigDict) -> Iterator[None]:
     )
 
 
-def prefetch_training_step(config: ConfigDict) -> None:
+def prefetch_training_step(config: ConfigDict, workdir: Path) -> None:
     """Starts to load the training step, if an earlier start left it in the cache, while the rest is imported.
 
     Raises:
         UserError: the batch does not divide evenly over the devices.
     """
     from devices import mesh, program_cache
+    from training.early_size import image_sizes, settings_of_step
 
     if config.seeds:
         from training.seeds import trains_at_once
 
         if trains_at_once(config):
             return  # Their step is another program, on another mesh.
+        workdir = seed_workdir(workdir, config.seeds[0])
     all_devices = mesh.make_mesh(config.batch_size, all_hosts=True)
-    program_cache.prefetch(config.to_dict(), mesh.replicated(all_devices))
+    size, *later_sizes = image_sizes(config)
+    if later_sizes and os.path.isdir(workdir / "checkpoints"):
+        return  # Which size the run has come to is known only with the number of its images.
+    program_cache.prefetch(settings_of_step(config, size), mesh.replicated(all_devices))
 
 
 def format_summaries(summaries: Sequence[dict[str, Any]]) -> list[str]:

@@ -40,7 +40,7 @@ def digests(config: ConfigDict) -> list[str]:
         permutation = order(np.uint32(config.seed), step // per_epoch)
         arrays = batches(data.batches(step), permutation, np.int32(step))
         whole = [np.asarray(multihost_utils.process_allgather(array, tiled=True)) for array in arrays]
-        count = steps_of_call(step, config.steps_per_call, per_epoch)
+        count = steps_of_call(step, per_epoch, config)
         for images, labels in zip(*(array[:count] for array in whole), strict=True):
             found.append(hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16])
         step += count

@@ -52,6 +52,8 @@ def seeds_config(data_dir: Path, **fields: object) -> ConfigDict:
         "checkpoint.every_epochs": 1.0,
         "data.val_fraction": 0.2,
         "data.dir": str(data_dir),
+        "augment.early_size": 32,
+        "augment.early_share": 0.5,
     }
     return small_config(**short | NO_RESAMPLING | fields)
 

@@ -229,7 +229,7 @@ def seen_by_steps(
     while (step := first + len(seen)) < config.num_epochs * per_epoch:
         permutation = epoch_permutation(config.seed, step // per_epoch, count)
         batches = gather(data.batches(step), permutation, np.int32(step), np.uint32(config.seed))
-        for i in range(steps_of_call(step, config.steps_per_call, per_epoch)):
+        for i in range(steps_of_call(step, per_epoch, config)):
             seen.append(
                 np.concatenate([np.asarray(batches.images[i]).ravel(), np.asarray(batches.labels[i])])
             )

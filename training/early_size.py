@@ -1,32 +1,41 @@
-"""Smaller images early in training, whose steps cost less."""
+"""Smaller images early in training, whose steps cost less.
 
-from collections.abc import Callable
+What a network learns from small images serves it on larger ones: progressive resizing (Howard 2018,
+https://www.fast.ai/posts/2018-04-30-dawnbench-fastai.html; Tan & Le 2021, arXiv:2104.00298, section 4).
+"""
+
 from typing import Any
 
 import jax
-from jax import lax
 from ml_collections import ConfigDict
 
 
-def at_early_size(
-    function: Callable[[jax.Array], Any], images: jax.Array, config: ConfigDict, progress: float | jax.Array
-) -> Any:
-    """Returns `function` of `images` float32 [N, S, S, C], which early in training are made smaller first.
+def early_steps(total: int, config: ConfigDict) -> int:
+    """Returns how many of `total` steps have smaller images."""
+    return round(config.augment.early_share * total) if config.augment.early_size else 0
 
-    Until a share `early_share` of the training is done, their side is `early_size` pixels; `config` is
-    `config.augment`, `progress` the share that is done. What a network learns from small images serves it on
-    larger ones: progressive resizing (Howard 2018, https://www.fast.ai/posts/2018-04-30-dawnbench-fastai.html;
-    Tan & Le 2021, arXiv:2104.00298, section 4). `function` is compiled for both sizes.
-    """
-    size = config.early_size
-    if not size:
-        return function(images)
+
+def image_size_of_step(step: int, total: int, config: ConfigDict) -> int:
+    """Returns the side in pixels of the images that the step after `step` of `total` learns from."""
+    is_early = step < early_steps(total, config)
+    return int(config.augment.early_size if is_early else config.data.image_size)
+
+
+def image_sizes(config: ConfigDict) -> tuple[int, ...]:
+    """Returns the sides in pixels of the images that a training learns from, in their order."""
+    sizes = (config.augment.early_size, config.data.image_size)
+    return sizes if sizes[0] else sizes[1:]
+
+
+def settings_of_step(config: ConfigDict, image_size: int) -> dict[str, Any]:
+    """Returns what the program of a step that learns from images of `image_size` is made from."""
+    return {"config": config.to_dict(), "image_size": image_size}
+
+
+def at_size(images: jax.Array, size: int) -> jax.Array:
+    """Returns `images` float32 [N, S, S, C] at [N, size, size, C]."""
     n, _, _, channels = images.shape
-    return lax.cond(
-        progress < config.early_share,
-        lambda: function(jax.image.resize(images, (n, size, size, channels), "linear")),
-        lambda: function(images),
-    )
+    return jax.image.resize(images, (n, size, size, channels), "linear")
 
 
 def steps_left(step: int, total: int, config: ConfigDict) -> float:
@@ -34,6 +43,6 @@ def steps_left(step: int, total: int, config: ConfigDict) -> float:
 
     The time of a step is taken to grow with the number of pixels. `config` has all fields of the run.
     """
-    small = max(config.augment.early_share * total - step, 0.0)
+    small = max(early_steps(total, config) - step, 0)
     large = total - step - small
     return small + large * (config.data.image_size / config.augment.early_size) ** 2 if small else large

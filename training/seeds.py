@@ -14,14 +14,14 @@ def trains_at_once(config: ConfigDict) -> bool:
     """Returns whether seeds are trained at once, as `config.seeds_together` chooses.
 
     `auto` says yes on accelerators and no on a CPU, where seeds are faster one after the other, see
-    `benchmarks/replicas.py`. It also says no on several hosts; for streamed images, as every seed needs a
-    stream of its own; and if images are smaller early in training, as one program would compute both sizes.
-    Whether `config.data.placement=auto` streams is known only with the images, see `train.Training`.
+    `benchmarks/replicas.py`. It also says no on several hosts, and for streamed images, as every seed needs a
+    stream of its own. Whether `config.data.placement=auto` streams is known only with the images, see
+    `train.Training`.
     """
     if config.seeds_together != "auto":
         return bool(config.seeds_together == "yes")
-    pays = config.data.placement != "stream" and not config.augment.early_size
-    return pays and hosts.count() == 1 and jax.default_backend() != "cpu"
+    is_streamed = config.data.placement == "stream"
+    return not is_streamed and hosts.count() == 1 and jax.default_backend() != "cpu"
 
 
 def group_seeds(config: ConfigDict, workdir: Path) -> list[list[int]]:

@@ -17,6 +17,7 @@ from devices.mesh import make_mesh, replicated
 from input_pipeline import DeviceSplit, put_on_devices, steps_of_call, steps_per_epoch
 from resnet.network import Network, Weights
 from train import TrainState, init_state, make_run_steps
+from training.early_size import image_size_of_step
 from training.network import make_network
 from training.optimizer import learning_rate_schedule, make_optimizer
 
@@ -86,9 +87,10 @@ def _training(
         end = step + steps
         while step < end:
             # A recipe is followed as in training, call by call; other cases repeat one batch in one call.
-            per_call = steps_of_call(step, config.steps_per_call, per_epoch) if case.recipe else steps
+            per_call = steps_of_call(step, per_epoch, config) if case.recipe else steps
             count = min(end - step, per_call)
-            state, history = run_steps(state, split, permutation, np.uint32(0), count)
+            size = image_size_of_step(step, config.num_epochs * per_epoch, config)
+            state, history = run_steps(state, split, permutation, np.uint32(0), count, image_size=size)
             step += count
         return jax.block_until_ready((state, history))[0]
 

@@ -186,7 +186,7 @@ class Training:
         self.average = deepcopy(self._network) if recipe["ema_decay"] else self._network
         self._optimizers = make_optimizers(self._network, recipe)
         self._autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe["dtype"] == "bfloat16")
-        self._early_steps = recipe["early_share"] * len(recipe["learning_rates"])
+        self._early_steps = round(recipe["early_share"] * len(recipe["learning_rates"]))
 
     @property
     def parameters(self) -> int:

@@ -69,9 +69,6 @@ def test_configs_of_the_project_pass(name: str) -> None:
         ({"data__name": "rendered", "data__rendered_size": 9},
          "config.data.rendered_size=9: adds rendered hands to photographs, but data.name is rendered already;"
          " expected 0, and their number in data.train_size"),
-        ({"augment__early_size": 32, "augment__early_share": 0.5, "seeds": (0, 1), "seeds_together": "yes"},
-         "config.augment.early_size=32: saves nothing where seeds train as one program, which computes both"
-         " sizes; set seeds_together to no, and they are trained one after the other"),
         ({"data__rendered_size": 9},
          "config.data.rendered_size=9: none of them would be trained on, as data.rendered_share is 0, and"
          " data.rendered_share_at_start is 0 or has no augment.ramp to last for; expected a share of each"

@@ -71,8 +71,11 @@ def test_report_that_fails_loses_nothing(
     assert (copy / "summary.json").read_bytes() == (workdir / "summary.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "sizes", [[], ["--config.augment.early_size=48", "--config.augment.early_share=0.5"]]
+)
 def test_training_step_is_prefetched_where_training_looks_for_it(
-    run: Run, tmp_path: Path, shared_signs_dir: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, shared_signs_dir: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[str]
 ) -> None:
     looked_for = []
 
@@ -81,7 +84,12 @@ def test_training_step_is_prefetched_where_training_looks_for_it(
 
     monkeypatch.setattr(program_cache, "_read", lambda file, sharding: looked_for.append(file))
     monkeypatch.setattr(CachedProgram, "_trace", stop)
-    flags = [*SHORT_TRAINING, f"--config.data.dir={shared_signs_dir}", f"--workdir={tmp_path / 'run'}"]
+    flags = [
+        *SHORT_TRAINING,
+        *sizes,
+        f"--config.data.dir={shared_signs_dir}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     assert_refused(run(*flags), "not kept")
     prefetched, trained = looked_for
     assert prefetched == trained is not None
@@ -92,10 +100,10 @@ def test_step_of_seeds_together_is_not_looked_for(monkeypatch: pytest.MonkeyPatc
     config.seeds, config.seeds_together = (0, 1, 2), "yes"
     # As on three devices, of which each has a seed of its own, and no part of a batch.
     monkeypatch.setattr("devices.mesh.make_mesh", lambda batch_size, **_: 1 / 0)
-    prefetch_training_step(config)
+    prefetch_training_step(config, Path("run"))
     config.seeds = ()
     with pytest.raises(ZeroDivisionError):
-        prefetch_training_step(config)
+        prefetch_training_step(config, Path("run"))
 
 
 def test_batch_that_does_not_divide_over_the_devices(

@@ -54,6 +54,17 @@ def test_in_turn_gives_the_bits_of_each_seed_alone(
     assert losses[0] == losses[1]
 
 
+def test_images_are_smaller_in_the_first_half_of_the_training(
+    tmp_path: Path, in_turn: Path, shared_signs_dir: Path
+) -> None:
+    throughout = seeds_config(shared_signs_dir, seed=1, **{"augment.early_share": 1.0})
+    train_and_evaluate(throughout, tmp_path / "throughout")
+    workdirs = (in_turn / "seed_1", tmp_path / "throughout")
+    half, small = ([line["loss"] for line in metrics_of(workdir, "train")] for workdir in workdirs)
+    # The loss of the first step at another size depends on the size too.
+    assert [a == b for a, b in zip(half, small, strict=True)] == [True] * 2 + [False] * 2
+
+
 def test_together_gives_what_each_seed_gives_in_turn(in_turn: Path, together: Path) -> None:
     for seed in (4, 1):
         assert_close(in_turn / f"seed_{seed}", together / f"seed_{seed}")
@@ -175,7 +186,5 @@ def test_which_seeds_train_as_one_program(monkeypatch: pytest.MonkeyPatch) -> No
     for backend, at_once in {"cpu": False, "gpu": True}.items():
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         assert trains_at_once(config) == at_once
-    config.augment.update(early_size=32, early_share=0.5)
-    assert not trains_at_once(config)
     assert not trains_at_once(small_config(**{"data.placement": "stream"}))
     assert trains_at_once(small_config(seeds_together="yes"))
