@@ -1,8 +1,9 @@
 """ResNet-18 of half the width on rendered hands alone: the network that comes with the project.
 
 The photographs of SIGNS state no licence, so a network that is given away learns from rendered hands of every
-difficulty. As in configs/signs.py, each image is standardized by itself, and colours, backgrounds and noise
-change in more and more images during the first third of the training.
+difficulty. As in configs/signs.py, each image is standardized by itself, colours, backgrounds and noise
+change in more and more images during the first third of the training, and images are small until half of it
+is done.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from configs import rendered, signs
 def get_config() -> ConfigDict:
     """Returns the fields of the recipe."""
     config = rendered.get_config()
-    config.num_epochs = 12
+    config.num_epochs = 18
     config.label_smoothing = 0.0
     config.test_time_flip = True
     config.ema_decay = 0.998
@@ -24,5 +25,4 @@ def get_config() -> ConfigDict:
     config.data.val_fraction = 0.05
     config.data.standardize = "image"
     config.augment = signs.get_config().augment
-    config.augment.update(early_size=0, early_share=0.0)  # Not tried here.
     return config
