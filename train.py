@@ -397,12 +397,10 @@ class Training:
                 return old
             if step < total_steps:
                 arguments = self._abstract_arguments(state, step, seeds)
-                # The steps compile while hands are drawn, and those of larger images beside the first ones.
-                self._program(step).prepare(*arguments)
+                self._program(step).prepare(*arguments)  # It compiles while hands are drawn.
                 stack.callback(self._data.close)
                 self._data.start(seeds[0], step)
                 state, _, _ = self._run_call(state, step, seeds, count=0)
-                self._program(total_steps - 1).prepare(*arguments)
             recorder.open_metrics(step)
             with Signals() as signals, ProgressBar(total_steps, step) as bar:
                 while step < total_steps:
@@ -412,6 +410,8 @@ class Training:
                     count = steps_of_call(step, per_epoch, self.config)
                     state, history, times = self._run_call(state, step, seeds, count)
                     metrics = recorder.record_steps(step, history, times)
+                    # The steps of larger images compile beside the others, after the first of them.
+                    self._program(total_steps - 1).prepare(*arguments)
                     step += count
                     rate = count * self.config.batch_size * len(seeds) / times.seconds
                     left = steps_left(step, total_steps, self.config) * times.seconds / count

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 TRAINS = "flax,torch_eager,torch_compile,keras_tf"
-PREDICTS = f"{TRAINS},torch_jit"
+PREDICTS = f"{TRAINS},torch_jit,ours_onnx,torch_onnx,openvino"
 # Rounds and steps are few where they are slow. Keras on JAX runs the same convolutions as stock Flax, so it
 # takes part once for each task. At 224 pixels, training with torch_compile too would need 24 GB.
 CPU_ROWS = (
@@ -59,7 +59,11 @@ CPU_ROWS = (
         "inference",
         f"--batch=1 --image_size=64 --rounds=7 --steps=30 --peers={PREDICTS}",
     ),
-    Row("inference_64_b32", "inference", "--batch=32 --image_size=64 --rounds=5 --steps=5"),
+    Row(
+        "inference_64_b32",
+        "inference",
+        f"--batch=32 --image_size=64 --rounds=5 --steps=5 --peers={PREDICTS},keras_jax",
+    ),
     Row(
         "inference_224_b1",
         "inference",
