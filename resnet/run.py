@@ -49,8 +49,7 @@ TRAINING_FIELDS = {
     "data.": (
         "name", "dir", "seed", "variety", "train_size", "test_size", "rendered_size", "rendered_share",
         "rendered_share_at_start", "store_size", "placement", "loader_processes", "unreadable", "sampling",
-        "test_fraction", "val_fraction", "folds", "fold", "folds_of",
-        "split_seed",
+        "test_fraction", "val_fraction", "folds", "fold", "folds_of", "split_seed",
     ),
     "model.": ("stochastic_depth",),
 }  # fmt: skip
