@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets.lazy_images import LazyImages, concatenate
+from datasets.lazy_images import LazyImages
 from datasets.splits import draw_validation
 from datasets.types import Dataset, Split
 from resnet.errors import UserError
@@ -152,11 +152,7 @@ def extend_training(split: Split, config: "ConfigDict", with_mattes: bool) -> Sp
     ).train
     if split.images.shape[1] == config.image_size:  # Images that are stored larger are cropped in training.
         hands = _prepared(hands, config)
-    return Split(
-        concatenate(split.images, hands.images),
-        np.concatenate([split.labels, hands.labels]),
-        np.concatenate([split.mattes, hands.mattes]) if with_mattes else None,
-    )
+    return split.followed_by(hands)
 
 
 def _load_source(config: "ConfigDict") -> Dataset:

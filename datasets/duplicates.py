@@ -50,8 +50,8 @@ def close_pairs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields the pairs of `images[i]` and `others[j]` within `distance`, block by block: i, j, distances.
 
-    Without `others` the pairs are among `images` themselves. Every pair comes once, with i < j. If most
-    images are alike, there are too many pairs to keep all of them in memory.
+    Without `others` the pairs are among `images` themselves. Every pair comes once, with i < j. One block
+    is kept at a time, because the pairs of many images that are alike would fill the memory.
 
     Thumbnails tell most pairs apart, as in `twin_groups`.
     """

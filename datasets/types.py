@@ -32,9 +32,13 @@ class Split(NamedTuple):
         return Split(*(None if array is None else select(array, indices) for array in self))
 
     def followed_by(self, other: "Split") -> "Split":
-        """Returns the images and labels of this split and then of `other`, without what else they have."""
-        labels = np.concatenate([self.labels, other.labels])
-        return Split(concatenate(self.images, np.asarray(other.images)), labels)
+        """Returns the images of this split and then of `other`, with mattes if both have them."""
+        have_mattes = self.mattes is not None and other.mattes is not None
+        return Split(
+            concatenate(self.images, np.asarray(other.images)),
+            np.concatenate([self.labels, other.labels]),
+            np.concatenate([self.mattes, other.mattes]) if have_mattes else None,
+        )
 
     def pixel_digests(self) -> Sequence[str]:
         """Returns the `datasets.digests.pixel_digest` of each image."""

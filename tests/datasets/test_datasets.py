@@ -195,13 +195,12 @@ def test_config_fields_reach_the_split(dataset):
 
 def test_folds_of_all_images_hold_the_test_images_too_and_keep_twins_together(signs_dir):
     photographs = signs.load(str(signs_dir))
-    twins = np.clip(photographs.train.images[:12].astype(int) + 2, 0, 255)
+    twins = np.clip(photographs.train.images[:12].astype(int) + 2, 0, 255).astype(np.uint8)
     with h5py.File(signs_dir / "test_signs.h5", "r+") as arrays:
         arrays["test_set_x"][:] = twins
         arrays["test_set_y"][:] = photographs.train.labels[:12]
-    originals = [image.tobytes() for image in photographs.train.images]
-    numbers = {image: i for i, image in enumerate(originals)}
-    numbers |= {image.astype(np.uint8).tobytes(): i for i, image in enumerate(twins)}
+    both = (photographs.train.images, twins)
+    numbers = {image.tobytes(): i for images in both for i, image in enumerate(images)}
     held_out = []
     for fold in range(3):
         config = data_config(dir=str(signs_dir), folds=3, fold=fold, folds_of="all")
